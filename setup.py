@@ -53,7 +53,7 @@ if __name__ == "__main__":
     else:
         setup(
             packages=[
-                *("wiretax", *(f"wiretax.{name}" for name in BELOW), "wiretax.examples.peers"),
+                *("wiretax", *(f"wiretax.{name}" for name in BELOW), "wiretax.examples.contenders"),
                 *(f"wiretax.{package}" for package in inner_packages()),
             ],
             package_dir={f"wiretax.{name}": name for name in (*FOLDERS, "examples")},

@@ -1,7 +1,7 @@
 """All-reduce + RMSNorm in one launch: `mpirun -n 2 python -m bench.allreduce_rmsnorm`"""
 
-from bench.features.peers import Peers
+from bench.features.contenders import Contenders
 from bench.layers.layers_command import main
 
 if __name__ == "__main__":
-    main("allreduce_rmsnorm", [Peers])
+    main("allreduce_rmsnorm", [Contenders])

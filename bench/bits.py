@@ -18,7 +18,7 @@ from typing import NoReturn
 import msgspec
 
 from bench import STARTED_S
-from bench.features.peers import Peers
+from bench.features.contenders import Contenders
 from bench.harness import head, options, tuned
 from bench.harness.console import FINE, WRONG, print_out
 from bench.harness.feature import add_features, requested
@@ -42,7 +42,7 @@ from bench.stability.sums import DATA, MANTISSA_BITS
 from bench.sweep import requested_sizes
 from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES
 from collectives.communicator import Refusal
-from collectives.layers.fused import COLLECTIVE, peer_forms
+from collectives.layers.fused import COLLECTIVE, contender_forms
 from collectives.registry import ALGORITHMS, by_default
 from kernels.devices.device import DeviceError
 from wiretax.common.launched import launched_ranks
@@ -63,12 +63,12 @@ def subjects(
     """Each algorithm in each variant and datatype; the same with other buffers and another
     communicator; and the same between all ranks but the last, on these. Raises Refusal."""
     world, communicator, seed = session.world, session.communicator, session.options.seed
-    collective, peers = bits.collective.name, of_features(session)
+    collective, contenders = bits.collective.name, of_features(session)
     compute_over = COMPUTES.get(collective)
-    # All that `auto` chooses among, or the named ones; and the peers.
+    # All that `auto` chooses among, or the named ones; and the contenders.
     usual = FUSED_FORMS[collective].values() if compute_over else by_default(collective, world)
     algorithms = [*(bits.algorithms or usual)]
-    algorithms += peer_forms(collective, peers) if compute_over else peers
+    algorithms += contender_forms(collective, contenders) if compute_over else contenders
     room_bytes = max(LEAST_BYTES, *bits.sizes) + MARGIN_BYTES
     require_memory(session, 6 * room_bytes)
     session.flight.note("allocate", text=f"{room_bytes} B")
@@ -183,7 +183,7 @@ def main() -> NoReturn:
     parser.add(SweepOptions, "algorithms", collective=collectives)
     parser.add(SizeOptions)
     parser.add_option("datatypes", types)
-    add_features(parser, [Peers])
+    add_features(parser, [Contenders])
     options.add_run_options(parser)
     parser.set_defaults(minbytes="64", maxbytes="4M", tuned=None)
     parser.set_help(algorithms="only these (all but lossy ones)")
@@ -197,7 +197,7 @@ def main() -> NoReturn:
     if launched_ranks() == 1:
         parser.error(f"one rank adds nothing: {on_ranks(4, 'bits')}")
     bits = fill(SweepOptions, namespace, collective=collective, sizes=sizes, algorithms=algorithms)
-    run = fill(RunOptions, namespace, features=requested([Peers], namespace))
+    run = fill(RunOptions, namespace, features=requested([Contenders], namespace))
     start(run, partial(compare_bits, bits))
 
 

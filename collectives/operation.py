@@ -64,10 +64,10 @@ class Operation:
 
     `chosen` is the algorithm behind `auto`; `choice` what `auto` or a library chose, in words.
     `failure` returns a library's error about earlier calls. `ignores_nan`: max and min are NaN only
-    where all ranks have one; others leave that open. `own_case`: the case in a peer's own buffers,
-    where inputs are made and results read. Only quantised operations have `expected_sum(inputs)`,
-    the exact result from all ranks' decoded blocks, (ranks, ..., block), and `snr_db`, the loss by
-    kind of data."""
+    where all ranks have one; others leave that open. `own_case`: the case in a contender's own
+    buffers, where inputs are made and results read. Only quantised operations have
+    `expected_sum(inputs)`, the exact result from all ranks' decoded blocks, (ranks, ..., block),
+    and `snr_db`, the loss by kind of data."""
 
     step: Step
     chosen: "Algorithm | None" = None
@@ -130,7 +130,7 @@ class World:
 
     @property
     def plain_variant(self) -> str:
-        """How the plain use of a library or a peer is launched."""
+        """How the plain use of a library or a contender is launched."""
         return "graph" if self.graph else "plain"
 
     @property
@@ -294,7 +294,7 @@ class Algorithm:
     | `flags_in_data` | its data show that they arrived: no flag has to follow them |
     | `to_neighbours` | each rank sends to one other rank, and all ranks in a circle |
     | `formulas` | which of docs/advise.md hold: "parts" (checked on a GPU), "wire" |
-    | `peer` | who else performs it, such as `vLLM 0.33.0`, and which `peer_collectives` |
+    | `contender` | who else performs it, as `vLLM 0.33.0`; and which `contender_collectives` |
     | `varies` | what bench.tune varies: `stores` (around the caches), `chunks`, `grid`, `slabs` |
     """
 
@@ -315,8 +315,8 @@ class Algorithm:
     to_neighbours: bool = False
     formulas: tuple[str, ...] = ()
     varies: tuple[str, ...] = ()
-    peer: str | None = None
-    peer_collectives: tuple[str, ...] = ()
+    contender: str | None = None
+    contender_collectives: tuple[str, ...] = ()
     build: Build = field(default_factory=Build)
 
     needs_peers: ClassVar[bool] = False  # mapped memory of its peers
@@ -329,12 +329,12 @@ class Algorithm:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether others perform it: a library, or a peer."""
-        return self.is_library or self.peer is not None
+        """Whether others perform it: a library, or a contender."""
+        return self.is_library or self.contender is not None
 
     def performer(self, world: World) -> str | None:
-        """The library or the peer that performs it, with its version; None for ours."""
-        return world.library.name if self.is_library else self.peer
+        """The library or the contender that performs it, with its version; None for ours."""
+        return world.library.name if self.is_library else self.contender
 
     def variants_in(self, world: World) -> tuple[str, ...]:
         return ("registered",) if self.build.slabs else self.variants or (world.plain_variant,)

@@ -57,7 +57,7 @@ COMMANDS = {
     ),
     "fleet": (
         "trends.fleet",
-        "names the nodes that are slower than their peers, wrong or failed",
+        "names the nodes that are slower than equal ones, wrong or failed",
         "results/",
     ),
     "advise": (
@@ -75,7 +75,11 @@ COMMANDS = {
         "predicts what two cards would do, from runs of one",
         "results/RUN.jsonl",
     ),
-    "peers": ("verdicts.libraries", "shows Wiretax beside several MPI libraries", "peers"),
+    "libraries": (
+        "verdicts.libraries",
+        "shows Wiretax beside several MPI libraries",
+        "libraries",
+    ),
     "tuner": (
         "verdicts.tuner",
         "writes the settings that beat a library's default, for its tuner",
@@ -93,6 +97,7 @@ COMMANDS = {
         "results/campaign-1a2b3c4d/main --plot fit.svg",
     ),
 }
+FORMER_NAMES = {"peers": "libraries"}
 
 
 def open_closed_streams() -> None:
@@ -120,6 +125,7 @@ def run(argv: Sequence[str]) -> int:
         usage = f"usage: {prog} COMMAND [OPTION ...]\n\nReads stored runs.\n"
         print("\n".join([usage, *lines_of(ABOUT)]))
         return 0
+    typed, name = name, FORMER_NAMES.get(name, name)
     if name not in COMMANDS:
         OneLineParser(prog=prog).error(unknown("command", name, [*COMMANDS]))
 
@@ -129,7 +135,7 @@ def run(argv: Sequence[str]) -> int:
         description=f"{about[0].upper()}{about[1:]}.",
         epilog=f"example: {prog} {name} {example}",
     )
-    parser.set_defaults(command=name)
+    parser.set_defaults(command=typed)  # programs read it in the JSON
     module = importlib.import_module(f"{__package__}.{module_name}")
     module.add_arguments(parser)
     if name not in ("export", "tuner"):

@@ -58,7 +58,7 @@ GROUPS = (
             "reports regress",
             "reports accept",
             "reports bits",
-            "reports peers",
+            "reports libraries",
             "reports tuner",
         ),
     ),

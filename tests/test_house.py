@@ -20,7 +20,7 @@ MOST_FUNCTION_LINES = 100
 MOST_FILE_LINES = 500
 MOST_COLUMNS = 100
 MOST_PARAMETERS = 8
-FAKES = "fake_gpu", "fake_peers"  # have the signatures of the packages that they stand for
+FAKES = "fake_gpu", "fake_contenders"  # have the signatures of the packages that they stand for
 
 # The rooms of reports, as docs/design.md draws them. Each room may import the rooms before it.
 DESIGN = (ROOT / "docs/design.md").read_text()
@@ -39,12 +39,12 @@ BELOW: dict[str, tuple[str, ...]] = {
     "collectives": BENEATH,
     "collectives.layers": BENEATH,
     "collectives.experts": BENEATH,
-    "collectives.peers": BENEATH,
+    "collectives.contenders": BENEATH,
     "reports": (*BENEATH, *REPORTS),
     **{room: (*BENEATH, *REPORTS[:number]) for number, room in enumerate(REPORTS)},
     "bench.machine": GROUND,
     "bench.harness": ("bench.machine", *GROUND),
-    "bench.features": ("collectives.peers", *HARNESS),
+    "bench.features": ("collectives.contenders", *HARNESS),
     "bench.campaigns": HARNESS,
     "bench.links": HARNESS,
     "bench.stability": ("collectives.layers", *HARNESS),

@@ -4,6 +4,7 @@ A compiler, a network, a folder of one's own, an environment that works, or the 
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,22 @@ def test_a_number_of_ranks_that_is_none_starts_none():
     for ranks in ("x", "0", "-1", "2.5", "", "2 3", str(MOST_RANKS + 1)):
         (sentence,) = refusal(ROOT, "-n", "allreduce", f"RANKS={ranks}")
         assert f"RANKS is {ranks}, and must be a number from 1 to {MOST_RANKS}" in sentence
+
+
+def test_the_former_names_of_the_libraries_and_their_variables_still_count():
+    """A script that says `make peers PEERS_PAIRS=10` finds its runs where it did."""
+
+    def campaign(*words):
+        done = run("make", "-n", *words, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return re.findall(r"bench\.campaign --out (\S+) --pairs (\S+)", done.stdout)
+
+    assert campaign("libraries") == [("libraries", "6")]
+    assert campaign("peers") == [("peers", "6")]
+    assert campaign("libraries", "RANKS=4", "LIBRARIES_PAIRS=3") == [("libraries-4", "3")]
+    assert campaign("peers", "PEERS_OUT=mine", "PEERS_PAIRS=10") == [("mine", "10")]
+    done = run("make", "-n", "peers", "PEERS_ARGS=--algorithm auto,library -b 1M", cwd=ROOT)
+    assert "-m bench.allreduce --algorithm auto,library -b 1M" in done.stdout
 
 
 @pytest.mark.parametrize("target", ["allreduce", "check", "test"])

@@ -129,7 +129,7 @@ def test_a_bad_command_line_is_one_sentence(tmp_path):
         "show": "wiretax show: a test launches a benchmark that stores a run, such as allreduce",
         "allreduce 'open": r"wiretax allreduce 'open: No closing quotation",
         "allreduce -n 2 --out /proc/results": r"wiretax .*/proc/results.*",
-        f"{COMMAND} --peer mscclpp": "mscclpp was not measured: .*",
+        f"{COMMAND} --contender mscclpp": "mscclpp was not measured: .*",
     }
     done = run_pytest(tmp_path, *[word for command in commands for word in ("--wiretax", command)])
     assert "7 failed" in done.stdout

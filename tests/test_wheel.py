@@ -295,7 +295,7 @@ def test_the_installed_command_runs_beside_packages_of_the_same_names(environmen
     [site] = environment.parent.glob("lib/python*/site-packages")
     ours = [path.name for path in site.iterdir() if path.suffix not in {".pth", ".dist-info"}]
     assert sorted(ours) == ["kernels", "wiretax"]
-    answer = run("git", "ls-files", *FOLDERS, "examples/peers")
+    answer = run("git", "ls-files", *FOLDERS, "examples/contenders")
     sources = {Path(name) for name in answer.stdout.splitlines()}
     assert sources <= {path.relative_to(site / "wiretax") for path in (site / "wiretax").rglob("*")}
     program = environment / "wiretax"

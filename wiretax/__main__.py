@@ -17,7 +17,7 @@ from bench import __name__ as BENCH_PACKAGE
 from bench.harness.console import CANNOT, FINE, USAGE, print_out, say
 from collectives.communicator import find_mpirun, name_library
 from reports.__main__ import ABOUT as REPORTS
-from reports.__main__ import lines_of
+from reports.__main__ import FORMER_NAMES, lines_of
 from reports.__main__ import main_of_rank as run_report
 from wiretax import __version__
 from wiretax.common.arguments import unknown, whole_number
@@ -266,7 +266,7 @@ def main() -> int:
         return put(help_text())
     elif command in ("-V", "--version"):
         return put(f"wiretax {__version__}")
-    elif command in REPORTS and (
+    elif command in (*REPORTS, *FORMER_NAMES) and (
         command not in BENCHMARKS or (line and not line[0].startswith("-"))
     ):  # a benchmark of the same name takes options alone
         return run_report([command, *line])

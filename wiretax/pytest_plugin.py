@@ -159,14 +159,14 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
 def launch(command: str, launches: int) -> Path:
     """Launches the command line as often, and returns the folder of its runs, below its `--out`.
     Fails the test if a launch fails."""
-    from reports.__main__ import COMMANDS
+    from reports.__main__ import COMMANDS, FORMER_NAMES
     from wiretax.__main__ import BENCHMARKS, STARTERS
     from wiretax.common.interpreter import module_command
 
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=Path("results"))
     options, words = parser.parse_known_args(split(command))
-    if not words or words[0] in ("doctor", *STARTERS, *COMMANDS):
+    if not words or words[0] in ("doctor", *STARTERS, *COMMANDS, *FORMER_NAMES):
         raise ValueError("a test launches a benchmark that stores a run, such as allreduce")
     options.out.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="pytest-", dir=options.out))
@@ -206,7 +206,7 @@ def run_step(words: Sequence[str], log: Path, may_complain: bool = True) -> None
 def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
     """A row of pytest-benchmark for each measured case, which several launches of it share. Fails
     the test if a run says that it is wrong or incomplete, as that of a command may which ended with
-    status 0, or if a peer ran in no case."""
+    status 0, or if a contender ran in no case."""
     from reports.tables.show import headline_of
     from reports.verdicts.sides import side_of
 
@@ -222,13 +222,13 @@ def launch_faults(side: Any) -> list[str]:
     """Why the launches of this side do not count."""
     from reports.verdicts.sides import Side, faults_of, uneven_cases
     from wiretax.common.grouped import grouped
-    from wiretax.record.case import is_peer
+    from wiretax.record.case import is_contender
 
     measured_names = {case.algorithm for case in side.cases}
     absent = {
         f"{case.algorithm} was not measured: {case.reason}"
         for case in side.launches[0].cases
-        if is_peer(case) and case.algorithm not in measured_names
+        if is_contender(case) and case.algorithm not in measured_names
     }
     for own in grouped(side.launches, lambda launch: launch.run.benchmark).values():
         absent |= {*uneven_cases(Side(side.name, own))}  # a launch stores a run of each

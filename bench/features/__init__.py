@@ -4,7 +4,7 @@ To remove a feature, delete its file and its line here."""
 
 from bench.features.arrival_skew import ArrivalSkew
 from bench.features.cold import Cold
-from bench.features.peers import Peers
+from bench.features.contenders import Contenders
 from bench.harness.feature import Feature
 
-FEATURES: tuple[type[Feature], ...] = (ArrivalSkew, Cold, Peers)
+FEATURES: tuple[type[Feature], ...] = (ArrivalSkew, Cold, Contenders)

@@ -26,7 +26,7 @@ ALONE = (
     "map the peers",
     "describe the machine",
     "compile",
-    "load the peer",
+    "load the contender",
     "allocate",
     "draw the weights",
     "plan the splits",

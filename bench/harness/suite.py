@@ -144,7 +144,7 @@ def bind_cases(
 
 
 def of_features(session: Session) -> list[Algorithm]:
-    """The algorithms that features add, such as peers. All ranks call it."""
+    """The algorithms that features add, such as contenders. All ranks call it."""
     return [each for feature in session.options.features for each in feature.algorithms(session)]
 
 

@@ -112,8 +112,8 @@ def parse(parser: Parser, namespace: Namespace) -> ExpertOptions | None:
             has_file and not {"tokens", "top_k"}.isdisjoint(values)
         ),
         "with --experts the size is --tokens times --hidden: leave out the sizes": has_sizes,
-        "--experts goes without --list, --peer and --kernel": (
-            namespace.peers or not namespace.keeps_run
+        "--experts goes without --list, --contender and --kernel": (
+            namespace.contenders or not namespace.keeps_run
         ),
     }
     for mistake, is_made in mistakes.items():

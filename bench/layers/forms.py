@@ -13,7 +13,7 @@ from bench.harness.parser import changes_cases, listed, name_among, whole
 from bench.harness.session import Session
 from bench.harness.suite import Axes, Suite, bind_cases, of_features
 from collectives.collective import DATATYPE_ALIASES
-from collectives.layers.fused import FUSED, WEIGHTS, peer_forms
+from collectives.layers.fused import FUSED, WEIGHTS, contender_forms
 from collectives.layers.overlap import OVERLAPPED
 from collectives.models import MODELS
 from collectives.operation import Algorithm, CollectiveCase, Operation
@@ -106,9 +106,9 @@ def bind_forms(
     keep: object,
     for_library: Callable[[CollectiveCase], CollectiveCase] = lambda case: case,
 ) -> Suite:
-    """Compute alone, and the requested forms, or the library, `auto` and fused, and those of peers;
-    `for_library(case)` is the case on the library's own buffers, `contents(case)` what it begins
-    and ends with, `keep` what it points into. All ranks call it. Raises Refusal."""
+    """Compute alone, and the requested forms, or the library, `auto` and fused, and those of
+    contenders; `for_library(case)` is the case on the library's own buffers, `contents(case)` what
+    it begins and ends with, `keep` what it points into. All ranks call it. Raises Refusal."""
 
     def iteration(case: CollectiveCase, operation: Operation, chain_calls: int) -> Iteration:
         return checked_iteration(session.world, case, operation, *contents(case), keep)
@@ -116,12 +116,12 @@ def bind_forms(
     forms = FORMS[session.options.command]
     usual = () if options.footprint else USUAL
     chosen = options.algorithms or [forms[name] for name in usual]
-    peers = peer_forms(session.options.command, of_features(session))
-    listed = list(dict.fromkeys([forms["compute"], *chosen, *peers]))
+    contenders = contender_forms(session.options.command, of_features(session))
+    listed = list(dict.fromkeys([forms["compute"], *chosen, *contenders]))
     # A form that does not support a size is listed with its reason.
     axes = Axes(lambda size_bytes: listed, requested=True, mode="isolated", for_library=for_library)
     suite = bind_cases(session, axes, cases, iteration)
-    suite.named = [form.name for form in [*options.algorithms, *peers]]
+    suite.named = [form.name for form in [*options.algorithms, *contenders]]
     for number, made in suite.iterations.items():
         header = suite.headers[number]
         made.group = str(header.shape)

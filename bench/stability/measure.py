@@ -34,8 +34,8 @@ def ways_of(subject: Subject) -> list[tuple[str, Way]]:
         ("in-place", Way(in_place=True)),
         ("chain", Way(calls=CHAIN_CALLS)),
     ]
-    # A peer says itself how a graph captures it.
-    if not subject.algorithm.peer and not subject.world.device.reason_against_graphs():
+    # A contender says itself how a graph captures it.
+    if not subject.algorithm.contender and not subject.world.device.reason_against_graphs():
         ways.append(("graph", Way(replayed=True)))
     return ways
 
@@ -82,8 +82,8 @@ def comparisons_of(
         for each in (other, replace(subject)):
             yield "history", each.result(inputs), plain
     # The last rank adds zeros; all ranks but the last, as `fewer`, must have the same result
-    # without that rank. A peer's file is started on all ranks.
-    if subject.ranks > 2 and not subject.algorithm.peer:
+    # without that rank. A contender's file is started on all ranks.
+    if subject.ranks > 2 and not subject.algorithm.contender:
         is_last = subject.rank == subject.ranks - 1
         padded = subject.plain(np.zeros_like(inputs) if is_last else inputs)
         with communicator.all_or_none(Refusal):
@@ -164,7 +164,7 @@ def measure_row(
             chosen=operation.choice,
         )
         row.sizes.insert(0, found)
-        if any(failures):  # of a library; a peer's failure stops loops
+        if any(failures):  # of a library; a contender's failure stops loops
             row.reason, subject.world.watch.stop = next(filter(None, failures)), 0
             return row
     if not results:

@@ -183,15 +183,16 @@ def then_form(algorithm: Algorithm, then: Then) -> Algorithm:
     )
 
 
-def peer_forms(collective: str, peers: Iterable[Algorithm]) -> list[Algorithm]:
-    """The forms of these peers: their all-reduce after or before the compute, and those that
+def contender_forms(collective: str, contenders: Iterable[Algorithm]) -> list[Algorithm]:
+    """The forms of these contenders: their all-reduce after or before the compute, and those that
     perform the fused collective themselves."""
     listed = list[Algorithm]()
-    for peer in peers:
-        if "all_reduce" in peer.peer_collectives:
-            listed.append(then_form(peer, THEN[collective]))
-        if collective in peer.peer_collectives:
-            listed.append(replace(peer, base=f"fused_{peer.base}", moves=Algorithm.moves))
+    for contender in contenders:
+        if "all_reduce" in contender.contender_collectives:
+            listed.append(then_form(contender, THEN[collective]))
+        if collective in contender.contender_collectives:
+            fused = replace(contender, base=f"fused_{contender.base}", moves=Algorithm.moves)
+            listed.append(fused)
     return listed
 
 

@@ -60,7 +60,7 @@ def beside_intel_mpi(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def make_peers(table: pd.DataFrame) -> Figure:
+def make_libraries(table: pd.DataFrame) -> Figure:
     figure, axes = panels(
         "Tuned auto is 1.47 to 9.2 times as fast as three MPI libraries", 1, 2, 3.4
     )
@@ -70,8 +70,8 @@ def make_peers(table: pd.DataFrame) -> Figure:
         "Intel MPI": RED,
         "MPICH or Open MPI": PURPLE,
     }
-    peers = table[table.series == "make peers"]
-    for panel, (machine, rows) in zip(axes, peers.groupby("machine", sort=False), strict=True):
+    launched = table[table.series == "make peers"]  # as the command was called then
+    for panel, (machine, rows) in zip(axes, launched.groupby("machine", sort=False), strict=True):
         draw_states(panel, rows, colours, "library", "library_over_auto")
         panel.set_title(f"{machine}, the better of copied and registered")
         legend_below(panel, 2)
@@ -226,7 +226,7 @@ def candidates(table: pd.DataFrame) -> Figure:
 
 FIGURES = {
     "beside_intel_mpi": (beside_intel_mpi, ("allreduce_over_libraries",)),
-    "make_peers": (make_peers, ("allreduce_over_libraries",)),
+    "make_libraries": (make_libraries, ("allreduce_over_libraries",)),
     "other_collectives": (other_collectives, ("collectives_over_libraries",)),
     "lines": (lines, ("lines", "warm_up")),
     "bound": (bound, ("bound",)),

@@ -142,7 +142,7 @@ HOST = (
 # Each of torch's rows has its pair: a copy or a kernel's copy first, or the input in mapped memory.
 PAIRS = (
     "allreduce --sizes 16K,1M,32M --tuned none --mode chained "
-    "--algorithm one_shot_push,two_shot,two_shot_direct --peer torch_symmetric"
+    "--algorithm one_shot_push,two_shot,two_shot_direct --contender torch_symmetric"
 )
 # In the order of their worth: a card is often lent for a quarter of an hour.
 ONE_CARD = (

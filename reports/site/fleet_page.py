@@ -1,4 +1,4 @@
-"""The page about the nodes of a store: a heat map of each against its peers, the worst first."""
+"""The page about the nodes of a store: a heat map of each against its equals, the worst first."""
 
 from itertools import chain
 
@@ -33,7 +33,7 @@ def fleet_page(fleet: Fleet, contents: Contents) -> Page:
         facts.insert(
             0,
             f"Next: on {some(named)} run {RUN}{BENCH}doctor, compare the settings in the node's "
-            "newest run with a peer's, and measure again; take out a node that stays slow.",
+            "newest run with another's, and measure again; take out a node that stays slow.",
         )
     else:
         word = "No node differs" if fleet.groups else "Too few nodes"

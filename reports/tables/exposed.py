@@ -40,7 +40,7 @@ from reports.tables.sentences import (
 )
 from wiretax.common.grouped import grouped
 from wiretax.record.blocks import paired
-from wiretax.record.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, is_peer, work_of
+from wiretax.record.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, is_contender, work_of
 from wiretax.record.schema import Case, Result, RoundCosts, Rounds
 from wiretax.record.stats import Interval, autocorrelation, median_interval
 
@@ -98,7 +98,7 @@ def forms_of(cases: Sequence[Case], costs: RoundCosts) -> Forms:
 
     def kind_of(case: Case) -> str:
         kind = case.algorithm.partition("+")[0]
-        is_ours = kind.startswith("then_") and kind != LIBRARY and not is_peer(case)
+        is_ours = kind.startswith("then_") and kind != LIBRARY and not is_contender(case)
         return OURS if is_ours else kind
 
     forms = {}
@@ -108,7 +108,7 @@ def forms_of(cases: Sequence[Case], costs: RoundCosts) -> Forms:
         if chosen is None or not report[chosen.case]:
             continue
         name = chosen.algorithm.replace("_library", f" {chosen.library}")
-        if is_peer(chosen):
+        if is_contender(chosen):
             name = f"{name.partition('_')[0]} {chosen.library}"
         if len({case.variant for case in rivals if case.algorithm == chosen.algorithm}) > 1:
             name += f" {chosen.variant}"

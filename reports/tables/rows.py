@@ -21,7 +21,7 @@ from reports.tables.sentences import (
 )
 from wiretax.common.grouped import grouped
 from wiretax.record.blocks import paired
-from wiretax.record.case import is_own_work, is_peer, late_us, work_of
+from wiretax.record.case import is_contender, is_own_work, late_us, work_of
 from wiretax.record.chain_links import leads, ratio_with_link_error
 from wiretax.record.schema import Case, Counted, Result, RoundCosts, Rounds, Run
 from wiretax.record.stats import Interval, autocorrelation, median_interval
@@ -45,8 +45,8 @@ interval_of = attrgetter("ratio", "low", "high")  # of a cell of a comparison
 
 @dataclass
 class Named:
-    """An algorithm or a peer that the command line names, at one size: its best variant, and the
-    costs of the library and of ours over its own. None where nothing was measured."""
+    """An algorithm or a contender that the command line names, at one size: its best variant, and
+    the costs of the library and of ours over its own. None where nothing was measured."""
 
     case: Case | None
     from_library: Interval | None
@@ -125,8 +125,8 @@ def bound_notes(cases: Iterable[Case | None]) -> list[str]:
 
 def are_unlike(run: Run, case: Case | None, other: Case | None) -> bool:
     """Whether the ratio of two cases would compare two kinds of memory: ranks share a GPU, and one
-    of the cases, which is ours, goes through the host, while a library or a peer moves data within
-    the GPU's memory."""
+    of the cases, which is ours, goes through the host, while a library or a contender moves data
+    within the GPU's memory."""
     if case is None or other is None or not shares_places(run.ranks):
         return False
     is_ours, through_host = (
@@ -181,14 +181,14 @@ def shown_cases(result: Result, view: View) -> list[Case]:
 
 def named_in(result: Result) -> list[str]:
     """The algorithms of ours that `--algorithm` or `--stable` named, those of another harness, and
-    the peers."""
+    the contenders."""
     has_names = result.run.imported_from or any(
         word.partition("=")[0] == "--algorithm" for word in result.run.argv
     )
     names = (
         algorithm_of(case)
         for case in result.cases
-        if is_peer(case)
+        if is_contender(case)
         or case.algorithm == STABLE
         or (has_names and case.algorithm not in ("library", "auto"))
     )
@@ -238,7 +238,7 @@ def _contest(
 ) -> Contest:
     """Another harness's library is its subject: `ours`."""
     others = [case for case in cases if case.algorithm != "library" or is_imported]
-    own = [case for case in others if not is_peer(case)]
+    own = [case for case in others if not is_contender(case)]
     auto = [case for case in own if case.algorithm == "auto"]
     exact = [case for case in own if case.snr_db is None]
     competing = [

@@ -19,7 +19,7 @@ from collectives.build import BuildName
 from wiretax.common.grouped import grouped
 from wiretax.common.program import REPORTS, RUN, has_colours, on_ranks
 from wiretax.common.untrusted import printable
-from wiretax.record.case import is_own_work, is_peer
+from wiretax.record.case import is_contender, is_own_work
 from wiretax.record.result import time_of
 from wiretax.record.schema import UNDATED, CaseFields, Result, Run
 from wiretax.record.stats import Interval
@@ -138,9 +138,9 @@ def spoken(algorithm: str) -> str:
 
 def algorithm_of(case: Any) -> str:
     """The algorithm of a case or a fit: `ring`, or `ring over host_staged`, as a run may have it
-    over both kinds of memory, or a peer with its version. `auto` names in `chosen` the memory that
-    it took."""
-    if is_peer(case):
+    over both kinds of memory, or a contender with its version. `auto` names in `chosen` the memory
+    that it took."""
+    if is_contender(case):
         return str(case.library)
 
     is_staged = case.memory == "host_staged" and case.algorithm != "auto"
@@ -149,7 +149,7 @@ def algorithm_of(case: Any) -> str:
 
 
 def without_version(library: str | None) -> str:
-    """`MPICH` of `MPICH 5.0.2`, `mine` of `mine a1b2c3d`, a peer's file."""
+    """`MPICH` of `MPICH 5.0.2`, `mine` of `mine a1b2c3d`, a contender's file."""
     return re.sub(r" \S*\d.*", "", library or "the library")
 
 

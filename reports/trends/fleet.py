@@ -1,5 +1,5 @@
 """The command `fleet`: the nodes of a store, or pairs of nodes by runs over two hosts, against
-their peers of equal hardware: which gave wrong results, failed or are slow. `slow_nodes` has the
+others of equal hardware: which gave wrong results, failed or are slow. `slow_nodes` has the
 statistics."""
 
 import argparse
@@ -164,10 +164,10 @@ def nodes_of(case: CaseFields, run: Run) -> list[str]:
 
 def _families(entries: Sequence[Entry], left_out: list[tuple[Path, str]]) -> Iterator[pd.DataFrame]:
     """The observations of runs that were measured alike, on nodes and on pairs: rows of
-    `observations.table` with the `size`, the `node` or pair, and the `peer`, the number of the key
-    that it shares with its peers. `left_out` gets the runs that cannot be used."""
+    `observations.table` with the `size`, the `node` or pair, and the `kind`, the number of the key
+    that it shares with its equals. `left_out` gets the runs that cannot be used."""
     rows, _ = table(entries)
-    peers, measured = dict[Key, int](), []
+    kinds, measured = dict[Key, int](), []
     for at, entry in enumerate(entries):
         for number, case in enumerate(entry.run.cases):
             nodes = nodes_of(case, entry.run)
@@ -181,11 +181,11 @@ def _families(entries: Sequence[Entry], left_out: list[tuple[Path, str]]) -> Ite
                     "run": at,
                     "case": number,
                     "node": PAIR.join(nodes),
-                    "peer": peers.setdefault(key, len(peers)),
+                    "kind": kinds.setdefault(key, len(kinds)),
                     "size": case.size_bytes,
                 }
             )
-    places = pd.DataFrame(measured, columns=["run", "case", "node", "peer", "size"])
+    places = pd.DataFrame(measured, columns=["run", "case", "node", "kind", "size"])
     rows = rows.merge(places, on=["run", "case"])
 
     for run in sorted({*range(len(entries))} - {*rows.run}):
@@ -204,9 +204,9 @@ def _group(entries: Sequence[Entry], rows: pd.DataFrame, p: float) -> EqualNodes
     """Screens a family, with the chance `p` of a false alarm. Each run counts in its own state of
     the link, so that a node with a slow link shows."""
     rows = rows.assign(log=np.log(rows.cost_us))
-    logs = rows.groupby(["node", "run", "size", "peer"]).log.median()
-    of_peers = logs.groupby(["node", "peer"]).median().groupby("peer").median()
-    excess = logs.sub(of_peers, level="peer").groupby(["node", "run", "size"]).mean().unstack()
+    logs = rows.groupby(["node", "run", "size", "kind"]).log.median()
+    of_kind = logs.groupby(["node", "kind"]).median().groupby("kind").median()
+    excess = logs.sub(of_kind, level="kind").groupby(["node", "run", "size"]).mean().unstack()
     seen = screen(excess, p)
     nodes = []
     for row in seen.nodes.itertuples():
@@ -305,7 +305,7 @@ def summary(group: EqualNodes) -> list[str]:
     said = [
         f"{group.title}; {group.kind}s {len(runs)}, runs {sum(runs)}, sizes "
         f"{len(group.sizes_bytes)}. A {group.kind} that is {group.detectable:.1%} slower than its "
-        "peers is found four times in five."
+        "equals is found four times in five."
     ]
     if suspects := group.named(SUSPECT):
         names = some([node.node for node in suspects])

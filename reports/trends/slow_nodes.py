@@ -1,4 +1,4 @@
-"""Slow nodes among equal ones: `screen` compares each node, or pair of nodes, with its peers
+"""Slow nodes among equal ones: `screen` compares each node, or pair of nodes, with its equals
 over all sizes; `slow_ends` names nodes by their slow pairs. Costs are logarithms; what
 a screen reports are shares of the cost."""
 
@@ -15,7 +15,7 @@ from wiretax.record.stats import clipped
 SLOW, SUSPECT, EQUAL = "SLOW", "SUSPECT", "fine"
 PAIR = "+"  # between the labels of a pair
 LEAST_SLOWDOWN = 0.02  # a node that is slower by less is not named
-LEAST_NODES = 4  # below, the spread of peers is unknown
+LEAST_NODES = 4  # below, the spread of equal nodes is unknown
 LEAST_LAUNCHES = 3  # that replicate a slow node; or pairs of a node, to tell it from its partners
 MOST_OF = 0.75  # the share of launches, or of pairs, that must be slow
 REPORT_P = 0.05  # chance of any alarm in a report on fleets without a slow node

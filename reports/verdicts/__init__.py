@@ -1,1 +1,2 @@
-"""Compares runs: launches, intervals, the gate, peers. It imports `tables` and the rooms below."""
+"""Compares runs: launches, intervals, the gate, libraries. It imports `tables` and the rooms
+below."""

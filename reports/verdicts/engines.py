@@ -26,8 +26,8 @@ CASE = ["size_bytes", "datatype", "redop", "mode", "in_place"]
 
 @dataclass(frozen=True)
 class Engine:
-    """An inference engine: the `algorithm` of its own all-reduce, as --peer names it; the file with
-    its table, and how it reads it; and a `row` of the table."""
+    """An inference engine: the `algorithm` of its own all-reduce, as --contender names it; the
+    file with its table, and how it reads it; and a `row` of the table."""
 
     algorithm: str
     source: str

@@ -27,7 +27,7 @@ from reports.verdicts.verdict import (
 )
 from wiretax.common.grouped import grouped
 from wiretax.common.program import BENCH, RUN
-from wiretax.record.case import CASE_KEY, is_peer
+from wiretax.record.case import CASE_KEY, is_contender
 from wiretax.record.result import ResultError
 
 # What a cell means for a gate.
@@ -224,7 +224,7 @@ def described_cases(found: Match) -> pd.DataFrame:
     # Another harness times the code that is compared, although its maker is a library.
     is_imported = any(launch.run.imported_from for side in found.sides for launch in side.launches)
     described["is_library"] = [
-        bool(case.library) and not is_imported and not is_peer(case) for case in cases
+        bool(case.library) and not is_imported and not is_contender(case) for case in cases
     ]
     described["title"] = described["case"] = titles_of(cases)
     described["place"] = pd.factorize(described.name)[0]

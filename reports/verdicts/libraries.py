@@ -1,6 +1,6 @@
-"""The command `peers`: ours beside several MPI libraries, from a campaign with variants for each.
-At each size the library's variant with the least median time counts, which favours the library. A
-ratio comes from one run."""
+"""The command `libraries`: ours beside several MPI libraries, from a campaign with variants for
+each. At each size the library's variant with the least median time counts, which favours the
+library. A ratio comes from one run."""
 
 import argparse
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"{parser.epilog}; exit status: 1 if a result was wrong, otherwise 0"
 
 
-def peers(arguments: argparse.Namespace) -> int:
+def libraries(arguments: argparse.Namespace) -> int:
     """Prints the tables and returns exit status 0, or 1 if results were wrong. Raises ResultError
     without measurements."""
     sides = read_sides([arguments.campaign])

@@ -223,15 +223,15 @@ RANK_KERNEL(mine) {
 @pytest.mark.parametrize(
     ("name", "text", "how"),
     [
-        ("mine.py", ENDS_ALL, f"rank [01] {EXITED}: mine 16384 B, step call the peer, epoch "),
+        ("mine.py", ENDS_ALL, f"rank [01] {EXITED}: mine 16384 B, step call the contender, epoch "),
         ("mine.cu", CRASHES, r"rank 1 was ended by signal 11, Segmentation fault: case \d \(mine "),
     ],
 )
-def test_a_peer_or_a_kernel_that_ends_its_ranks_is_no_run_that_went_well(out, name, text, how):
+def test_a_contender_or_a_kernel_that_ends_its_ranks_is_no_run_that_went_well(out, name, text, how):
     """No rank is left to say so if a library ends all of them with status 0."""
     path = out.parent / name
     path.write_text(text)
-    option = "--peer" if name.endswith("py") else "--kernel"
+    option = "--contender" if name.endswith("py") else "--kernel"
     run = Launch(out, f"--algorithm library {option} {path}")
     run.moment_s = time.monotonic()
     assert re.match(f"wiretax: {how}", sentence(run.end()))

@@ -81,7 +81,7 @@ TARGETS = targets("""
     run             runs       base/*        -  fit --json base
     run             runs       **/*.jsonl    5  regress --baseline base --current new --html h
     run             runs       new/*.jsonl   5  accept --baseline kept --current new --reason x
-    run             campaigns  */*/*.jsonl   4  peers campaign
+    run             campaigns  */*/*.jsonl   4  libraries campaign
     run             campaigns  */*/*.jsonl   5  regress SIDES
     run             site       **/[2r]*.jsonl -  dashboard . -o site
     flight_record   cut        run.flight/*  -  show --long run.jsonl
@@ -89,7 +89,7 @@ TARGETS = targets("""
     imported_run    imported   *             -  show run.jsonl
     log             logs       *             -  import LOG
     manifest        campaigns  */*.jsonl     -  compare campaign
-    manifest        campaigns  */*.jsonl     4  peers campaign
+    manifest        campaigns  */*.jsonl     4  libraries campaign
     manifest        campaigns  */*.jsonl     5  regress SIDES
     manifest        site       */*/c*.jsonl  -  dashboard . -o site
     baseline        kept       kept/*.jsonl  5  regress --baseline kept --current new --junit j

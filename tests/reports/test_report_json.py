@@ -60,7 +60,7 @@ def arguments(tmp_path_factory):
         "advise": ["--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", "2"],
         "expect": ["--gpu", "r9700", "--size", "32M"],
         "predict": [unpack(folder / "wire")],
-        "peers": [campaign],
+        "libraries": [campaign],
         "procure": [buyer],
         "dashboard": [folder / "runs", "-o", folder / "site"],
     }

@@ -107,7 +107,7 @@ class RowBits(msgspec.Struct, kw_only=True):
     @property
     def key(self) -> tuple[str | None, ...]:
         """What names the same row in another launch, also of another version of a library, or of a
-        peer's file with another digest."""
+        contender's file with another digest."""
         stem = re.sub(r" \S*\d.*", "", self.library or "")
         return self.algorithm, self.variant, self.datatype, stem, self.setting
 

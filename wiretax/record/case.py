@@ -59,8 +59,8 @@ def work_of(case: Case) -> Key:
     return key_of(case, ("variant", "memory", "in_place", "algorithm", "library"))
 
 
-def is_peer(case: CaseFields) -> bool:
-    """Whether another project than the run's library performed the case: `--peer`."""
+def is_contender(case: CaseFields) -> bool:
+    """Whether another project than the run's library performed the case: `--contender`."""
     return case.library is not None and not case.algorithm.endswith("library")
 
 

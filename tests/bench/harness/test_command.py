@@ -39,7 +39,7 @@ allreduce -d flaot -> unknown datatype 'flaot': did you mean float?
 allreduce -o summ -> unknown operation 'summ': did you mean sum?
 allreduce --max-time soon -> 'soon' is not a number of seconds
 allreduce --device gpu -> invalid choice: 'gpu'
-allreduce --peer vlm -> unknown peer 'vlm': did you mean vllm?
+allreduce --contender vlm -> unknown contender 'vlm': did you mean vllm?
 allreduce --maxtime 5 -> unknown option --maxtime: did you mean --max-time?
 allreduce --output=/tmp -> unknown option --output: did you mean --out?
 bits --algo ring -> unknown option --algo: did you mean --algorithm?

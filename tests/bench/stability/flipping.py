@@ -1,5 +1,5 @@
-"""A peer that sums in rank order. The title of its copy says where it flips the last bit of one
-element, or that it fails or has other results."""
+"""A contender that sums in rank order. The title of its copy says where it flips the last bit of
+one element, or that it fails or has other results."""
 
 import numpy as np
 

@@ -47,10 +47,10 @@ def test_each_algorithm_shows_its_order_and_what_changes_its_bits(launches):
 
 
 def flipping(folder, *names):
-    """The option for peers that go wrong as their names say."""
+    """The option for contenders that go wrong as their names say."""
     for name in names:
         (folder / f"{name}.py").write_text(FLIPPING.read_text().replace("flipping", name))
-    return "--peer", Path(",".join(str(folder / f"{name}.py") for name in names))
+    return "--contender", Path(",".join(str(folder / f"{name}.py") for name in names))
 
 
 FLIPS = ["none", "run", "ranks", "size", "place", "align", "place_of_result", "chain", "history"]
@@ -85,8 +85,8 @@ def test_a_library_that_fails_or_does_not_sum_is_named_and_the_others_are_compar
     tmp_path, capsys
 ):
     """What is no sum fails, although it keeps its bits."""
-    peers = flipping(tmp_path, "fail", "nothing", "zeros")
-    done = bits(tmp_path, "-b 512 -e 1K --algorithm ring --quiet", *peers, ranks=3)
+    contenders = flipping(tmp_path, "fail", "nothing", "zeros")
+    done = bits(tmp_path, "-b 512 -e 1K --algorithm ring --quiet", *contenders, ranks=3)
     assert (done.returncode, done.stderr) == (1, "")
     said = " ".join(done.stdout.split())
     assert re.search(r"fail [0-9a-f]{7}: .*RuntimeError: the sum is lost", said)

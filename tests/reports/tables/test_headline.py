@@ -74,7 +74,7 @@ def test_the_table_of_a_command_fits_a_screen(tmp_path):
     assert "unsupported: ring: MPICH" in brief
 
 
-def test_a_peers_file_keeps_its_name_when_it_is_edited():
+def test_a_contenders_file_keeps_its_name_when_it_is_edited():
     """Otherwise wrong results would stand, as no later run would have the same case."""
     assert {without_version(f"mine {digest}") for digest in ("1a2b3c4", "a1b2c3d")} == {"mine"}
     assert without_version("Intel MPI 2021.18") == "Intel MPI"

@@ -106,9 +106,9 @@ def test_every_door_has_the_figure_of_the_first_table(archived, campaign, report
     judged = json.loads(reports(*of_gate)[1])["cells"]
     told = json.loads(reports("compare", campaign, "--json")[1])["comparisons"][0]["cells"]
     series = json.loads(reports("history", side, "--json")[1])["series"]
-    of_peers = json.loads(reports("peers", campaign, "--json")[1])["cells"]
-    [peer] = [cell for cell in of_peers if cell["mode"] == "chained"]
-    assert (peer["variant"], number(peer["library_us"])) == ("base", library_us)
+    of_libraries = json.loads(reports("libraries", campaign, "--json")[1])["cells"]
+    [cell] = [cell for cell in of_libraries if cell["mode"] == "chained"]
+    assert (cell["variant"], number(cell["library_us"])) == ("base", library_us)
 
     for algorithm, (variant, heading) in SHOWN.items():
         us, key = printed[algorithm], (algorithm, variant)
@@ -136,7 +136,8 @@ LINK_US, UPPER_US = 1.5, 5.4
 
 
 def chain(folder):
-    """A run of the library, ours and a peer, with two thirds of the links in their upper mode."""
+    """A run of the library, ours and a contender, with two thirds of the links in their
+    upper mode."""
 
     def change(block):
         block.chain_only_us = UPPER_US if (block.case + block.round) % 3 else LINK_US
@@ -153,8 +154,8 @@ def chain(folder):
         us=lambda case, block: CALLS_US[case.algorithm] + LINK_US,
         change=change,
     )
-    peer = {"algorithm": "torch_symmetric", "library": "torch 2.11"}
-    rewrite_cases(made.path, lambda case: case["algorithm"] == "ring" and case.update(peer))
+    contender = {"algorithm": "torch_symmetric", "library": "torch 2.11"}
+    rewrite_cases(made.path, lambda case: case["algorithm"] == "ring" and case.update(contender))
     return made.path
 
 
@@ -185,7 +186,7 @@ def parts_of(case, name):
 
 
 @pytest.mark.parametrize("state", [lambda path: path, older, cut_off])
-def test_ours_the_library_and_a_peer_follow_one_rule(tmp_path, state):
+def test_ours_the_library_and_a_contender_follow_one_rule(tmp_path, state):
     """Also where links have two modes, in runs of any age and in those that were cut off."""
     result = read(state(chain(tmp_path)))
     for case, call_us in zip(result.cases, CALLS_US.values(), strict=True):
@@ -195,8 +196,8 @@ def test_ours_the_library_and_a_peer_follow_one_rule(tmp_path, state):
             assert parts_of(case, name) == pytest.approx((call_us,) * 3)
             assert getattr(case, name).mean == pytest.approx(call_us)
     [row] = default_rows(result, ("chained", None))
-    [peer] = row.named.values()
-    ratios = [ratio and ratio[0] for ratio in (row.ratio, peer.from_library, peer.from_ours)]
+    [named] = row.named.values()
+    ratios = [ratio and ratio[0] for ratio in (row.ratio, named.from_library, named.from_ours)]
     assert ratios == pytest.approx([6 / 3, 6 / 4, 3 / 4])
 
 

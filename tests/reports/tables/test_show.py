@@ -284,9 +284,9 @@ def test_cases_of_two_kinds_of_memory_have_no_ratio(tmp_path):
         assert not re.search(r"0\.\d+x", words)
     assert not any(speed_ups(result).values())
 
-    # Peers on one card, whose memory ours shares, are alike.
-    peers = read(folder / "2026-11-28T19-06-53Z-allreduce-1ffef4.jsonl")
-    assert "best/this" in render(peers)
+    # Contenders on one card, whose memory ours shares, are alike.
+    contenders = read(folder / "2026-11-28T19-06-53Z-allreduce-1ffef4.jsonl")
+    assert "best/this" in render(contenders)
 
 
 def test_every_share_above_100_percent_has_its_mark(tmp_path):

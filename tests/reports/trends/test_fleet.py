@@ -49,7 +49,7 @@ def test_equal_nodes_have_no_alarm_and_the_report_says_what_it_could_find(tmp_pa
     status, text = fleet(tmp_path)
     assert (status, text.splitlines()[0]) == (0, "no node differs; of 12 nodes")
     assert re.search(
-        r"A node that is \d\.\d% slower than its peers is found four times in five",
+        r"A node that is \d\.\d% slower than its equals is found four times in five",
         " ".join(text.split()),
     )
 
@@ -108,7 +108,7 @@ def test_disturbed_launches_alone_make_a_suspect(tmp_path, fleet):
     assert fleet(tmp_path)[1].startswith("n07 SLOW +")
 
 
-def test_other_hardware_has_its_own_peers(tmp_path, fleet):
+def test_other_hardware_has_its_own_equals(tmp_path, fleet):
     """Nodes of another model must neither be slow nor make the spread wide."""
     write_fleet(tmp_path, NODES, runs=2)
     write_fleet(

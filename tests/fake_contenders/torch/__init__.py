@@ -1,4 +1,4 @@
-"""The part of torch that Wiretax and the stand-ins for peers use."""
+"""The part of torch that Wiretax and the stand-ins for contenders use."""
 
 from dataclasses import dataclass
 from math import prod
@@ -52,7 +52,7 @@ class Tensor:
         return Tensor(self.address, tuple(as_), self.dtype)
 
 
-def __getattr__(name: str) -> Any:  # of torch.ops: a peer that does without needs no library
+def __getattr__(name: str) -> Any:  # of torch.ops: a contender that does without needs no library
     if name != "ops":
         raise AttributeError(name)
     return distributed._symmetric_memory.ops

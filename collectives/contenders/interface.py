@@ -1,4 +1,4 @@
-"""What the functions of a peer's file get: `start` a PeerWorld, `bind` a PeerCase."""
+"""What a contender's functions get: `start` a ContenderWorld, `bind` a ContenderCase."""
 
 import importlib
 import socket
@@ -13,13 +13,13 @@ TORCH_NAMES = {"float8_e4m3": "float8_e4m3fn"}  # where torch names a type other
 
 
 class Refused(Exception):
-    """The peer says why it does not run, or not a case."""
+    """The contender says why it does not run, or not a case."""
 
 
-class PeerWorld:
+class ContenderWorld:
     """The ranks. All ranks make it together.
 
-    `mpi` is a communicator of mpi4py of the peer's own, `device` cpu, cuda or hip; `stream` is
+    `mpi` is a communicator of mpi4py of the contender's own, `device` cpu, cuda or hip; `stream` is
     CuPy's stream, None on a CPU; with `graph` a call is captured and replayed. `started` is what
     the file's `start` has returned."""
 
@@ -73,8 +73,8 @@ class PeerWorld:
         return distributed.group.WORLD
 
 
-class PeerCase:
-    """One case, and all that its PeerWorld has.
+class ContenderCase:
+    """One case, and all that its ContenderWorld has.
 
     `arrays` are the send and the receive buffer of the run, in place the same memory: NumPy's on a
     CPU, CuPy's on a GPU, of shape (count,), or (ranks, count) with a segment for each rank. NumPy
@@ -84,8 +84,8 @@ class PeerCase:
     of the sums plus `residual`, times `weight`, of (hidden,); `residual_out` gets the sums plus
     `residual`. `epsilon` is added to the mean of squares."""
 
-    def __init__(self, peer_world: PeerWorld, world: World, case: CollectiveCase) -> None:
-        self.peer_world = peer_world
+    def __init__(self, contender_world: ContenderWorld, world: World, case: CollectiveCase) -> None:
+        self.contender_world = contender_world
         self.collective, self.redop, self.in_place = case.collective.name, case.redop, case.in_place
         self.datatype, self.count, self.size_bytes = case.datatype.name, case.count, case.size_bytes
         self.variant, self.shape = case.variant, dict(case.shape)
@@ -103,9 +103,8 @@ class PeerCase:
         self.arrays = array(case.send, shapes[0]), array(case.receive, shapes[1])
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(
-            self.peer_world, name
-        )  # rank, ranks, mpi, stream, torch, started, refuse ...
+        # rank, ranks, mpi, stream, torch, started, refuse ...
+        return getattr(self.contender_world, name)
 
     def tensor(self, array: Any) -> Any:
         """An array of the case as a tensor of torch with the case's type, over the same memory."""

@@ -1,4 +1,4 @@
-"""A peer's file: what it declares in capitals, read without running it, and its functions."""
+"""A contender's file: what it declares in capitals, read without running it, and its functions."""
 
 import ast
 import faulthandler
@@ -15,8 +15,8 @@ from typing import Any
 
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS
 from collectives.communicator import Mistake
+from collectives.contenders import FORMERLY_SHIPPED, SHIPPED
 from collectives.operation import CollectiveCase, World
-from collectives.peers import SHIPPED
 from collectives.registry import ALGORITHMS
 
 MOST_BYTES = 1 << 20
@@ -32,7 +32,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Peer:
+class Contender:
     """What a file declares; each field is a constant there, in capitals.
 
     `multiple`: a segment has a multiple of so many bytes, and is not empty. `one_host`: it takes
@@ -57,13 +57,13 @@ class Peer:
 
 
 @dataclass(frozen=True)
-class PeerFile(importlib.abc.SourceLoader):
-    """A file that declares a Peer; `name` is its algorithm's. It loads its own module: the bytes
-    that the digest is of, since a compiled file beside them may be older."""
+class ContenderFile(importlib.abc.SourceLoader):
+    """A file that declares a Contender; `name` is its algorithm's. It loads its own module: the
+    bytes that the digest is of, since a compiled file beside them may be older."""
 
     path: Path
     source: bytes
-    peer: Peer
+    contender: Contender
 
     @property
     def name(self) -> str:
@@ -81,44 +81,48 @@ class PeerFile(importlib.abc.SourceLoader):
     def version(self) -> str:
         """Of the distribution that it needs; "" if that is not installed, or it needs none."""
         with suppress(importlib.metadata.PackageNotFoundError, ValueError):  # "" is no name
-            return importlib.metadata.version(self.peer.distribution.partition("==")[0])
+            return importlib.metadata.version(self.contender.distribution.partition("==")[0])
         return ""
 
     @property
     def identity(self) -> str:
         """The title with the versions that its times depend on: `vLLM 0.33.0`, `mine 1a2b3c4`."""
         digest = "" if self.is_shipped else self.digest
-        return " ".join(filter(None, (self.peer.title, self.version, digest)))
+        return " ".join(filter(None, (self.contender.title, self.version, digest)))
 
     def reason_against_world(self, world: World, versions: list[str]) -> str | None:
         """Why it cannot run between these ranks, which have these versions."""
-        peer, device, ranks = self.peer, world.device, world.communicator
-        if device.name not in peer.devices:
-            return f"{peer.title} runs on {' and '.join(peer.devices)}, not on {device.name}"
-        package = peer.distribution.partition("==")[0]
+        contender, device, ranks = self.contender, world.device, world.communicator
+        if device.name not in contender.devices:
+            devices = " and ".join(contender.devices)
+            return f"{contender.title} runs on {devices}, not on {device.name}"
+        package = contender.distribution.partition("==")[0]
         if package and not all(versions):
-            return f"{peer.title} is not installed: {peer.install or f'pip install {package}'}"
+            install = contender.install or f"pip install {package}"
+            return f"{contender.title} is not installed: {install}"
         if len(set(versions)) > 1:
-            return f"ranks have {peer.title} {' and '.join(sorted(set(versions)))}"
-        if peer.one_host and (ranks.size == 1 or ranks.hosts > 1):
-            return f"{peer.title} takes part in runs of several ranks on one host"
-        wants_own = device.sharers > 1 and not peer.shares_gpus
-        return f"{peer.title} wants one GPU a rank" if wants_own else None
+            return f"ranks have {contender.title} {' and '.join(sorted(set(versions)))}"
+        if contender.one_host and (ranks.size == 1 or ranks.hosts > 1):
+            return f"{contender.title} takes part in runs of several ranks on one host"
+        wants_own = device.sharers > 1 and not contender.shares_gpus
+        return f"{contender.title} wants one GPU a rank" if wants_own else None
 
     def reason_against(self, case: CollectiveCase) -> str | None:
         """Why it does not suit this case."""
-        peer = self.peer
-        if case.collective.name not in peer.collectives:
-            return f"{peer.title} has no {case.collective.name}"
-        if case.datatype.name not in peer.datatypes:
+        contender = self.contender
+        if case.collective.name not in contender.collectives:
+            return f"{contender.title} has no {case.collective.name}"
+        if case.datatype.name not in contender.datatypes:
             verb = "reduce" if case.collective.reduces else "move"
-            return f"{peer.title} does not {verb} {case.datatype.name}"
-        if case.collective.reduces and case.redop not in peer.redops:
-            return f"{peer.title} has no {case.redop}"
-        if case.in_place and not peer.in_place:
-            return f"{peer.title} has no in-place form"
-        if peer.multiple and (not case.segment_bytes or case.segment_bytes % peer.multiple):
-            return f"{peer.title} takes whole vectors of {peer.multiple} B, at least one"
+            return f"{contender.title} does not {verb} {case.datatype.name}"
+        if case.collective.reduces and case.redop not in contender.redops:
+            return f"{contender.title} has no {case.redop}"
+        if case.in_place and not contender.in_place:
+            return f"{contender.title} has no in-place form"
+        if contender.multiple and (
+            not case.segment_bytes or case.segment_bytes % contender.multiple
+        ):
+            return f"{contender.title} takes whole vectors of {contender.multiple} B, at least one"
         return None
 
     def load(self) -> ModuleType:
@@ -127,7 +131,7 @@ class PeerFile(importlib.abc.SourceLoader):
         faulthandler.enable(2, all_threads=False)  # a launcher does not say which file crashed
         if not self.is_shipped:
             sys.path.append(str(self.path.parent))  # last: what lies beside it hides no package
-        name = f"wiretax_peer_{self.name}"
+        name = f"wiretax_contender_{self.name}"
         module = sys.modules[name] = ModuleType(name)
         try:
             self.exec_module(module)
@@ -136,7 +140,7 @@ class PeerFile(importlib.abc.SourceLoader):
                 raise
             raise Mistake(self.sentence_about(error)) from error
         if not callable(getattr(module, "bind", None)):
-            raise Mistake(f"--peer {self.path.name} has no function bind(case)")
+            raise Mistake(f"--contender {self.path.name} has no function bind(case)")
         return module
 
     def get_filename(self, fullname: str) -> str:
@@ -151,7 +155,7 @@ class PeerFile(importlib.abc.SourceLoader):
         text = re.sub(r"(?<!\w)/\S+", "<path>", " ".join(str(error).split()))[:MOST_CHARACTERS]
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
         if self.is_shipped:
-            _, _, written_for = self.peer.distribution.partition("==")
+            _, _, written_for = self.contender.distribution.partition("==")
             is_other = written_for and self.version.partition("+")[0] != written_for
             note = f" (called here as {written_for} is)" if is_other else ""
             return f"{self.identity} fails: {text}{note}"
@@ -160,20 +164,22 @@ class PeerFile(importlib.abc.SourceLoader):
             if trace.tb_frame.f_code.co_filename == str(self.path):
                 line = f", line {trace.tb_lineno}"
             trace = trace.tb_next
-        return f"--peer {self.path.name}{line}: {text}"
+        return f"--contender {self.path.name}{line}: {text}"
 
 
-def read(name: str) -> PeerFile:
+def read(name: str) -> ContenderFile:
     """The file of this path, or the shipped one of this name, not yet run. Raises Mistake."""
     path = Path(name) if name.endswith(".py") else SHIPPED / f"{name}.py"
-    source = read_source(f"--peer {name}", path)
+    if path.parent.resolve() == FORMERLY_SHIPPED:
+        path = SHIPPED / path.name
+    source = read_source(f"--contender {name}", path)
     try:
         tree = ast.parse(source, str(path))
     except (SyntaxError, ValueError) as error:
         number = getattr(error, "lineno", None)  # null bytes have none
         line = f", line {number}" if number else ""
-        raise Mistake(f"--peer {name}{line}: {getattr(error, 'msg', error)}") from error
-    return PeerFile(path.resolve(), source, declared(tree, path))
+        raise Mistake(f"--contender {name}{line}: {getattr(error, 'msg', error)}") from error
+    return ContenderFile(path.resolve(), source, declared(tree, path))
 
 
 def read_source(option: str, path: Path) -> bytes:
@@ -197,9 +203,9 @@ def read_source(option: str, path: Path) -> bytes:
     return source
 
 
-def declared(tree: ast.Module, path: Path) -> Peer:
+def declared(tree: ast.Module, path: Path) -> Contender:
     """The constants of a file. Raises Mistake for a value of another type, or an unknown one."""
-    defaults = vars(Peer(path.stem))
+    defaults = vars(Contender(path.stem))
     values = dict[str, Any](title=path.stem)
     for node in tree.body:
         if not isinstance(node, ast.Assign):
@@ -217,16 +223,16 @@ def declared(tree: ast.Module, path: Path) -> Peer:
             value = (value,) if kind is tuple and isinstance(value, str) else value
             if type(value) is not kind:
                 raise Mistake(
-                    f"--peer {path.name}, line {node.lineno}: {constant} is not a constant "
+                    f"--contender {path.name}, line {node.lineno}: {constant} is not a constant "
                     f"of type {kind.__name__}"
                 )
             allowed = KNOWN.get(name)
             if allowed and (unknown := [item for item in value if item not in allowed]):
                 raise Mistake(
-                    f"--peer {path.name}, line {node.lineno}: unknown {unknown[0]!r} in "
+                    f"--contender {path.name}, line {node.lineno}: unknown {unknown[0]!r} in "
                     f"{constant}: choose from {', '.join(allowed)}"
                 )
             values[name] = value
     if not 0 < len(values["title"]) <= MOST_TITLE or not values["title"].isprintable():
-        raise Mistake(f"--peer {path.name}: TITLE is not one short line of text")
-    return Peer(**values)
+        raise Mistake(f"--contender {path.name}: TITLE is not one short line of text")
+    return Contender(**values)

@@ -1,4 +1,4 @@
-"""An algorithm from a peer's file: our buffers, clock and checks around the function that it binds.
+"""An algorithm from a contender's file: our buffers, clock and checks around its function.
 
 A shipped file whose project fails is refused with the project's words. A user's file that fails
 ends the run, and names the line: whoever wrote it wants to know."""
@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from collectives.binding import python_operation
 from collectives.communicator import Mistake
+from collectives.contenders.file import ContenderFile, read
+from collectives.contenders.interface import ContenderCase, ContenderWorld, Refused
+from collectives.contenders.kernel import read_kernel
 from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
-from collectives.peers.file import PeerFile, read
-from collectives.peers.interface import PeerCase, PeerWorld, Refused
-from collectives.peers.kernel import read_kernel
 from collectives.registry import LIBRARY
 from kernels.devices.device import DeviceError
 
@@ -24,10 +24,11 @@ EMPTY_CALLS = 1000
 
 T = TypeVar("T")
 During = Callable[[str], AbstractContextManager[None]]  # records the step that a rank is in
-LOAD, CALL = "load the peer", "call the peer"  # each rank loads alone, and gets more time for it
+# Steps of the flight record. Each rank loads alone, and gets more time for it.
+LOAD, CALL = "load the contender", "call the contender"
 
 
-def open_peers(
+def open_contenders(
     world: World, names: Sequence[str], notes: list[str], during: During
 ) -> dict[str, Algorithm]:
     """The algorithms of these files by name. The first case of a file of Python starts it, and the
@@ -46,14 +47,14 @@ def open_peers(
                 f"{changed[0][0]} has other content on {ranks.rank_name(rank)} than on "
                 f"{ranks.rank_name(0)}"
             )
-    peers = {file.name: algorithm_of(file, world, notes, during) for file in python}
-    peers |= {kernel.base: kernel for kernel in kernels}
-    if len(peers) < len(names):
+    contenders = {file.name: algorithm_of(file, world, notes, during) for file in python}
+    contenders |= {kernel.base: kernel for kernel in kernels}
+    if len(contenders) < len(names):
         raise Mistake("two files have the same name, which names their algorithm")
-    return peers
+    return contenders
 
 
-def notes_on(file: PeerFile, world: World) -> Iterator[str]:
+def notes_on(file: ContenderFile, world: World) -> Iterator[str]:
     """Sentences for the head of the run on a file of Python. All ranks call it."""
     if world.device.is_cpu:  # a GPU's clock runs behind the calls
         step = python_operation(world, "an empty call", lambda: None, str).step
@@ -63,22 +64,22 @@ def notes_on(file: PeerFile, world: World) -> Iterator[str]:
             f"An empty Python function takes {call_us:.2f} us here (median of {EMPTY_CALLS} calls "
             f"from the same loop); every time of {file.identity} has such a call in it."
         )
-    if file.peer.unverified:
+    if file.contender.unverified:
         yield (
-            f"{file.peer.title} is unverified: its file follows the package's interface, and has "
-            "never run on a GPU."
+            f"{file.contender.title} is unverified: its file follows the package's interface, and "
+            "has never run on a GPU."
         )
 
 
-def algorithm_of(file: PeerFile, world: World, notes: list[str], during: During) -> Algorithm:
+def algorithm_of(file: ContenderFile, world: World, notes: list[str], during: During) -> Algorithm:
     """All ranks call it."""
     call = LOAD if file.is_shipped else CALL  # projects compile in their first calls
-    peer, versions = file.peer, world.communicator.all_gather(file.version)
+    contender, versions = file.contender, world.communicator.all_gather(file.version)
     refusal = file.reason_against_world(world, versions)
     sentences = notes_on(file, world)  # a generator, which gives them once
 
     @cache
-    def started() -> PeerWorld | Unsupported:
+    def started() -> ContenderWorld | Unsupported:
         if refusal:
             return Unsupported(refusal)
         with during(LOAD):  # no rank begins to talk to the others before all have loaded it
@@ -86,7 +87,7 @@ def algorithm_of(file: PeerFile, world: World, notes: list[str], during: During)
         if isinstance(module, Unsupported):
             return module
         with during(call):
-            return result_or_reason(file, world, partial(PeerWorld, world, module))
+            return result_or_reason(file, world, partial(ContenderWorld, world, module))
 
     def bind(world: World, case: CollectiveCase) -> Bound:
         ranks = started()
@@ -105,19 +106,23 @@ def algorithm_of(file: PeerFile, world: World, notes: list[str], during: During)
         file.identity,
         bind,
         LIBRARY.moves,
-        variants=peer.variants,
-        peer=file.identity,
-        peer_collectives=peer.collectives,
+        variants=contender.variants,
+        contender=file.identity,
+        contender_collectives=contender.collectives,
     )
 
 
-def bound(file: PeerFile, world: World, case: CollectiveCase, ranks: PeerWorld) -> Operation:
+def bound(
+    file: ContenderFile, world: World, case: CollectiveCase, ranks: ContenderWorld
+) -> Operation:
     """The case's operation, performed once as the run will: the first call loads and connects."""
-    function = ranks.file.bind(PeerCase(ranks, world, case))
+    function = ranks.file.bind(ContenderCase(ranks, world, case))
     if not callable(function):
         raise TypeError(f"bind returns {type(function).__name__}, no function")
     entries = getattr(function, "entries", ENTRIES)
-    operation = python_operation(world, file.peer.title, function, file.sentence_about, entries)
+    operation = python_operation(
+        world, file.contender.title, function, file.sentence_about, entries
+    )
     step = replace(operation.step, after_capture=getattr(function, "after_capture", None))
     own = getattr(function, "buffers", None)
     own_case = replace(case, send=own[0], receive=own[1]) if own else None
@@ -130,7 +135,7 @@ def bound(file: PeerFile, world: World, case: CollectiveCase, ranks: PeerWorld) 
     return replace(operation, step=step, own_case=own_case)
 
 
-def result_or_reason(file: PeerFile, world: World, work: Callable[[], T]) -> T | Unsupported:
+def result_or_reason(file: ContenderFile, world: World, work: Callable[[], T]) -> T | Unsupported:
     """The work's result; or on all ranks the reason of the rank that refused first, or of a shipped
     file failed: the others may only have timed out. Raises Mistake on all ranks, and DeviceError on
     the rank where a user's file fails: there others may wait for this one."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-FAULT = os.environ.get("FAKE_PEER_FAULT", "")
+FAULT = os.environ.get("FAKE_CONTENDER_FAULT", "")
 OPS = {"sum": 0, "wrong": 2}
 TYPES = {"int32": 2, "float16": 6, "float32": 7, "bfloat16": 9}
 

@@ -1,5 +1,5 @@
-"""`--peer FILE.py`: a file of one's own beside ours, in real launches on the CPU. What is wrong
-with it ends in one sentence."""
+"""`--contender FILE.py`: a file of one's own beside ours, in real launches on the CPU. What is
+wrong with it ends in one sentence."""
 
 import re
 import sys
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from collectives.communicator import Mistake
-from collectives.peers import shipped_names
-from collectives.peers.file import read
-from collectives.peers.kernel import read_kernel
+from collectives.contenders import shipped_names
+from collectives.contenders.file import read
+from collectives.contenders.kernel import read_kernel
 from tests.bench.launches import launch, run, stored
 from tests.launch import ROOT, few
 
@@ -40,20 +40,20 @@ def bind(case):
 """
 
 
-def peer(folder, text, name="mine"):
+def contender(folder, text, name="mine"):
     (folder / f"{name}.py").write_text(text)
     return folder / f"{name}.py"
 
 
-def of_peer(result, name="mine"):
+def of_contender(result, name="mine"):
     return [case for case in result.cases if case.algorithm == name]
 
 
 def test_a_file_is_timed_and_checked_beside_ours_with_the_time_of_an_empty_call(tmp_path):
-    file = peer(tmp_path, MINE)
+    file = contender(tmp_path, MINE)
     words = SHORT.replace("isolated", "both").replace("library", "library,auto")
-    printed, result = run(tmp_path, f"{words} -o sum,min", "--peer", file)
-    cases = of_peer(result)
+    printed, result = run(tmp_path, f"{words} -o sum,min", "--contender", file)
+    cases = of_contender(result)
     assert all(re.fullmatch(r"mpi4py [0-9a-f]{7}", case.library or "") for case in cases)
     seen = {(case.redop, case.mode): (case.status, case.n_wrong, case.reason) for case in cases}
     assert seen == {
@@ -69,15 +69,15 @@ def test_a_file_is_timed_and_checked_beside_ours_with_the_time_of_an_empty_call(
 
 
 def test_a_file_serves_other_collectives_and_refuses_what_it_does_not_take(tmp_path):
-    file = peer(tmp_path, MINE)
+    file = contender(tmp_path, MINE)
     words = SHORT.replace("16K", "16K,16K,64K")
-    _, result = run(tmp_path, words, "--peer", file, command="allgather")
-    assert [(case.size_bytes >> 10, case.status, case.reason) for case in of_peer(result)] == [
+    _, result = run(tmp_path, words, "--contender", file, command="allgather")
+    assert [(case.size_bytes >> 10, case.status, case.reason) for case in of_contender(result)] == [
         (16, "ok", None),
         (64, "unsupported", "mpi4py is asked for 20 kB at most"),
     ]
     (tmp_path / "none").mkdir()
-    done = launch(tmp_path / "none", SHORT, "--peer", file, command="reduce_scatter")
+    done = launch(tmp_path / "none", SHORT, "--contender", file, command="reduce_scatter")
     sentence = "bench.reduce_scatter: mine is not measured: mpi4py has no reduce_scatter\n"
     assert (done.returncode, done.stderr) == (0, sentence)
     assert "empty Python function" not in done.stdout, "no time has such a call in it"
@@ -114,15 +114,15 @@ def faulty(fault, calls=0, where=ON_RANK_1):
 )
 def test_a_file_that_cannot_be_used_is_refused_with_its_line(tmp_path, monkeypatch, text, sentence):
     monkeypatch.setattr(sys, "path", [*sys.path])
-    with pytest.raises(Mistake, match=rf"^--peer \S*mine\.py{sentence}"):
-        read(str(peer(tmp_path, text))).load()
+    with pytest.raises(Mistake, match=rf"^--contender \S*mine\.py{sentence}"):
+        read(str(contender(tmp_path, text))).load()
 
 
 @pytest.mark.parametrize(
     ("text", "status", "sentence"),
     few(
         [
-            ("", 2, r"bench.allreduce: --peer mine.py has no function bind\(case\)"),
+            ("", 2, r"bench.allreduce: --contender mine.py has no function bind\(case\)"),
             (
                 faulty("raise ValueError('late')", 6),
                 1,
@@ -135,7 +135,7 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_line(tmp_path, monkeypat
     ),
 )
 def test_a_file_that_fails_ends_the_run_with_one_sentence(tmp_path, text, status, sentence):
-    done = launch(tmp_path, SHORT, "--peer", peer(tmp_path, text))
+    done = launch(tmp_path, SHORT, "--contender", contender(tmp_path, text))
     assert (done.returncode, done.stdout) == (status, "")
     assert re.fullmatch(sentence + "\n", done.stderr), done.stderr
 
@@ -144,7 +144,7 @@ def test_a_function_that_writes_wrong_bits_is_named_with_status_1(tmp_path):
     wrong = "\n            ".join(
         ("case.mpi.Allreduce(*case.arrays)", "case.arrays[1][7] += 1", "return")
     )
-    done = launch(tmp_path, SHORT, "--peer", peer(tmp_path, faulty(wrong)))
+    done = launch(tmp_path, SHORT, "--contender", contender(tmp_path, faulty(wrong)))
     assert done.returncode == 1
     place = r"case 1 \(mine 16384 B isolated\), block 0: rank 1 got .* at offset 28, element 7"
     where = f"wiretax: {place}; .*\n"
@@ -173,34 +173,33 @@ STRAYS = {
 def test_a_function_or_a_kernel_that_writes_elsewhere_is_wrong(tmp_path):
     """Also in a chain, whose links overwrite the send buffer after each call."""
     for name, (stray, _) in STRAYS.items():
-        peer(tmp_path, ELSEWHERE.format(stray=stray), name)
+        contender(tmp_path, ELSEWHERE.format(stray=stray), name)
     (tmp_path / "over.cu").write_text(
         '// wiretax: all_reduce\n#include "include/exchange.h"\n\n'
         "RANK_KERNEL(over) {\n  exchange_and_reduce<PULL, ALL>(a);\n"
         "  ((float*)a.receive)[a.count] = 1;\n}\n"
     )
     files = ",".join(str(tmp_path / f"{name}.py") for name in STRAYS)
-    words = SHORT.replace("16K", "1000,16K").replace("isolated", "both"), "--peer", Path(files)
+    words = SHORT.replace("16K", "1000,16K").replace("isolated", "both"), "--contender", Path(files)
     done = launch(tmp_path, *words, "--kernel", tmp_path / "over.cu")
     assert done.returncode == 1
     reasons = {name: reason for name, (_, reason) in STRAYS.items()}
     result = stored(tmp_path)
     for name, reason in (reasons | {"over": "wrote behind its"}).items():
-        cases = of_peer(result, name)
+        cases = of_contender(result, name)
         assert [case.status for case in cases] == ["wrong"] * 4
         assert all(f" {reason}" in (case.reason or "") for case in cases), cases
-    assert {case.status for case in of_peer(result, "library")} == {"ok"}
+    assert {case.status for case in of_contender(result, "library")} == {"ok"}
     assert re.search(r"block 0: rank \d (wrote|changed) .*; .* expected\n", done.stderr)
 
 
-def test_a_peer_that_hangs_in_its_first_call_is_named_after_one_time_out(tmp_path):
+def test_a_contender_that_hangs_in_its_first_call_is_named_after_one_time_out(tmp_path):
     """It is no compilation, which has ten."""
-    done = launch(
-        tmp_path, SHORT, "-T 2", "--peer", peer(tmp_path, faulty("import time; time.sleep(60)"))
-    )
+    sleeper = contender(tmp_path, faulty("import time; time.sleep(60)"))
+    done = launch(tmp_path, SHORT, "-T 2", "--contender", sleeper)
     assert done.returncode == 1
     said = "wiretax: rank 1 did not go on for 2 s and held the others up: mine 16384 B, step call "
-    assert re.fullmatch(f"{said}the peer, epoch .*\n", done.stderr)
+    assert re.fullmatch(f"{said}the contender, epoch .*\n", done.stderr)
 
 
 # Each rank reads a file of its own under one name, as on hosts that share no folder.
@@ -217,7 +216,7 @@ runpy.run_module("bench.allreduce", run_name="__main__", alter_sys=True)
 
 
 def test_other_content_on_other_ranks_is_refused(tmp_path):
-    done = launch(tmp_path, SHORT, "--peer mine.py", program=OTHER_CONTENT)
+    done = launch(tmp_path, SHORT, "--contender mine.py", program=OTHER_CONTENT)
     assert done.returncode == 2
     assert done.stderr == ("bench.allreduce: mine.py has other content on rank 1 than on rank 0\n")
 
@@ -241,14 +240,14 @@ def bind(case):
 """
 
 
-def test_a_peer_stands_beside_the_fused_norm_by_its_all_reduce_or_fused_itself(tmp_path):
+def test_a_contender_stands_beside_the_fused_norm_by_its_all_reduce_or_fused_itself(tmp_path):
     words = "--tokens 1,4 --hidden 64 -n 4 --quiet --max-time 40 --algorithm fused"
-    file = peer(tmp_path, NORM)
-    _, result = run(tmp_path, words, "--peer", file, command="allreduce_rmsnorm")
+    file = contender(tmp_path, NORM)
+    _, result = run(tmp_path, words, "--contender", file, command="allreduce_rmsnorm")
     seen = {case.algorithm: (case.status, case.n_wrong) for case in result.cases}
     right = dict.fromkeys(("then_mine", "fused_mine", "fused"), ("ok", 0))
     assert seen.items() >= right.items()
-    names = {case.library for case in of_peer(result, "fused_mine")}
+    names = {case.library for case in of_contender(result, "fused_mine")}
     assert re.fullmatch("mine [0-9a-f]{7}", *names)
 
 
@@ -266,7 +265,7 @@ def test_the_kernel_of_the_docs_runs_as_written_and_says_that_it_has_no_in_place
     _, text = (ROOT / "docs/judge.md").read_text().split("```\n// wiretax: ")
     path = tmp_path / "mine.cu"
     path.write_text(f"// wiretax: {text.partition('```')[0]}")
-    cases = of_peer(run(tmp_path, SHORT, "--kernel", path)[1])
+    cases = of_contender(run(tmp_path, SHORT, "--kernel", path)[1])
     assert {case.variant: case.status for case in cases} == {"copied": "ok", "registered": "ok"}
     done = launch(tmp_path, SHORT, "--in-place --kernel", path)
     lacks = "mine has no in-place form: its first line lacks in_place"
@@ -280,7 +279,7 @@ def test_a_kernel_from_outside_the_tree_is_compiled_with_our_headers_and_its_own
     (tmp_path / "mine.cu").write_text(KERNEL)
     (tmp_path / "own.h").write_text("#define OWN exchange_and_reduce\n")
     words = SHORT.replace("isolated", "both"), "--kernel", tmp_path / "mine.cu"
-    cases = of_peer(run(tmp_path, *words)[1])
+    cases = of_contender(run(tmp_path, *words)[1])
     assert {(case.variant, case.mode, case.status, case.n_wrong) for case in cases} == {
         (variant, mode, "ok", 0)
         for variant in ("copied", "registered")
@@ -319,15 +318,23 @@ def test_a_kernel_that_declares_nothing_is_refused(tmp_path, first_line, sentenc
         ("my-own", "the file's name, without .py, names its algorithm: "),
     ],
 )
-def test_a_name_that_cannot_be_a_peer_is_refused(tmp_path, name, reason):
+def test_a_name_that_cannot_be_a_contender_is_refused(tmp_path, name, reason):
     if name != "absent":
-        peer(tmp_path, "def bind(case): pass", name)
-    with pytest.raises(Mistake, match=f"^--peer {tmp_path}/{name}.py: {reason}"):
+        contender(tmp_path, "def bind(case): pass", name)
+    with pytest.raises(Mistake, match=f"^--contender {tmp_path}/{name}.py: {reason}"):
         read(f"{tmp_path}/{name}.py")
 
 
-def test_the_shipped_files_are_found_by_name_and_say_why_they_cannot_run(tmp_path):
-    done = launch(tmp_path, SHORT, "--peer vllm --peer torch_symmetric")
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--contender vllm --contender torch_symmetric",
+        "--peer vllm,torch_symmetric",  # the former name
+        "--contender vllm --peer torch_symmetric",
+    ],
+)
+def test_the_shipped_files_are_found_by_name_and_say_why_they_cannot_run(tmp_path, options):
+    done = launch(tmp_path, SHORT, options)
     assert done.returncode == 0
     assert done.stderr == (
         "bench.allreduce: vllm is not measured: vLLM runs on cuda and hip, not on cpu\n"
@@ -336,10 +343,17 @@ def test_the_shipped_files_are_found_by_name_and_say_why_they_cannot_run(tmp_pat
     )
 
 
+def test_a_path_into_the_former_folder_finds_the_shipped_file(monkeypatch):
+    """A script that says `--peer examples/peers/gloo.py` goes on."""
+    monkeypatch.chdir(ROOT)
+    for path in ("examples/peers/gloo.py", f"{ROOT}/examples/peers/gloo.py"):
+        assert read(path) == read("gloo")
+
+
 def test_all_shipped_files_can_be_read():
     files = [read(name) for name in shipped_names()]
     assert len(files) >= 8
-    assert all(file.is_shipped and file.peer.title for file in files)
+    assert all(file.is_shipped and file.contender.title for file in files)
 
 
 TOO_LONG = """
@@ -358,17 +372,17 @@ def memory_of(array):
 
 def test_a_copy_that_is_too_long_is_wrong(tmp_path):
     """It copies what lies behind the send buffer of the other rank to behind the receive buffer."""
-    done = launch(tmp_path, SHORT, "--peer", peer(tmp_path, TOO_LONG), command="sendrecv")
+    done = launch(tmp_path, SHORT, "--contender", contender(tmp_path, TOO_LONG), command="sendrecv")
     assert done.returncode == 1
-    for case in of_peer(stored(tmp_path)):  # of each direction
+    for case in of_contender(stored(tmp_path)):  # of each direction
         assert case.status == "wrong", case
         assert "wrote behind its receive buffer: got " in str(case.reason)
 
 
 def test_a_function_that_crashes_is_named_by_its_file_and_line(tmp_path):
     """The launcher's banner names a process and a signal alone."""
-    file = peer(tmp_path, faulty("import ctypes; ctypes.string_at(0)", 6))
-    done = launch(tmp_path, SHORT, "--peer", file)
+    file = contender(tmp_path, faulty("import ctypes; ctypes.string_at(0)", 6))
+    done = launch(tmp_path, SHORT, "--contender", file)
     assert done.returncode
     assert re.search(
         rf'Segmentation fault\n(.*\n){{3,9}}  File "{file}", line \d+ in ', done.stderr

@@ -12,8 +12,8 @@ from pathlib import Path
 from collectives.binding import binder
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Mistake
+from collectives.contenders.file import read_source
 from collectives.operation import Bound, CollectiveCase, KernelAlgorithm, Unsupported, World
-from collectives.peers.file import read_source
 from collectives.registry import LIBRARY
 from kernels.devices.compile_cache import source_with_headers
 from kernels.devices.device import DeviceError, OutOfMemory
@@ -71,6 +71,6 @@ def read_kernel(name: str) -> KernelAlgorithm:
         LIBRARY.moves,
         refuses,
         variants=("copied", "registered") if words["registered"] else ("copied",),
-        peer=identity,
-        peer_collectives=(collective,),
+        contender=identity,
+        contender_collectives=(collective,),
     )

@@ -1,5 +1,5 @@
-"""Peers on the software GPU: real ranks, and stand-ins for vLLM, mscclpp and FlashInfer that sum
-for real."""
+"""Contenders on the software GPU: real ranks, and stand-ins for vLLM, mscclpp and FlashInfer that
+sum for real."""
 
 import json
 import re
@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from tests import fake_peers
+from tests import fake_contenders
 from tests.bench.launches import stored
 from tests.fake_gpu import fake_nccl
 from tests.launch import few, mpirun
 
-PEERS = "vllm,mscclpp,flashinfer"
+CONTENDERS = "vllm,mscclpp,flashinfer"
 TITLES = {"vllm": "vLLM 0.33.0", "mscclpp": "mscclpp 0.9.0", "flashinfer": "FlashInfer 0.7.2.post1"}
 ONE = "--algorithm one_shot_pull --sizes 4K -n 2 -w 0 --max-time 110"
 ISOLATED = "--mode", "isolated"
 
 
 def launched(out, *options, environment=None, fault=""):
-    settings = environment or fake_peers.environment(fault=fault)
+    settings = environment or fake_contenders.environment(fault=fault)
     command = "-m", "bench.allreduce", *ONE.split(), "--out", str(out), *options
     done = mpirun(2, *command, timeout_s=200, **settings)
     assert "Traceback" not in done.stderr, done.stderr[-2000:]
@@ -31,19 +31,19 @@ def run(out, *options, **how):
     return launched(out, *options, **how), stored(out)
 
 
-def of_peers(result):
+def of_contenders(result):
     return {case.algorithm: case for case in result.cases if case.algorithm in TITLES}
 
 
 def reasons(result) -> dict[str, str | None]:
-    return {name: case.reason for name, case in of_peers(result).items()}
+    return {name: case.reason for name, case in of_contenders(result).items()}
 
 
-def test_peers_are_timed_and_checked_beside_ours_on_a_fake_gpu(tmp_path):
+def test_contenders_are_timed_and_checked_beside_ours_on_a_fake_gpu(tmp_path):
     """Another test has chains of them, and one has them without a graph."""
-    done, result = run(tmp_path, "--peer", PEERS, *ISOLATED, "-G", "1", "-d", "half")
+    done, result = run(tmp_path, "--contender", CONTENDERS, *ISOLATED, "-G", "1", "-d", "half")
     assert done.returncode == 0, done.stderr
-    cases = of_peers(result)
+    cases = of_contenders(result)
     assert {name: case.library for name, case in cases.items()} == TITLES
     seen = {(case.status, case.n_wrong, case.variant) for case in cases.values()}
     assert seen == {("ok", 0, "graph")}
@@ -53,26 +53,26 @@ def test_peers_are_timed_and_checked_beside_ours_on_a_fake_gpu(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "vendor", "peers", "reason"),
+    ("options", "vendor", "contenders", "reason"),
     few(
         [
-            ("--sizes 1000", "cuda", PEERS, "takes whole vectors of 16 B, at least one"),
+            ("--sizes 1000", "cuda", CONTENDERS, "takes whole vectors of 16 B, at least one"),
             ("--sizes 8M", "cuda", "vllm", "leaves this message to NCCL: its custom all-reduce"),
             ("", "hip", "flashinfer", "runs on cuda, not on hip"),
-            ("--ranks-share-gpus", "one", PEERS, "wants one GPU a rank"),
+            ("--ranks-share-gpus", "one", CONTENDERS, "wants one GPU a rank"),
         ],
         1,
     ),
 )
 def test_a_case_that_does_not_fit_is_refused_with_the_reason(
-    tmp_path, options, vendor, peers, reason
+    tmp_path, options, vendor, contenders, reason
 ):
     gpu: dict[str, object] | None = {"count": 1} if vendor == "one" else None
-    settings = fake_peers.environment("hip" if vendor == "hip" else "cuda", gpu)
-    options = [*options.split(), "--peer", peers, *ISOLATED]
+    settings = fake_contenders.environment("hip" if vendor == "hip" else "cuda", gpu)
+    options = [*options.split(), "--contender", contenders, *ISOLATED]
     done, result = run(tmp_path, *options, environment=settings)
     assert done.returncode == 0, done.stderr
-    assert set(reasons(result)) == set(peers.split(","))
+    assert set(reasons(result)) == set(contenders.split(","))
     for name, said in reasons(result).items():
         assert said
         assert said.startswith(f"{TITLES[name].split()[0]} {reason}")
@@ -122,9 +122,9 @@ runpy.run_module("bench.allreduce", run_name="__main__")
 def test_torch_and_ours_have_the_same_link_in_a_chain_on_a_fake_gpu(tmp_path, options, variants):
     """Otherwise the difference of their times would be that of their links. All are checked."""
     links = tmp_path / "links"
-    words = "--sizes 4K -w 0 --max-time 110 --mode chained -n 1 --peer torch_symmetric"
+    words = "--sizes 4K -w 0 --max-time 110 --mode chained -n 1 --contender torch_symmetric"
     words += f" --algorithm one_shot_push,two_shot_direct {options}"
-    settings: dict[str, Any] = {**fake_peers.environment(), "LINKS_FILE": str(links)}
+    settings: dict[str, Any] = {**fake_contenders.environment(), "LINKS_FILE": str(links)}
     done = mpirun(2, "-c", COUNTED_LINKS, *words.split(), "--out", str(tmp_path), **settings)
     assert done.returncode == 0, done.stderr
     timed = [case for case in stored(tmp_path).cases if case.status == "ok"]
@@ -138,9 +138,9 @@ def test_torch_and_ours_have_the_same_link_in_a_chain_on_a_fake_gpu(tmp_path, op
 
 def test_a_sum_before_the_norm_registers_the_buffers_of_its_graph_on_a_fake_gpu(tmp_path):
     """Both are one step, and the graph has its parts."""
-    words = "--tokens 1 --hidden 64 -n 2 --max-time 60 --algorithm fused --peer vllm -G 1"
+    words = "--tokens 1 --hidden 64 -n 2 --max-time 60 --algorithm fused --contender vllm -G 1"
     command = "-m", "bench.allreduce_rmsnorm", *words.split(), "--out", str(tmp_path)
-    done = mpirun(2, *command, timeout_s=200, **fake_peers.environment())
+    done = mpirun(2, *command, timeout_s=200, **fake_contenders.environment())
     assert done.returncode == 0, done.stderr
     (case,) = (case for case in stored(tmp_path).cases if case.algorithm == "then_vllm")
     assert (case.status, case.n_wrong) == ("ok", 0)
@@ -156,32 +156,32 @@ def test_a_sum_before_the_norm_registers_the_buffers_of_its_graph_on_a_fake_gpu(
         1,
     ),
 )
-def test_a_peer_that_does_not_start_is_refused_with_its_words_on_a_fake_gpu(
+def test_a_contender_that_does_not_start_is_refused_with_its_words_on_a_fake_gpu(
     tmp_path, fault, reason
 ):
-    done, result = run(tmp_path, "--peer", "vllm,mscclpp", *ISOLATED, fault=fault)
+    done, result = run(tmp_path, "--contender", "vllm,mscclpp", *ISOLATED, fault=fault)
     assert done.returncode == 0, done.stderr
     said = reasons(result)
     assert str(said["vllm"]).startswith(reason)
     assert said["mscclpp"] is None
 
 
-def test_peers_that_sum_wrong_or_may_call_nccl_are_no_baseline_on_a_fake_gpu(tmp_path):
+def test_contenders_that_sum_wrong_or_may_call_nccl_are_no_baseline_on_a_fake_gpu(tmp_path):
     nccl = {"MSCCLPP_NCCL_LIB_PATH": "/usr/lib/libnccl.so"}  # its figures would be NCCL's
-    environment = {**fake_peers.environment(fault="wrong"), **nccl}
-    done, result = run(tmp_path, "--peer", PEERS, *ISOLATED, environment=environment)
+    environment = {**fake_contenders.environment(fault="wrong"), **nccl}
+    done, result = run(tmp_path, "--contender", CONTENDERS, *ISOLATED, environment=environment)
     assert done.returncode == 1
     assert "WRONG RESULTS: " in done.stdout
-    status = {name: case.status for name, case in of_peers(result).items()}
+    status = {name: case.status for name, case in of_contenders(result).items()}
     assert status == {"vllm": "wrong", "mscclpp": "unsupported", "flashinfer": "wrong"}
     assert reasons(result)["mscclpp"] == (
         "with MSCCLPP_NCCL_LIB_PATH set mscclpp may call NCCL instead: unset MSCCLPP_NCCL_LIB_PATH"
     )
 
 
-def test_peers_that_are_not_installed_are_named_with_what_to_type_on_a_fake_gpu(tmp_path):
+def test_contenders_that_are_not_installed_are_named_with_what_to_type_on_a_fake_gpu(tmp_path):
     environment = fake_nccl.environment()
-    done, result = run(tmp_path, "--peer", PEERS, *ISOLATED, environment=environment)
+    done, result = run(tmp_path, "--contender", CONTENDERS, *ISOLATED, environment=environment)
     assert done.returncode == 0, done.stderr
     source = "git+https://github.com/microsoft/mscclpp"
     assert reasons(result) == {

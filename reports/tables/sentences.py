@@ -329,7 +329,8 @@ def plain_table(
     footnotes: Iterable[str] = (),
 ) -> "Table":
     """A table without lines from the headings, the cells of each row, also by their headings, and
-    the footnotes of its marks. The columns of words, LEFT, are left-aligned."""
+    the footnotes of its marks. The columns of words, whose headings end with one of LEFT, are
+    left-aligned."""
     from rich.table import Table
 
     table = Table(
@@ -342,10 +343,11 @@ def plain_table(
         caption_justify="left",
     )
     for heading in headings:
+        is_of_words = heading.strip().rpartition("\n")[2] in LEFT
         table.add_column(
             heading,
-            justify="left" if heading.strip() in LEFT else "right",
-            no_wrap=heading.strip() not in LEFT,
+            justify="left" if is_of_words else "right",
+            no_wrap=not is_of_words,
             overflow="fold",
             vertical="bottom",
         )

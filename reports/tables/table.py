@@ -48,6 +48,7 @@ from wiretax.record.chain_links import leads
 from wiretax.record.schema import FIGURES, Case, Result, Summary
 from wiretax.record.stats import Interval
 
+OVER = " over "  # between an algorithm and its memory
 # Columns that stand in the title if all cells are alike; figures declare it (`Shown.is_folded`).
 FOLDED = (
     *("mode", "type", "variant", "place"),
@@ -136,6 +137,10 @@ def _default_tables(title: str, rows: Sequence[SizeRow]) -> list[tuple[str, Tabl
     if f"{name}\nus" not in cells[0]:  # the name would stand for the library's algorithm
         for texts in cells:
             texts.pop("\nalgorithm", None)
+    memories = {memory_in(row.ours) for row in rows}
+    if len(memories) == 1 and "" not in memories:
+        [memory] = memories
+        cells = [_below_memory(texts, memory) for texts in cells]
     tables = [(title, plain_table(cells[0], cells, marks(rows)))]
     further = [
         {
@@ -207,10 +212,27 @@ def _cells(row: SizeRow, label: str, ours: str) -> Cells:
 
 
 def _algorithm(ours: Case | None) -> str:
-    """What ran, without the parameters of its build."""
+    """What ran: a named algorithm with the parameters of its build, which others of the same name
+    lack; what `auto` took, or a library, without them."""
     if ours is None:
         return "-"
-    return re.sub(r"\+\S+", "", ours.chosen or algorithm_of(ours))
+    if ours.chosen:
+        return re.sub(r"\+\S+", "", ours.chosen)
+    return algorithm_of(ours)
+
+
+def memory_in(ours: Case | None) -> str:
+    """The memory in the name of what ran; empty if the name has none."""
+    return _algorithm(ours).partition(OVER)[2]
+
+
+def _below_memory(texts: Cells, memory: str) -> Cells:
+    """The cells with the memory, which all rows share, in the heading of the algorithms."""
+    ending, heading = f"{OVER}{memory}", f"{OVER.lstrip()}{memory}\nalgorithm"
+    return {
+        heading if name == "\nalgorithm" else name: text.replace(ending, "")
+        for name, text in texts.items()
+    }
 
 
 def _cost(case: Case | None) -> str:

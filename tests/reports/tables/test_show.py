@@ -348,3 +348,12 @@ def test_what_the_gpus_did_during_a_run_is_shown_once_for_each(tmp_path):
     )
     assert said.count("was throttled") == said.count(named) == 1
     assert f"{named}." in banner_of(result).facts
+
+
+def test_a_row_names_the_build_that_it_measured(tmp_path):
+    """`two_shot_push` stood beside the 259 us of its build +1024K; it took 310 itself."""
+    runs = unpack(tmp_path, "h200-card").glob("*-allreduce-4b10cd.jsonl")
+    text = render(read(next(runs)))
+    assert rows_of(text)["4 MiB"][1:3] == ["259", "two_shot_push+1024K"]
+    # The memory of all rows is in the heading, and does not push the names out of the line.
+    assert re.search(r"best over host_staged .*\n +us +us algorithm", text)

@@ -77,14 +77,13 @@ def build_cases(
     return cases
 
 
-def _figures(case: int, counted: Counted, rho: float) -> dict[str, Summary]:
+def _figures(case: int, counted: Counted, rho: float) -> dict[str, Summary | float]:
     """The quantities of a case, without those that no block has: times of a call from the table of
     case x round, others from the blocks that count."""
     blocks, link = counted.by_case[case], counted.chain_links.get(case)
-    figures = {
-        "time_us": _summary([*counted.times_us[case].values()], rho),
-        "total_us": _summary([*counted.costs_us[case].values()], rho),
-    }
+    time = _summary([*counted.times_us[case].values()], rho)
+    total = _summary([*counted.costs_us[case].values()], rho)
+    figures: dict[str, Summary | float] = {}
     for name in STAMPED:
         if values := [us for block in blocks if (us := getattr(block, name)) is not None]:
             figures[name] = _summary(values, rho)
@@ -92,21 +91,18 @@ def _figures(case: int, counted: Counted, rho: float) -> dict[str, Summary]:
         figures["link_rtt_ns"] = Summary(median=float(np.median(trips)))
 
     if link:
-        figures |= {
-            "time_us": time_with_link_error(figures["time_us"], link),
-            "total_us": time_with_link_error(figures["total_us"], link),
-            "chain_only_us": link,
-            "with_link_us": _summary([block.time_us for block in blocks], rho),
-        }
+        time, total = time_with_link_error(time, link), time_with_link_error(total, link)
+        figures["chain_only_us"] = link
+        figures["with_link_us"] = _summary([block.time_us for block in blocks], rho)
 
     n = sum(block.n for block in blocks)
     if n and all(block.mean_us is not None for block in blocks):
         mean_us = sum((block.mean_us or 0) * block.n for block in blocks) / n
-        figures["time_us"].mean = counted.less_link(case, mean_us)
+        time.mean = counted.less_link(case, mean_us)
         if "consume_us" not in figures:
-            figures["total_us"].mean = figures["time_us"].mean
+            total.mean = time.mean
 
-    return figures
+    return figures | {"time_us": time, "total_us": total}
 
 
 def _summary(values: ArrayLike, rho: float, are_differences: bool = False) -> Summary:

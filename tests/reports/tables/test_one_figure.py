@@ -18,7 +18,9 @@ from reports.tables.table import render
 from tests.reports.archived import unpack
 from tests.reports.synthetic_campaign import write_manifest
 from tests.reports.synthetic_run import rewrite, rewrite_cases, write_run
+from wiretax.record.frame import SUMMARIES
 from wiretax.record.result import read
+from wiretax.record.schema import FIGURES
 
 pytestmark = pytest.mark.unit
 
@@ -230,3 +232,34 @@ def test_a_call_that_is_shorter_than_its_link_has_no_negative_time(tmp_path):
     assert row.ratio
     assert row.ratio[1:] == (None, None)
     assert "chained: 160" in render(result)
+
+
+def test_every_declared_figure_goes_through_every_door(tmp_path, reports):
+    """A new field of `Case` with a `Shown` needs nothing else to be printed and exported."""
+    path = write_run(tmp_path, sizes=[16384], modes=["isolated"], algorithms=["ring"]).path
+    values = {name: 1.5 + place for place, name in enumerate(FIGURES)}
+
+    def fill_in(line):
+        if line["kind"] == "case":
+            for name, value in values.items():
+                line[name] = {"median": value} if name in SUMMARIES else value
+            line |= {"chosen": "ring", "snr_db": {"normal": 30.5}, "n_wrong": 0, "suspect": False}
+
+    rewrite(path, fill_in)
+    [case] = read(path).cases
+    [row] = csv.DictReader(io.StringIO(reports("export", "--csv", path)[1]))
+    [printed] = json.loads(reports("show", "--json", path)[1])["cases"]
+    [loaded] = wiretax.load(path).to_dict("records")
+    gauges = reports("export", "--openmetrics", path)[1]
+    pages = f"{render(read(path), long=True)}{run_page(path)}"
+    for name, shown in FIGURES.items():
+        value = getattr(case, name)
+        number_of = value.median if name in SUMMARIES else value
+        column = f"{name}_median" if name in SUMMARIES else name
+        assert value is not None, name
+        assert column in row, name
+        assert (printed[name]["median"] if name in SUMMARIES else printed[name]) == number_of, name
+        if isinstance(number_of, float):
+            assert float(row[column]) == loaded[column] == number_of, name
+        assert shown.gauge is None or f"wiretax_{shown.gauge}" in gauges, name
+        assert all(word in pages for word in shown.heading.split()), name

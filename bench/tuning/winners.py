@@ -112,7 +112,8 @@ def heats_of(cases: Sequence[CaseFields], costs_us: RoundCosts) -> dict[Heat, li
         is_untuned = case.algorithm in UNTUNED
         if is_untuned:
             runs = case.chosen or case.algorithm
-        candidate = Candidate(number, runs, costs_us.get(number, {}), is_untuned)
+        rounds = {turn: us for turn, us in costs_us.get(number, {}).items() if us > 0}
+        candidate = Candidate(number, runs, rounds, is_untuned)
         heats.setdefault(heat, []).append(candidate)
     for candidates in heats.values():
         default = {candidate.name for candidate in candidates if candidate.is_untuned}

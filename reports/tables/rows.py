@@ -363,8 +363,8 @@ def _best(cases: Sequence[Case], costs: RoundCosts) -> Case | None:
 
 
 def _median_us(case: Case, costs: RoundCosts) -> float | None:
-    """Median cost over these rounds; without a round, the cost of the case."""
-    costs_us = list(costs[case.case].values())
+    """Median cost over these rounds, where it is above 0; without a round, the cost of the case."""
+    costs_us = [us for us in costs[case.case].values() if us > 0]
     return float(np.median(costs_us)) if costs_us else cost_us(case)
 
 

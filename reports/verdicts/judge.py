@@ -253,7 +253,7 @@ def conclude(
         found.judged.pairs,
         found.is_interleaved,
         allowed=[*differences],
-        faults=faults_of_match(found),
+        faults=faults_of_match(found, margin),
         caveats=[*caveats_of(found, [*differences.values()]), *overestimated(found, cells)],
         unchecked=unchecked_results(found),
         flags=found.judged.finding,

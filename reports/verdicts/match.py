@@ -10,6 +10,7 @@ import numpy as np
 
 from reports.tables.sentences import counted, some, spoken
 from reports.verdicts.days import DaySpread, assumed_spread, spread_between_days
+from reports.verdicts.links_apart import links_apart
 from reports.verdicts.sides import (
     Side,
     copies_told,
@@ -169,11 +170,11 @@ def unlike_fields(of_baseline: Sequence[Case], of_variant: Sequence[Case]) -> di
     return sentences
 
 
-def faults_of_match(found: Match) -> list[str]:
+def faults_of_match(found: Match, margin: float) -> list[str]:
     """Why no gate can judge the sides: those of each and between them, cases that the variant
-    lacks, and cases that it did not check."""
+    lacks, cases that it did not check, and links of chains that differ by this share of a call."""
     baseline, variant = found.sides
-    faults = faults_between(baseline, variant)
+    faults = [*faults_between(baseline, variant), *links_apart(baseline, variant, margin)]
     if found.lost:
         faults.append(f"{variant.label} lacks {some(found.lost)}, which {baseline.label} has")
     # The variant's results may be wrong, and those of the baseline were right.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wiretax.common.grouped import grouped
-from wiretax.record.chain_links import links_of
+from wiretax.record.chain_links import hidden_calls, links_of
 from wiretax.record.schema import Block, Counted, End, LinkBlock, Result, Rounds, Run
 
 STATE_RATIO = 1.5  # of two round trips in one state, at the most
@@ -29,7 +29,10 @@ def count_blocks(run: Run, blocks: Sequence[Block]) -> Counted:
     own = list(compress(blocks, counts | (not is_settled)))
     by_case = grouped(own, attrgetter("case"))
     links, left_out = links_of(run, by_case), len(blocks) - len(own)
-    return Counted(by_case, links, rtt_ns, left_out, is_settled)
+    hidden = hidden_calls(links, by_case)
+    for case in hidden:
+        del by_case[case]
+    return Counted(by_case, links, hidden, rtt_ns, left_out, is_settled)
 
 
 def describe_link(end: End, counted: Counted) -> None:

@@ -65,6 +65,18 @@ def links_of(run: Run, by_case: Mapping[int, Sequence[Block]]) -> dict[int, Summ
     return links
 
 
+def hidden_calls(
+    links: Mapping[int, Summary], by_case: Mapping[int, Sequence[Block]]
+) -> frozenset[int]:
+    """The cases whose link alone took as long as a call with its link, or longer: what the call
+    took is unknown."""
+    return frozenset(
+        case
+        for case, link in links.items()
+        if link.median >= median(block.time_us for block in by_case[case])
+    )
+
+
 def _has_link(block: Block) -> bool:
     return (block.chain_only_us or 0.0) > 0
 

@@ -4,7 +4,7 @@ An observation is a case of a run: the medians over its blocks that count. `fold
 which runs of a folder count and in which order; `table` makes one DataFrame of them."""
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -44,19 +44,19 @@ class Plan:
     keys: tuple[Key, ...]
 
 
-recent_plans = deque[Plan](maxlen=1000)  # to compare with that many takes 0.1 ms
+MOST_PLANS = 1000
+recent_plans = dict[bytes, Plan]()  # by their cases in JSON, the one that was added first in front
 
 
 def plan_of(cases: list[CaseHeader]) -> Plan:
     """The plan of these cases, one object for all runs whose cases are equal: a folder has many
     runs of few plans, and a plan takes more memory than the observations of a run."""
-    for plan in recent_plans:
-        if plan.cases == cases:
-            return plan
-
-    plan = Plan(cases, tuple(map(key_of, cases)))
-    recent_plans.append(plan)
-    return plan
+    text = msgspec.json.encode(cases)
+    if text not in recent_plans:
+        if len(recent_plans) == MOST_PLANS:
+            del recent_plans[next(iter(recent_plans))]
+        recent_plans[text] = Plan(cases, tuple(map(key_of, cases)))
+    return recent_plans[text]
 
 
 @dataclass(eq=False)

@@ -96,9 +96,7 @@ def read(path: Path | str) -> Result:
         built = build_cases(run, counted, blocks, link_blocks)
         # What the run says of a case that is wrong, or was not measured, stands.
         cases = [
-            again
-            if case.status == again.status == "ok" and case.case in counted.chain_links
-            else case
+            again if case.status == "ok" and case.case in counted.chain_links else case
             for case, again in zip(cases, built, strict=True)
         ]
 

@@ -377,7 +377,8 @@ class End(Line, kw_only=True):
 
 class Counted(msgspec.Struct, frozen=True, dict=True):
     """The blocks that count by case, in the order of the run, as they were stamped; the link of the
-    cases of a leading chain; the round trip of a flag in the run's state in ns, 0 without probes;
+    cases of a leading chain; the cases of which no block counts, because their link hides what a
+    call took; the round trip of a flag in the run's state in ns, 0 without probes;
     and how many blocks are left out. `is_settled`: false if so few blocks share a state that all
     count.
 
@@ -386,6 +387,7 @@ class Counted(msgspec.Struct, frozen=True, dict=True):
 
     by_case: dict[int, list[Block]]
     chain_links: dict[int, Summary]
+    hidden: frozenset[int]
     rtt_ns: float
     left_out: int
     is_settled: bool

@@ -27,6 +27,7 @@ from wiretax.record.wrong import mark_wrong
 
 STAMPED = ("consume_us", "arrival_skew_us", "chain_only_us")  # summaries of a block's own fields
 SIZE = attrgetter("size_bytes")
+HIDDEN = "its link alone took as long as a call with it, so the call's own time is unknown"
 ELSEWHERE = "the link was in another state whenever it was measured"
 
 
@@ -58,7 +59,11 @@ def build_cases(
     for case in cases:
         if case.status == "ok" and case.case not in counted.by_case:
             case.status = "not measured"
-            case.reason = ELSEWHERE if case.case in tried else reason
+            case.reason = reason
+            if case.case in counted.hidden:
+                case.reason = HIDDEN
+            elif case.case in tried:
+                case.reason = ELSEWHERE
 
     measured = [case for case in cases if case.status == "ok"]
     for block in blocks:
@@ -93,12 +98,15 @@ def _figures(case: int, counted: Counted, rho: float) -> dict[str, Summary | flo
     if link:
         time, total = time_with_link_error(time, link), time_with_link_error(total, link)
         figures["chain_only_us"] = link
-        figures["with_link_us"] = _summary([block.time_us for block in blocks], rho)
+        with_link = _summary([block.time_us for block in blocks], rho)
+        figures["with_link_us"] = with_link
 
     n = sum(block.n for block in blocks)
     if n and all(block.mean_us is not None for block in blocks):
         mean_us = sum((block.mean_us or 0) * block.n for block in blocks) / n
         time.mean = counted.less_link(case, mean_us)
+        if link:
+            with_link.mean = mean_us
         if "consume_us" not in figures:
             total.mean = time.mean
 

@@ -21,11 +21,13 @@ from tests.reports.synthetic_run import rewrite, rewrite_cases, write_run
 from wiretax.record.frame import SUMMARIES
 from wiretax.record.result import read
 from wiretax.record.schema import FIGURES
+from wiretax.record.summarise import HIDDEN
 
 pytestmark = pytest.mark.unit
 
 ARCHIVED = "2026-11-26T19-44-23Z-allreduce-a670ed.jsonl"  # `auto` and NCCL at 16 KiB, on an H100
 PAIRS, EFFECT = 6, 1.10
+UNUSABLE = 5  # a gate that cannot judge
 # Of each case in the first table its variant, and its heading on the page.
 SHOWN = {"auto": ("copied", "ours, us"), "library": ("tuned", "library, us")}
 
@@ -37,9 +39,14 @@ def archived(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory, archived):
-    """Copies of the archived run; calls of the variant `slow` take 10 % longer, and its links as
-    long."""
-    folder, runs = tmp_path_factory.mktemp("campaign") / "copies", []
+    """Calls of the variant `slow` take 10 % longer, and its links as long."""
+    return copies(tmp_path_factory.mktemp("campaign") / "copies", archived)
+
+
+def copies(folder, archived, link_factor=1.0):
+    """A campaign of copies of the archived run. Calls of the variant `slow` take 10 % longer; its
+    links, while they run alone, by this factor, but as long as before in their chains."""
+    runs = []
     lines = [msgspec.json.decode(line) for line in archived.path.read_bytes().splitlines()]
     links_us = {number: link.median for number, link in archived.counted.chain_links.items()}
     for pair, name in [(pair, name) for pair in range(PAIRS) for name in ("base", "slow")]:
@@ -49,13 +56,15 @@ def campaign(tmp_path_factory, archived):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
 
-        def change(line, run_id=run_id, factor=EFFECT if name == "slow" else 1.0):
+        def change(line, run_id=run_id, is_slow=name == "slow"):
             if line["kind"] == "run":
                 line["run_id"] = run_id
-            if line["kind"] == "block":
+            if line["kind"] == "block" and is_slow:
                 link_us = links_us.get(line["case"], 0.0)
                 for field in ("time_us", "total_us"):
-                    line[field] = link_us + factor * (line[field] - link_us)
+                    line[field] = link_us + EFFECT * (line[field] - link_us)
+                if line.get("chain_only_us"):
+                    line["chain_only_us"] *= link_factor
 
         runs.append((pair, name, rewrite(path, change)))
     write_manifest(folder, ["base", "slow"], runs)
@@ -210,8 +219,8 @@ def test_a_stored_case_stands_as_it_is(tmp_path):
     assert [parts_of(case, "time_us")[0] for case in read(path).cases] == [2.5] * 3
 
 
-def test_a_call_that_is_shorter_than_its_link_has_no_negative_time(tmp_path):
-    """Nor a ratio that says anything."""
+def test_a_call_that_is_shorter_than_its_link_has_no_time_and_no_ratio(tmp_path):
+    """A least time of 1e-6 us in its place made ratios of millions."""
 
     def change(block):
         block.chain_only_us = 9.0 + 0.1 * (block.round % 3)
@@ -226,12 +235,15 @@ def test_a_call_that_is_shorter_than_its_link_has_no_negative_time(tmp_path):
         change=change,
     )
     for case in read(result.path).cases:
-        middle, low, high = parts_of(case, "time_us")
-        assert 0 < low <= middle <= high
+        if case.library:
+            middle, low, high = parts_of(case, "time_us")
+            assert 0 < low <= middle <= high
+        else:
+            assert (case.status, case.reason, case.time_us) == ("not measured", HIDDEN, None)
     [row] = default_rows(result, ("chained", None))
-    assert row.ratio
-    assert row.ratio[1:] == (None, None)
-    assert "chained: 160" in render(result)
+    assert row.library
+    assert row.ratio is None
+    assert HIDDEN in " ".join(render(result).split())
 
 
 def test_every_declared_figure_goes_through_every_door(tmp_path, reports):
@@ -263,3 +275,32 @@ def test_every_declared_figure_goes_through_every_door(tmp_path, reports):
             assert float(row[column]) == loaded[column] == number_of, name
         assert shown.gauge is None or f"wiretax_{shown.gauge}" in gauges, name
         assert all(word in pages for word in shown.heading.split()), name
+
+
+@pytest.mark.parametrize(
+    ("link_factor", "told"),
+    [
+        (1.5, "the links of the chains, without which their calls are shown, took "),
+        (20.0, "slow lacks "),
+    ],
+)
+def test_links_that_took_longer_alone_pass_no_gate(tmp_path, archived, reports, link_factor, told):
+    """Calls that were 10 % slower, with links that were longer while they ran alone, passed as 13 %
+    faster; with links longer than the calls, 300,020,528 % slower."""
+    folder = copies(tmp_path / "campaign", archived, link_factor)
+    status, printed, _ = reports(
+        "regress", "--baseline", folder / "base", "--current", folder / "slow"
+    )
+    assert status == UNUSABLE, printed
+    assert told in " ".join(printed.split())
+
+
+def test_a_call_that_its_link_hides_has_no_time(tmp_path, archived, reports):
+    folder = copies(tmp_path / "campaign", archived, 20.0)
+    path = next((folder / "slow").glob("*.jsonl"))
+    chained = [case for case in read(path).cases if case.mode == "chained"]
+    hidden = [case for case in chained if case.status == "not measured"]
+    assert hidden
+    assert {case.reason for case in hidden} == {HIDDEN}
+    assert {case.time_us for case in hidden} == {None}
+    assert "32768000 GB/s" not in reports("show", path)[1]

@@ -5,6 +5,7 @@ import faulthandler
 import hashlib
 import importlib.abc
 import importlib.metadata
+import os
 import re
 import sys
 from contextlib import suppress
@@ -170,7 +171,7 @@ class ContenderFile(importlib.abc.SourceLoader):
 def read(name: str) -> ContenderFile:
     """The file of this path, or the shipped one of this name, not yet run. Raises Mistake."""
     path = Path(name) if name.endswith(".py") else SHIPPED / f"{name}.py"
-    if path.parent.resolve() == FORMERLY_SHIPPED:
+    if path.parent.resolve() == FORMERLY_SHIPPED and not os.path.exists(path):
         path = SHIPPED / path.name
     source = read_source(f"--contender {name}", path)
     try:

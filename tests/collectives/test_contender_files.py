@@ -350,6 +350,14 @@ def test_a_path_into_the_former_folder_finds_the_shipped_file(monkeypatch):
         assert read(path) == read("gloo")
 
 
+def test_a_users_own_file_in_the_former_folder_is_read(tmp_path, monkeypatch):
+    """Also where we ship one of its name, whether its path is that of ours or not."""
+    monkeypatch.setattr("collectives.contenders.file.FORMERLY_SHIPPED", tmp_path)
+    for name in ("mine", "gloo"):
+        own = contender(tmp_path, "def bind(case): ...\n", name)
+        assert read(str(own)).path == own
+
+
 def test_all_shipped_files_can_be_read():
     files = [read(name) for name in shipped_names()]
     assert len(files) >= 8

@@ -203,8 +203,9 @@ class CopyEngine(NamedTuple):
     wait: Callable[[int, int], Step]  # until the address has the value, without a time limit
 
 
-# Where in an iteration a rank is; the watch holds the number. The words are in
-# wiretax/record/flight_records.py.
+# Where in an iteration a rank is; the watch holds the number. PHASES of
+# wiretax/record/flight_records.py has the words of each: a phase here needs its words there
+# (tests/record/test_flight_records.py).
 Phase = IntEnum("Phase", "IDLE PREPARE MEET OPERATION CONSUME CHECK", start=0)
 
 

@@ -12,7 +12,8 @@ from wiretax.record.result import NOT_JSON
 from wiretax.record.schema import Flight
 
 PAGE_BYTES, COUNTERS_OFFSET = 4096, 2048  # of a rank's page
-# Where in an iteration a rank is, by kernels.devices.device.Phase.
+# Where in an iteration a rank is, by the number of its Phase in kernels/devices/device.py: a phase
+# there needs its words here (tests/record/test_flight_records.py).
 PHASES = (
     "idle",
     "writing the send buffer",

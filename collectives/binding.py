@@ -147,7 +147,7 @@ def launch_with(
     # The bits of a row must not depend on the length of all rows.
     macros = build_macros(world, case) | {"WT_SEVERAL_PAGES": 0} | macros
     memory = world.device.private(ctypes.sizeof(structure))
-    arguments.keeps = memory, structure
+    arguments.keep(memory, structure)
     arguments.more, structure.ranks = memory.address, arguments
     memory.write(np.frombuffer(structure, np.uint8))
     return Operation(world.device.step(stem, entry, arguments, blocks, threads, **macros))

@@ -160,7 +160,7 @@ def _bind_one_shot(world: World, case: CollectiveCase) -> Bound:
     except Refusal as refused:
         return Unsupported(str(refused))
     inbox = world.device.private(size_bytes) if is_staged else None
-    arguments.keeps = inbox
+    arguments.keep(inbox)
     # Flags lie in front of a room: `taken`, then an `arrived` for each piece.
     own, other = rooms[rank].address, rooms[1 - rank].address
     out, back = (own if is_staged else other) + FLAGS_BYTES, other + FLAGS_BYTES

@@ -99,7 +99,7 @@ def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> R
         rows=rows.address,
         **{name: memory.address for name, memory in memories.items()},
     )
-    routing.keeps = [rows, *memories.values()]
+    routing.keep(rows, *memories.values())
     return routing
 
 

@@ -137,7 +137,7 @@ class MpiLibrary(Library):
         """A call of MPI_`name`; `keep` is what its arguments point into."""
         function = self.device.function(ctypes.CDLL(self.mpi.__file__), f"MPI_{name}")
         call = LibraryCall(function, (c_long * 9)(*arguments))
-        call.keeps = keep
+        call.keep(keep)
 
         def failure() -> str | None:
             error = call.failed

@@ -13,11 +13,11 @@ SOURCES = Path(__file__).parents[1]  # kernels/
 class Shared(ctypes.Structure):
     """A structure that C++ declares in `file`, a path below kernels/, with the same name and the
     same fields in the same order; C++'s `in` is `in_`. A new one has zeros in all fields that get
-    no value. Raises AttributeError for a name that is no field. `keeps` is what its pointers lead
-    to, so that it lives as long."""
+    no value. Raises AttributeError for a name that is no field. `kept`: references that keep the
+    memory behind its pointers alive."""
 
     file: ClassVar[Path]
-    keeps: object = None
+    kept: tuple[object, ...] = ()
 
     def __init_subclass__(cls, file: str) -> None:
         super().__init_subclass__()
@@ -27,6 +27,10 @@ class Shared(ctypes.Structure):
         if not hasattr(type(self), name):
             raise AttributeError(f"{type(self).__name__} of {self.file.name} has no field {name}")
         super().__setattr__(name, value)
+
+    def keep(self, *references: object) -> None:
+        """Keeps these too as long as the structure lives."""
+        self.kept = (*self.kept, *references)
 
 
 # The types of fields in C++. A C++ pointer of any type is a void pointer in Python.

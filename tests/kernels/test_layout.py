@@ -3,10 +3,12 @@ is no field."""
 
 import importlib
 import re
+import weakref
 from collections.abc import Callable
 from ctypes import c_double, c_long, c_uint64, c_void_p
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kernels.devices import gpu_driver
@@ -155,3 +157,17 @@ def test_a_name_that_is_no_field_is_refused():
         gate.timeout = 5
     with pytest.raises(TypeError, match="too many initializers"):
         Gate(1, 2, 3, 4, 5)
+
+
+def test_all_memory_behind_a_structures_pointers_lives_as_long_as_it():
+    """Also if two users of one structure keep memory by it."""
+    gate, other = Gate(), Gate()
+    memories = [np.zeros(1) for _ in range(3)]
+    alive = [weakref.ref(memory) for memory in memories]
+    gate.keep(memories[0])
+    gate.keep(*memories[1:])
+    del memories
+    assert None not in [memory() for memory in alive]
+    assert other.kept == ()
+    del gate
+    assert [memory() for memory in alive] == [None] * 3

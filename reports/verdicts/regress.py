@@ -192,7 +192,8 @@ def gate_junit(outcome: Outcome) -> str:
     if comparison := outcome.comparison:
         run, cells = comparison.variant.launches[0].run, outcome.cells
         groups = f"{run.benchmark}." + cells["mode"]
-        cases += map(JunitCase, cells.title, groups, cells.outcome, cells.text)
+        texts = cells.title, groups, cells.outcome, cells.text
+        cases += [JunitCase(*each) for each in zip(*texts, strict=True)]
         said += [f"machine {run.machine_id}", *outcome.findings]
 
     return as_junit("gate", cases, said)

@@ -1,8 +1,8 @@
 // One-shot all-reduce in packets of 4 bytes of data and the launch's epoch (NCCL's LL protocol).
 // Each rank sends 2 (n-1) S bytes, and no flag. Wins in chains of 16 KiB between two ranks in one
-// H200's memory: 4.2 us, one-shot push 4.9. Over host memory it ties: 8.4 and 8.5 us. Nobody has
-// measured two GPUs, where `auto` takes it up to 16 KiB. Packets are compared for equality, so
-// nothing else writes their region.
+// H200's memory: 2.7 us a call without the link, one-shot push 3.5. Over host memory, on an H100,
+// it ties: 6.75 and 6.87 us (docs/experiments/gpu.md). Nobody has measured two GPUs, where `auto`
+// takes it up to 16 KiB. Packets are compared for equality, so nothing else writes their region.
 #include "include/packets.h"
 
 struct Marked {

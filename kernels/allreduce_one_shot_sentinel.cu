@@ -1,8 +1,9 @@
 // One-shot all-reduce whose data are its flags (TensorRT-LLM and FlashInfer call it Lamport): a
 // word of 8 bytes that differs from the sentinel has arrived. Each rank sends (n-1) S bytes, half
 // of LL. Wins nowhere that was measured since its resets have a fence: in chains of 64 to 256 KiB
-// in one H200's memory it takes 6.1 to 6.6 us, one-shot push 5.4 to 5.6 (docs/experiments/gpu.md).
-// The row that names it in collectives/tables/gpu.toml is older. Nobody has measured two GPUs.
+// in one H200's memory a call takes 4.6 to 5.0 us without the link, one-shot push 3.8 to 4.0
+// (docs/experiments/gpu.md). The row that names it in collectives/tables/gpu.toml is older. Nobody
+// has measured two GPUs.
 //
 // The sentinel is the word of ones, in every float type a row of NaNs. Data equal to it are
 // replaced by other NaNs, in a rank's own input too, so that all ranks get the same bits. Words are

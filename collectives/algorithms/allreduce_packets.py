@@ -2,9 +2,9 @@
 kernels/include/packets.h.
 
 No flag follows the data. `one_shot_ll` wins in chains of 16 KiB between two ranks in one H200's
-memory (4.2 us, one-shot push 4.9) and ties over host memory; `one_shot_sentinel` wins nowhere that
-was measured since its resets have a fence. Nobody has measured two GPUs. On a CPU they take 2 to 7
-times as long as the others: there they serve tests."""
+memory (2.7 us a call without the link, one-shot push 3.5) and ties over host memory;
+`one_shot_sentinel` wins nowhere that was measured since its resets have a fence. Nobody has
+measured two GPUs. On a CPU they take 2 to 7 times as long as the others: there they serve tests."""
 
 from functools import partial
 

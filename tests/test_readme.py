@@ -16,6 +16,7 @@ from tests import figures_table
 from tests.launch import ROOT, end_of
 from tests.reports.synthetic_run import write_run
 from tests.test_locks import PROJECT
+from tests.test_rooms import EXAMPLE
 
 pytestmark = pytest.mark.unit
 
@@ -128,6 +129,46 @@ def test_tests_and_commands_that_pages_name_exist(page):
     names = set(re.findall(r"(?<![\w/.])test_\w+", text))
     assert names - names_of_tests() == set()
     assert set(re.findall(r"(?:`|^ *)make\s+([a-z][\w-]*)", text, re.MULTILINE)) - TARGETS == set()
+
+
+# A path from the top of the repository; not one of a URL, nor of another project, nor a pattern
+# such as `bench/NAME.py`.
+FOLDERS = "bench|collectives|docs|examples|kernels|locks|reports|tests|wiretax"
+PATH = re.compile(rf"(?<![\w./:@{{}}<>$-])((?:{FOLDERS})/[\w./-]*\w)(?![\w@*{{<])")
+PLACEHOLDER = re.compile(r"\b[A-Z]+\b")
+FORMERLY = re.compile(r"git show ([0-9a-f]{7,}):([\w./-]+)")
+TO_BE_WRITTEN = {*EXAMPLE}  # by who adds an algorithm: the page has their text
+
+
+def missing(text):
+    """The paths of ours that a text names and that do not exist, but those of a former revision
+    (`git show REVISION:path`)."""
+    paths = {*PATH.findall(FORMERLY.sub("", text))} - TO_BE_WRITTEN
+    return sorted(
+        path for path in paths if not PLACEHOLDER.search(path) and not (ROOT / path).exists()
+    )
+
+
+@pytest.mark.parametrize("page", OURS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_exist(page):
+    assert missing(page.read_text()) == []
+
+
+def test_a_file_that_does_not_exist_would_be_noticed():
+    text = "`bench/gone.py`, (tests/gone/), docs/gone.md#there, see `wiretax/record/result.py`."
+    assert missing(text) == ["bench/gone.py", "docs/gone.md", "tests/gone"]
+    former = "git show 25c6ef70:tests/gone.py https://example.org/docs/gone.md bench/NAME.py"
+    assert missing(former) == []
+
+
+def test_files_of_former_revisions_exist_there():
+    """A reader could not repeat what they measured."""
+    if end_of("git", "rev-parse", "--is-shallow-repository").stdout != "false\n":
+        pytest.skip("this copy has no history")
+    named = {each for page in OURS for each in FORMERLY.findall(page.read_text())}
+    assert len(named) > 5
+    for revision, path in named:
+        assert end_of("git", "cat-file", "-e", f"{revision}:{path}").returncode == 0, path
 
 
 @cache

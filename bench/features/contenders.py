@@ -28,7 +28,7 @@ def kernel_name(text: str) -> str:
 
 
 def names_option(flag: str, parse: Callable[[str], str], what: str) -> Option:
-    """Without `what` the help does not show the option."""
+    """An empty `what` hides a former name from --help."""
     return Option(
         CASES,
         [flag],

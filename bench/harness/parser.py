@@ -38,7 +38,7 @@ GROUPS = {CASES: "what", METHOD: "how", NOTHING: "output"}
 
 class Option:
     """An option: what it `changes`, its flags, and in `settings` what else `add_argument` takes. A
-    default that is a truth makes it a switch. `everywhere`: `add_run_options` adds it unasked."""
+    bool default makes a switch. `everywhere`: `add_run_options` adds it unasked."""
 
     def __init__(
         self,

@@ -85,7 +85,7 @@ class RunPolicy:
     """How a command spends its time, and what it makes of the result. The functions run on rank 0
     alone."""
 
-    rounds: int = LEAST_ROUNDS  # that blocks are made short enough for
+    rounds: int = LEAST_ROUNDS  # blocks are made so short that this many rounds fit
     # Called after each round with the run, all its cases and the number of rounds so far; returns
     # the cases of the next round. A case that had enough blocks can return: if most blocks turn out
     # to be in another state of the link, fewer of its blocks count.

@@ -90,8 +90,9 @@ def judge(log_costs: Floats, n_series: int) -> Judgement:
     middle = steps_of_middle(values, n_series)
     noise = noise_of(values - levels_between(values, [middle.places] * n))
 
-    # Where each has steps of its own: beside the median, without the shared steps that it has. By
-    # near runs only, as those further off may have steps of its own.
+    # Where each series has steps of its own: its shared steps are taken off, then the median over
+    # series. Only runs near a shared step give its size here, because steps of the series' own,
+    # which are not known yet, would change a mean over all runs.
     members = shared_steps(values, noise, middle.places, SPELL_RUNS)
     rest = values - levels_between(values, members)
     rest = rest - middle_of(rest)

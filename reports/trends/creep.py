@@ -74,10 +74,13 @@ def _centred(values: Floats, rho: float) -> Floats:
 
 
 def _creeps(own: Floats, rho: float, length: int) -> pd.DataFrame:
-    """All creeps of this length, a row each: the `first` run; the `size` that fits `own`, which are
-    centred innovations, by least squares; and its `weight`, the sum of squares of the centred
-    innovations of a creep of size 1. These are a ramp, and then those of a level, so that sums
-    suffice: a matrix of all creeps takes 20 GB for 10,000 runs."""
+    """All creeps of this length, a row each: the `first` run; the `size` that fits the centred
+    innovations `own` by least squares; and its `weight`, the sum of squares of the centred
+    innovations of a creep of size 1.
+
+    The innovations of such a creep are `of_ramp` in its runs, and `of_level` in each run after
+    them. So a correlation and a cumulative sum fit all creeps; a matrix with a row for each creep
+    takes 20 GB for 10,000 runs."""
     ramp = np.arange(length + 1) / length
     of_ramp, of_level = ramp[1:] - rho * ramp[:-1], 1 - rho
     runs_after = np.arange(len(own) - length, -1, -1)

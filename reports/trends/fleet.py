@@ -163,9 +163,10 @@ def nodes_of(case: CaseFields, run: Run) -> list[str]:
 
 
 def _families(entries: Sequence[Entry], left_out: list[tuple[Path, str]]) -> Iterator[pd.DataFrame]:
-    """The observations of runs that were measured alike, on nodes and on pairs: rows of
-    `observations.table` with the `size`, the `node` or pair, and the `kind`, the number of the key
-    that it shares with its equals. `left_out` gets the runs that cannot be used."""
+    """The observations of runs that were measured alike, those on single nodes and those on pairs
+    of nodes each as a table: rows of `observations.table` with the `size`, the `node` or pair, and
+    the `kind`, a number that cases with equal keys share. `left_out` gets the runs that cannot be
+    used."""
     rows, _ = table(entries)
     kinds, measured = dict[Key, int](), []
     for at, entry in enumerate(entries):

@@ -118,9 +118,9 @@ def link_of(entries: Sequence[Entry], variant: str) -> Link:
 
 
 def by_state(entries: Sequence[Entry], link: Link) -> tuple[dict[str, list[Entry]], list[str]]:
-    """The runs in each state of the link that has enough of them to be searched for changes, by the
-    words for the labels of their series: none for those in its current state, which are first. And
-    sentences on the others. A run without a probe is in the current state."""
+    """`{label: runs}` of each state of the link with enough runs to be searched for changes; "" is
+    the current state, first; then notes on the others. A run without a probe is in the current
+    state."""
     current = link.current
 
     def state_of(entry: Entry) -> float:

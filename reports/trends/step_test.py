@@ -152,11 +152,11 @@ class StepTest:
         error = np.minimum(among_all, among_near)
         # By simulation: with few runs of few series the estimates are rough, and the median over
         # few series follows the step of one of them.
-        rough, moved = 1 + 3 / runs, 0.0
+        estimate_factor, median_shift = 1 + 3 / runs, 0.0
         if n >= LEAST_SHARED:
-            rough = 1 + 12 * share / runs
-            moved = MEDIAN_FOLLOWS / n / np.sqrt(1 - rho**2)
-        size = rough * (limits[at] + POWER_DEVIATE) * error + moved
+            estimate_factor = 1 + 12 * share / runs
+            median_shift = MEDIAN_FOLLOWS / n / np.sqrt(1 - rho**2)
+        size = estimate_factor * (limits[at] + POWER_DEVIATE) * error + median_shift
         return np.asarray(size * spread)[:, 0]
 
 

@@ -47,7 +47,8 @@ from wiretax.record.writing import write_named
 
 ACCEPT = f'{RUN}{REPORTS} accept --baseline BASELINES --current RECORD --reason "..."'
 
-# These compare sizes with each other: at which sizes they were compared depends on the others.
+# Comparisons of one size with another. The sizes at which they are made depend on the record's
+# other sizes, so only whether they are made must stay the same, not at which sizes.
 OVER_SIZES = "size", "history"
 
 

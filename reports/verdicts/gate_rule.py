@@ -147,9 +147,8 @@ def sentence_of(status: int, comparison: Comparison, rule: Rule, cells: pd.DataF
 
 
 def exclusion_in(comparison: Comparison, cells: pd.DataFrame) -> str | None:
-    """What takes the place of `summary`'s own words on the slowdown that the cells exclude; None if
-    those stand. An answer names one slowdown: the one that could hide, or the one that could
-    not."""
+    """Text that replaces `summary`'s sentence on exclusion; None keeps it. An answer names one
+    slowdown: the one that could hide, or the one that could not."""
     status = status_of(cells.outcome)
     judged = cells[is_judged(cells)]
     if status == INCONCLUSIVE:

@@ -29,7 +29,8 @@ from wiretax.record.schema import Case
 
 # Sides may differ in one of these as a whole: an algorithm beside another one.
 COMPARED_FIELDS = "algorithm", "variant", "memory", "in_place", "datatype", "redop"
-ALWAYS_ALIKE = "library"  # whose name has its version, which may change
+# Left out of the keys of cases: it contains the library's version, in which sides may differ.
+VERSIONED_FIELD = "library"
 
 
 class NothingInCommon(ResultError):
@@ -60,7 +61,7 @@ class Match:
 
     @property
     def without(self) -> list[str]:
-        return [ALWAYS_ALIKE, *self.unlike]
+        return [VERSIONED_FIELD, *self.unlike]
 
     @property
     def is_growing(self) -> bool:
@@ -142,7 +143,7 @@ def match(baseline: Side, variant: Side) -> Match:
 
     cases, others = variant.cases, baseline.cases
     unlike = unlike_fields(others, cases)
-    without = [ALWAYS_ALIKE, *unlike]
+    without = [VERSIONED_FIELD, *unlike]
     found = Match(
         baseline,
         variant,

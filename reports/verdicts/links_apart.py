@@ -9,7 +9,7 @@ from math import inf
 import numpy as np
 from scipy.special import ndtr
 
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import number, size_text, some
 from reports.verdicts.sides import Side
 from wiretax.record.case import CASE_KEY, Key, key_of
 from wiretax.record.chain_links import ROW_FIELDS
@@ -18,8 +18,8 @@ LINKS_P = 0.05  # of a false alarm, by Bonferroni's rule over the rows
 
 
 def links_apart(baseline: Side, variant: Side, margin: float) -> list[str]:
-    """A sentence on the links that differ by more than this share of the shortest of their calls;
-    [] if none do."""
+    """A sentence on the links that differ by more than this share of the shortest of their calls,
+    and one on links that only some launches measured."""
     theirs, ours = links_of(baseline), links_of(variant)
     their_calls_us, our_calls_us = calls_of(baseline), calls_of(variant)
     rows = theirs.keys() & ours.keys()
@@ -36,11 +36,33 @@ def links_apart(baseline: Side, variant: Side, margin: float) -> list[str]:
                     f"{variant.label} at {size}, a difference of {share:.1%} of a call",
                 )
             )
-    if not apart:
+    faults = links_on_one_side(baseline, variant)
+    if apart:
+        faults.append(
+            f"the links of the chains, without which their calls are shown, took {max(apart)[1]}: "
+            "whether the calls or the links have changed cannot be told"
+        )
+    return faults
+
+
+def links_on_one_side(baseline: Side, variant: Side) -> list[str]:
+    """A sentence if calls of some size have their links in some launches, and not in others."""
+    is_without = dict[Key, set[bool]]()
+    for launch in (*baseline.launches, *variant.launches):
+        for case in launch.cases:
+            if case.mode == "chained" and case.time_us:
+                row = key_of(case, ROW_FIELDS)
+                is_without.setdefault(row, set()).add(case.with_link_us is not None)
+    sizes = {
+        size_text(row[CASE_KEY.index("size_bytes")])
+        for row, found in is_without.items()
+        if len(found) > 1
+    }
+    if not sizes:
         return []
     return [
-        f"the links of the chains, without which their calls are shown, took {max(apart)[1]}: "
-        "whether the calls or the links have changed cannot be told"
+        f"chains of {some(sorted(sizes))} have their links in the calls of some launches, and not "
+        "of others: their times are no comparison"
     ]
 
 

@@ -136,6 +136,15 @@ def test_damage_before_the_last_lines_names_the_file_and_the_line(
         read(path)
 
 
+def test_a_line_that_stands_twice_is_refused(tmp_path, stored):
+    """A table of case x round would count the last of both alone."""
+    path, lines = tmp_path / "run.jsonl", stored.splitlines(keepends=True)
+    block = next(line for line in lines if line.startswith(b'{"kind":"block"'))
+    path.write_bytes(stored.replace(block, block * 2))
+    with pytest.raises(ResultError, match=r"run\.jsonl: a case has two blocks in one round"):
+        read(path)
+
+
 def test_unknown_fields_and_unknown_lines_of_a_later_version_are_skipped(tmp_path, stored):
     path = tmp_path / "run.jsonl"
     path.write_bytes(stored)

@@ -86,6 +86,9 @@ def read(path: Path | str) -> Result:
     if any(not 0 <= block.case < len(run.cases) for block in blocks):
         raise ResultError(f"{path}: a block belongs to a case that was not planned")
 
+    if len({(block.case, block.round) for block in blocks}) < len(blocks):
+        raise ResultError(f"{path}: a case has two blocks in one round")
+
     counted = count_blocks(run, blocks)
     end = ends[-1] if ends else None
     if end is None:

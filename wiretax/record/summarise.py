@@ -27,7 +27,7 @@ from wiretax.record.wrong import mark_wrong
 
 STAMPED = ("consume_us", "arrival_skew_us", "chain_only_us")  # summaries of a block's own fields
 SIZE = attrgetter("size_bytes")
-HIDDEN = "its link alone took as long as a call with it, so the call's own time is unknown"
+HIDDEN = "its link alone took about as long as a call with it: the call's own time is unknown"
 ELSEWHERE = "the link was in another state whenever it was measured"
 
 

@@ -1,5 +1,8 @@
 """Builds kernel files for GPUs that this machine need not have, and looks for flaws in the code.
 
+`python -m tests.kernels.gpu_builds STEM ARCHITECTURE [MACRO=VALUE ...]` prints what each kernel of
+kernels/STEM.cu takes: spills, stack and shared memory.
+
 The user's compile cache keeps the compilers' output under a hash of all inputs, so that a second
 session builds only changed kernels."""
 
@@ -7,6 +10,7 @@ import hashlib
 import re
 import secrets
 import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -19,7 +23,7 @@ import msgspec
 import pytest
 
 from kernels.devices import gpu_driver
-from kernels.devices.compile_cache import cache_folder
+from kernels.devices.compile_cache import CompileError, cache_folder
 from kernels.devices.layout import SOURCES
 from tests.kernels import kernel_resources as resources
 from tests.kernels.kernel_code import innermost_loops, kernels_in, loads_at_once, wide_loads
@@ -139,3 +143,28 @@ def misfits(kernels: list[Resources]) -> list[Resources]:
         or r.spills
         or r.shared_bytes != (64 if BLOCK_SUMS.fullmatch(r.kernel) else 0)
     ]
+
+
+def main(stem: str, architecture: str, *macros: str) -> None:
+    """Prints a line for each kernel of the file, or ends with a sentence."""
+    values = dict[str, str]()
+    for macro in macros:
+        name, is_given, value = macro.partition("=")
+        if not is_given:
+            sys.exit(f"{macro!r} is no MACRO=VALUE")
+        values[name] = value
+    try:
+        built = compile_for(SOURCES / f"{stem}.cu", architecture, values)
+    except (CompileError, OSError) as error:
+        sys.exit(f"{stem} for {architecture}: {error}")
+    print(f"{'kernel':32} spills  stack  shared")
+    for each in built.kernels:
+        print(f"{each.kernel:32} {each.spills:6} {each.stack_bytes:6} {each.shared_bytes:7}")
+    if architecture.startswith("sm_"):
+        print("NVIDIA counts spills in the stack, in bytes.")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])

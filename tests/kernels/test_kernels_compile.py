@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kernels.devices.layout import SOURCES
+from tests.kernels import gpu_builds
 from tests.kernels.broken_kernels import CUDA, HIP, SYNC, Patch, copy_kernels
 from tests.kernels.gpu_builds import (
     WIDE,
@@ -111,12 +112,14 @@ def test_flags_are_released_and_acquired_in_the_order_of_the_memory_model(stem, 
 
 
 UNCACHED = (("WT_UNCACHED_SLAB", "1"), ("WT_STREAM_RECEIVE", "1"))
-BY_SLAB_ALONE = (
-    "allreduce_one_shot",
-    "allreduce_two_shot",
-    "allreduce_two_shot_quantized",
-    "sendrecv",
+# Files that `bind_kernel` does not bind: they have no build for uncached slabs.
+WRITE_BACK = (
+    "allreduce_copy_engine",
+    "allreduce_rmsnorm",
+    "experts/alltoall_routed",
+    "gemv_allreduce",
 )
+BY_SLAB_ALONE = [stem for stem in COLLECTIVES if stem not in WRITE_BACK]
 
 
 @pytest.mark.parametrize("stem", BY_SLAB_ALONE)
@@ -215,7 +218,45 @@ def test_every_type_and_format_fits_also_for_eight_ranks(variant, architecture):
     if options == WIDE:
         (pattern,) = (p for start, p in STREAMING.items() if architecture.startswith(start))
         streams = re.search(pattern, built.text, re.MULTILINE)
-        assert bool(streams) != (stem in STREAMLESS)
+        assert bool(streams) != (stem in STREAMLESS), (
+            f"{stem}: STREAMLESS names the files that WT_STREAM_SLAB does not change, no other"
+        )
+
+
+FP8 = macros("WT_ELEMENT=Float8_e4m3 WT_REDOP=Avg WT_STREAM_SLAB=1 WT_WORLD=8")
+WITHOUT_FP8 = "allreduce_multimem", "allreduce_two_shot_quantized"
+# By architecture and kernel: AMD's scalar registers that do not fit, and NVIDIA's bytes of stack.
+KNOWN_SPILLS = {
+    "gfx942": {
+        "two_shot_push": 3,
+        "two_shot_push_registered": 3,
+        "two_shot_registered": 2,
+        "one_shot_sentinel": 2,
+        "ping_pong_pull": 2,
+        "ping_pong_push": 2,
+    },
+    "sm_90": {"reduce_scatter_pull_registered": 8},
+}
+
+
+@pytest.mark.parametrize("stem", [stem for stem in BY_SLAB_ALONE if stem not in WITHOUT_FP8])
+@pytest.mark.parametrize("architecture", few(["gfx942", "sm_90", "gfx1201", "gfx1100"], 1))
+def test_fp8_with_eight_ranks_spills_only_where_the_pages_say_so(stem, architecture):
+    """docs/experiments/kernels.md names them."""
+    kernels = compiled(stem, architecture, FP8).kernels
+    known = KNOWN_SPILLS.get(architecture, {})
+    found = {each.kernel: each.spills or each.stack_bytes for each in misfits(kernels)}
+    assert found == {each.kernel: known[each.kernel] for each in kernels if each.kernel in known}
+
+
+def test_a_command_prints_what_the_kernels_of_a_file_take(capsys):
+    compiled("allreduce_ring", "sm_90")  # or skips, without a compiler
+    gpu_builds.main("allreduce_ring", "sm_90", "WT_WORLD=3")
+    assert re.search(r"^ring +0 +0 +0$", capsys.readouterr().out, re.MULTILINE)
+    with pytest.raises(SystemExit, match="'WT_WORLD' is no MACRO=VALUE"):
+        gpu_builds.main("allreduce_ring", "sm_90", "WT_WORLD")
+    with pytest.raises(SystemExit, match=r"allreduce_rign for sm_90: .*No such file"):
+        gpu_builds.main("allreduce_rign", "sm_90")
 
 
 @pytest.mark.parametrize("architecture", few(["gfx942", "gfx1100", "gfx1201"], 1))

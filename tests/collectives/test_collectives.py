@@ -9,7 +9,8 @@ import pytest
 from bench.harness import verify
 from collectives.choice import STABLE
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined
-from collectives.registry import exact
+from collectives.operation import Algorithm
+from collectives.registry import ALGORITHMS, exact
 from tests.kernels.broken_kernels import PACK, PATCHES, SENTINEL, Patch, apply, tree
 from tests.launch import ROOT, assert_right, count, few, mpirun
 from tests.ranks.world import ROUNDING
@@ -27,6 +28,25 @@ def test_every_algorithm_is_right_for_fixed_messages(ranks, collectives):
     Two ranks stream into buffers."""
     seed = STREAMS["buffers"] if ranks == 2 else 0
     assert_right(ranks, "collective", "fixed", str(seed), "cpu", "auto", *collectives)
+
+
+def test_a_name_that_no_fixed_example_has_ends_the_run_with_a_sentence():
+    program = "tests/ranks/collective_ranks.py", "fixed", "0", "cpu", "auto", "one_shto"
+    done = mpirun(2, *program)
+    assert done.returncode != 0
+    assert "no fixed example has one_shto: there are all_gather, all_reduce, " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("collective", COLLECTIVES)
+def test_what_auto_takes_without_a_table_says_what_it_moves(collective):
+    """The model of `auto` takes an unknown traffic for none, and would prefer it to all others."""
+    silent = [
+        each.name
+        for each in ALGORITHMS[collective].values()
+        if each.needs_peers and each.is_modelled and each.moves is Algorithm.moves
+    ]
+    assert not silent, f"{silent}: give `moves`, or set is_modelled=False"
 
 
 FIRST, NEXT = "Element::widen(load(0))", "Element::widen(load(s))"

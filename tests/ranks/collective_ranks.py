@@ -3,14 +3,17 @@ memory.
 
 `collective_ranks.py EXAMPLES SEED [DEVICE [MEMORY [NAME ...]]]`. EXAMPLES is a number of drawn
 examples, or `fixed`. NAME is a collective, or an algorithm: drawn examples know those of
-all-reduces. The bits of SEED also choose how stores stream. A rank that failed alone
-would draw other examples than its peers, so all ranks fail together or not at all.
+all-reduces, fixed ones leave out lossy algorithms, `auto` and the library. The bits of SEED also
+choose how stores stream. A rank that failed alone would draw other examples than its peers, so all
+ranks fail together or not at all.
 """
 
 import sys
+from collections.abc import Collection
 
 import numpy as np
 
+from collectives.collective import COLLECTIVES
 from collectives.operation import Operation, Unsupported
 from collectives.peer_buffer import set_epoch
 from collectives.registry import ALGORITHMS
@@ -23,6 +26,16 @@ from tests.collectives.collective_examples import (
     inputs,
 )
 from tests.ranks.world import connect, launch, same_on_all_ranks
+
+
+def require_known(names: Collection[str], known: Collection[str], examples: str) -> None:
+    """Ends the process, as all ranks do, with a sentence about a name that no example has."""
+    unknown = sorted({*names} - {*known})
+    if unknown:
+        what = "fixed" if examples == "fixed" else "drawn"
+        sys.exit(
+            f"no {what} example has {', '.join(unknown)}: there are {', '.join(sorted(known))}"
+        )
 
 
 def main(examples: str, seed: int, device: str = "cpu", memory: str = "auto", *names: str) -> None:
@@ -53,12 +66,15 @@ def main(examples: str, seed: int, device: str = "cpu", memory: str = "auto", *n
         bits = [buffers.result(example)] if is_alike and example.algorithm != "library" else []
         return same_on_all_ranks(world, watch, error, *bits)
 
-    fixed = [
-        example
-        for example in fixed_examples(communicator.size, communicator.hosts)
-        if examples == "fixed"
-        and (not names or {example.collective.name, example.algorithm} & {*names})
-    ]
+    fixed = list[Example]()
+    known = {*COLLECTIVES, *ALGORITHMS["all_reduce"]}
+    if examples == "fixed":
+        every = [*fixed_examples(communicator.size, communicator.hosts)]
+        known = {name for each in every for name in (each.collective.name, each.algorithm)}
+        fixed = [
+            each for each in every if not names or {each.collective.name, each.algorithm} & {*names}
+        ]
+    require_known(names, known, examples)
     if not isinstance(peers, Unsupported):  # the epoch wraps halfway
         set_epoch(peers, 2**32 - 1 - (len(fixed) or int(examples)) // 2)
         communicator.barrier()

@@ -29,7 +29,8 @@ def count(full: int) -> int:
 
 
 def few(cases: Iterable[T], most: int) -> list[T]:
-    """The first `most` cases of a test; all cases with `make reliability`."""
+    """The first `most` cases of a test; all cases with `make reliability`, or FULL_COUNT=1. What
+    shows most comes first: a case behind the first `most` is never in `make test`."""
     return list(cases) if FULL else list(cases)[:most]
 
 

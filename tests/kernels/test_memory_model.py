@@ -4,11 +4,13 @@ x86 hardware cannot show these failures: a kernel could give right sums a millio
 developer's card and wrong sums on a card with weaker ordering.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 
 import pytest
 
+from kernels.devices.layout import SOURCES
 from tests.kernels.memory_model import (
     BLOCK_BARRIER,
     FENCE_SYSTEM,
@@ -294,6 +296,41 @@ FAILS = {  # {the removed part: the protocol without it}
         for parts in (("fence", "release"), ("acquire",), ("wait",))
     },
 }
+
+
+# The files that signal or wait by themselves; the others go through these. In HOLDS they have these
+# protocols, or none for the reason that follows.
+MODELLED = {
+    "include/exchange.h": ("push", "pull", "over users' buffers"),
+    "include/two_shot.h": ("two-shot",),
+    "allreduce_ring.cu": ("ring",),
+}
+NOT_MODELLED = {
+    "include/sync.h": "it defines both",
+    "allreduce_copy_engine.cu": "a stream orders a copy and the kernel behind it",
+    "gemv_allreduce.cu": "each launch meets once, as a push of one chunk does",
+    "sendrecv.cu": "one sender and one receiver, which wait as a ring's neighbours do",
+    "link.cu": "it measures, between meetings",
+    "link_probe.cu": "it measures, between meetings",
+    "memory_probe.cu": "it judges memory, between meetings",
+}
+WAITS = re.compile(r"\)?\.(wait|signal|meet)\(|await_acquire_system\(")
+
+
+def test_a_file_that_waits_by_itself_has_its_protocol_here():
+    files = [
+        path
+        for path in sorted(SOURCES.rglob("*"))
+        if path.suffix in (".cu", ".h") and not path.name.startswith("platform_")
+    ]
+    waiting = {str(path.relative_to(SOURCES)) for path in files if WAITS.search(path.read_text())}
+    assert {*MODELLED, *NOT_MODELLED} <= waiting
+    missing = sorted(waiting - {*MODELLED, *NOT_MODELLED})
+    assert not missing, (
+        f"{', '.join(missing)} signals or waits by itself. Add its protocol to HOLDS, the protocol "
+        "without each of its parts to FAILS, and the file to MODELLED."
+    )
+    assert {name for names in MODELLED.values() for name in names} <= {*HOLDS}
 
 
 @pytest.mark.parametrize("name", HOLDS)

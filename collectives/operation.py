@@ -276,26 +276,30 @@ class Limits:
 @dataclass(frozen=True)
 class Algorithm:
     """A way to perform a collective, and all that is known about it. The commands, bench.tune, the
-    soak, `auto` and the layers read it here; no other file names an algorithm.
+    soak, `auto` and the layers read it here; no other file of the program names an algorithm.
 
     `perform(world, case)` binds a case that is `feasible`. `refuses(world, case)` says why the
     algorithm does not suit a case, alike on all ranks, before anything is compiled. `moves(ranks,
-    case)` is its traffic, None if it does more than move bytes.
+    case)` is its Traffic. None means unknown: the case has no bound, and the model of `auto` takes
+    its cost for 0, so that one which `is_modelled` would come before all that say what they move.
 
     | fact | meaning |
     |---|---|
     | `variants` | those that it has; without any, `graph` where graphs are used, else `plain` |
-    | `by_default` | whether a run that names no algorithm measures it |
-    | `is_lossy` | only a run that names it does |
-    | `is_modelled` | `auto` also takes it without a table |
+    | `by_default` | whether a run that names no algorithm measures it, and bench.tune tries it |
+    | `is_lossy` | only a run that names it measures it; `auto` never takes it |
+    | `is_modelled` | `auto` may take it where no table has a row, whatever `by_default` says |
     | `spans_hosts` | for ranks on several hosts |
     | `sums_in_rank_order` | adds an element's inputs in the order of the ranks, and rounds once |
-    | `pushes` | it stores into peers' memory |
+    | `pushes` | on a GPU it reads no peer's memory: peers store all that it needs into its own |
     | `flags_in_data` | its data show that they arrived: no flag has to follow them |
     | `to_neighbours` | each rank sends to one other rank, and all ranks in a circle |
     | `formulas` | which of docs/advise.md hold: "parts" (checked on a GPU), "wire" |
     | `contender` | who else performs it, as `vLLM 0.33.0`; and which `contender_collectives` |
     | `varies` | what bench.tune varies: `stores` (around the caches), `chunks`, `grid`, `slabs` |
+
+    bench.tune skips a lossy algorithm, and one of which `by_default` says no in its world: there
+    `varies` has no effect, though a build that a run names, as `NAME+128K`, works.
     """
 
     base: str

@@ -1,1 +1,1 @@
-"""Reads logs of other benchmarks into runs. It imports `store`."""
+"""Reads logs of other benchmarks into runs. formats.py lists the parsers, a module each."""

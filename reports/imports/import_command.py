@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from reports.imports.formats import NAMES
 from reports.imports.logged import LoggedTest, collective_of
-from reports.imports.runs import FORMATS, content_of_run, digest_of, find_tests, run_of
+from reports.imports.runs import content_of_run, digest_of, find_tests, run_of
 from wiretax.common.arguments import whole_number
 from wiretax.common.program import complain, write_json
 from wiretax.common.untrusted import MOST_BYTES, printable
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         nargs="+",
         type=Path,
-        help=f"a log of at most {MOST_BYTES // 10**6} MB: {FORMATS}",
+        help=f"a log of at most {MOST_BYTES // 10**6} MB: {NAMES}",
     )
     parser.add_argument(
         "--out",

@@ -35,6 +35,7 @@ LABELS = re.compile(
     r"|[\w.-]{1,200}: (?=[# \d])"  # srun -l, pdsh
     r"|(?:\d{4}-\d\d-\d\d[T ])?\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?[ \t])"
 )
+HOST = re.compile(r"([\w.-]{1,200}): [# \d]")
 # host:pid:thread [device] NCCL INFO ...: other ranks may write it into the middle of a line.
 MESSAGE = re.compile(
     r"(?:\[[^\]]{1,40}\] )?(?<![A-Za-z_])[A-Za-z_][\w.-]{0,80}:\d{1,9}:\d{1,9} \[-?\d{1,4}\] |"
@@ -72,7 +73,12 @@ class LoggedRow(NamedTuple):
 class LoggedTest:
     """`format` is a harness and its version, `gpus` has a model by rank, `unread` the lines that
     look like data and could not be read, `notes` has sentences for the run. A test that
-    `is_per_rank` prints the bytes of one rank, where a run has those of all."""
+    `is_per_rank` prints the bytes of one rank, where a run has those of all.
+
+    A parser says what it read: the `status` "failed" if the log itself says so, `lack` if it knows
+    why the test is incomplete, and, of a format whose tests end with a line of their own, that it
+    `has_footer`, and `has_ended` once that line came. When all is read, `set_status` makes of this
+    the final `status` and its `reason`."""
 
     format: str
     first_line: int
@@ -82,6 +88,9 @@ class LoggedTest:
     hosts: int | None = None
     status: str = "complete"
     reason: str | None = None
+    lack: str = ""
+    has_footer: bool = False
+    has_ended: bool = False
     gpus: dict[int, str] = field(default_factory=dict)
     library: str | None = None
     rows: list[LoggedRow] = field(default_factory=list)
@@ -103,18 +112,27 @@ class LoggedTest:
         ValueError if its time is too short for any clock."""
         self.rows.append(LoggedRow(line, case, Block(case=0, block=0, round=0, n=n, **figures)))
 
-    def set_status(self, lack: str | None = None) -> None:
-        """Sets the status and its reason. `lack`: why the test is incomplete, if nothing is known
-        from its lines."""
-        lack = self.reason or lack or ("" if self.rows else "it has no rows")
-        if self.unread:
-            lack = lack or "some of its rows could not be read"
+    def set_status(self) -> None:
+        """Sets the status and its reason. A wrong result outweighs what is lacking, which the
+        reason says beside it: an incomplete run is repeated, a wrong one is looked into."""
         if self.status == "failed":
             self.reason = "the run itself says so"
-        elif lack:
-            self.status, self.reason = "incomplete", lack
-        elif any(row.block.n_wrong for row in self.rows):
+            return
+
+        self.lack = self.lack or self._missing()
+        if any(row.block.n_wrong for row in self.rows):
             self.status, self.reason = "failed", "the run found wrong results"
+            if self.lack:
+                self.reason += f", and is incomplete: {self.lack}"
+        elif self.lack:
+            self.status, self.reason = "incomplete", self.lack
+
+    def _missing(self) -> str:
+        if self.has_footer and not self.has_ended:
+            return CUT_OFF
+        if not self.rows:
+            return "it has no rows"
+        return "some of its rows could not be read" if self.unread else ""
 
 
 def check(name: str, number: int) -> None:
@@ -135,9 +153,29 @@ def dates_of(lines: Sequence[str]) -> Iterator[tuple[int, datetime]]:
                 yield number, date or datetime.strptime(day + year, "%b %d %H:%M:%S %Y")
 
 
+def clean_lines(raw: Sequence[str]) -> list[str]:
+    """The lines as parsers get them, see `clean_line`. A host and a colon before a heading that
+    begins with a letter is a label only if it stands before figures or a `#` too: `srun: error:`
+    is none."""
+    hosts = {label[1] for line in raw if (label := HOST.match(line))}
+    if not hosts:
+        return [clean_line(line) for line in raw]
+
+    lines = list[str]()
+    for line in raw:
+        host, _, rest = line.partition(": ")
+        lines.append(clean_line(rest if host in hosts else line))
+    return lines
+
+
 def clean_line(text: str) -> str:
-    """A line without escapes, labels, messages and control characters, in the same columns; cells
-    between separators stand in columns."""
+    """A line without escapes, labels, messages and control characters, in the same columns.
+
+    Of a spreadsheet or a web page the cells stand in columns: `1024,4,5.5,0,a,b`, with at least
+    LEAST_SEPARATORS of `,`, `;` or `|`, reaches a parser as words with blanks between them, without
+    quotes, and an empty cell leaves no word. A line with fewer separators, such as a row of a CSV
+    that is cut off, or one of a table with few columns, keeps them: `1024,4`. A parser of such a
+    table splits these itself, or takes a row of one word for one that it cannot read."""
     text = ESCAPES.sub("", text[:LONGEST_LINE]).rstrip("\r").rpartition("\r")[2].expandtabs()
     if not text.isprintable():
         text = "".join(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reports.imports.logged import (
-    CUT_OFF,
     LIKE_A_FIGURE,
     MEAN_OVER_RANKS,
     SLOWEST,
@@ -36,6 +35,9 @@ OSU_COLUMN = re.compile(
     r"(?:Message )?Size|(?<!\w)[A-Z]\w*\.?(?: [A-Z]\w*\.?){0,3} ?\([^()]*\)|"
     r"MB/s|Messages/s|Iterations|Validation"
 )
+IMB_TEST = re.compile(r"Benchmarking (\w{1,40})")
+# The line that a test begins with.
+TITLE = re.compile(rf"(?:{OSU_TITLE.pattern}|{IMB_TEST.pattern})\s*$")
 IMB_TITLE = re.compile(r"Intel ?\(R\) MPI Benchmark(?:s| Suite) V?([\d.]+)")
 # The figure in a column, by its name in lower case. IMB's bandwidth is not read: it repeats the
 # time, and its megabyte had 2^20 bytes until 2018.
@@ -63,8 +65,7 @@ ENDED = re.compile(
 
 @dataclass
 class MpiTest(LoggedTest):
-    """`figures` names the figure in each column and, of a time, the microseconds of its unit;
-    `reason` is why the test is incomplete so far."""
+    """`figures` names the figure in each column and, of a time, the microseconds of its unit."""
 
     statistic: str = MEAN_OVER_RANKS
     figures: list[tuple[str, float]] = field(default_factory=list)
@@ -90,9 +91,9 @@ class MpiTest(LoggedTest):
                 name = (match and match.lastgroup) or "ignored"
                 self.figures.append((name, unit_us(column) if name in ("max", "mean") else 1))
         elif text == "All processes entering MPI_Finalize":
-            self.reason = None
+            self.has_ended = True
         elif ENDED.search(text):
-            self.reason = "the run was ended before its time"
+            self.lack = "the run was ended before its time"
         elif (
             self.figures
             and words
@@ -129,9 +130,10 @@ class MpiTest(LoggedTest):
         )
 
     def finish(self) -> None:
-        """Sets the status, and whether the sizes are of one rank."""
+        """Sets whether two runs wrote the table, and whether the sizes are of one rank."""
         sizes = {row.case["size_bytes"] for row in self.rows}
-        self.set_status(TWO_RUNS if self.is_osu and len(self.rows) > len(sizes) else None)
+        if self.is_osu and len(self.rows) > len(sizes):
+            self.lack = self.lack or TWO_RUNS
         self.is_per_rank = PER_RANK.fullmatch(self.collective or "") is not None
 
 
@@ -144,11 +146,11 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
         text = line.strip(" #")
         if "OSU" in text and (osu := OSU_TITLE.fullmatch(" ".join(text.split()))):
             tests.append(MpiTest(f"OSU {osu[2]}", line_number, collective=_osu_name(osu[1])))
-        elif imb := re.fullmatch(r"Benchmarking (\w{1,40})", text):
+        elif imb := IMB_TEST.fullmatch(text):
             if tests:
-                tests[-1].reason = None
+                tests[-1].has_ended = True
             name = collective_of(imb[1])
-            tests.append(MpiTest(version, line_number, collective=name, reason=CUT_OFF))
+            tests.append(MpiTest(version, line_number, collective=name, has_footer=True))
         elif title := IMB_TITLE.match(text):
             version = f"IMB {title[1]}"
         elif tests:

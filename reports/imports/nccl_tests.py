@@ -11,7 +11,6 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from reports.imports.logged import (
-    CUT_OFF,
     LIKE_A_FIGURE,
     NUMBER,
     TWO_RUNS,
@@ -41,6 +40,8 @@ HEAD = re.compile(
     r"Rank +(?P<rank>\d{1,7})(?: +Group +(?P<group>\d+))?(?: +Pid +\d+)? +on +"
     r"(?P<host>\S+) +device) +\d+ +\[[^\]]*\] *)"
 )
+# What a test begins with, also in a spreadsheet and where only the heading is left.
+TITLE = re.compile(rf"{HEAD.pattern}|(?:size|bytes)(?:\(\S*)? +(?:count|n)(?:\(| )", re.IGNORECASE)
 FAILURE = re.compile(
     r"\bTest (?:NCCL|CUDA|HIP|MPI) failure|\bTest timeout \(\d+s\)|"
     r"\b(?:NCCL|Cuda|CUDA|HIP|Test) failure \S+\.\w+:\d+"
@@ -61,6 +62,8 @@ TYPES = {
     "fp8_e5m2": "float8_e5m2",
 }
 EARLY = "NCCL 1.x"  # prints milliseconds, and no footer
+# What a row or a line of a heading begins with, see LIKE_A_FIGURE and `read_heading`.
+ROW_OR_HEADING = (*"+-.0123456789ni", "out-of-place", "in-place", "(b)", "size", "bytes")
 # Columns under other names.
 COLUMNS = {"bytes": "size", "n": "count", "op": "redop"}
 FIGURE = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?|N/A|-?nan|-?inf")
@@ -83,6 +86,11 @@ class Column(NamedTuple):
     name: str
     in_place: bool | None
     end: int
+
+
+def is_failure(text: str) -> bool:
+    """Whether a line says that the run failed. The words come first: most lines have neither."""
+    return ("failure" in text or "timeout" in text) and FAILURE.search(text) is not None
 
 
 def read_heading(
@@ -169,16 +177,16 @@ class NcclTest(LoggedTest):
         return halves
 
     def finish(self) -> None:
-        """Sets the ranks, if the output is of one run, adds the rows, and sets the status."""
-        if len(self.groups) == 1 and self.reason is None:
+        """Sets the ranks, if the output is of one run, adds the rows, and says whether it ended."""
+        if len(self.groups) == 1 and not self.lack:
             [hosts] = self.groups.values()
             self.world_size, self.hosts = max(self.gpus) + 1, len(hosts)
 
         for line, text in self.texts:
             self.read_row(line, text)
 
-        has_end = self.part == Part.FOOTER or self.format in (EARLY, "mscclpp-test")
-        self.set_status(None if has_end else CUT_OFF)
+        self.has_footer = self.format not in (EARLY, "mscclpp-test")
+        self.has_ended = self.part == Part.FOOTER
 
 
 def _agrees(half: dict[str, str], size_kb: float, time_us: float) -> bool:
@@ -212,9 +220,16 @@ def parse_nccl(lines: list[str]) -> list[NcclTest]:
     """The tests in cleaned lines."""
     reader = Reader()
     for line, text in enumerate(lines, 1):
+        text_only = text.strip(" #")
+        start = text_only[:12].lower()
+        # A log of a million lines has mostly others: their words are not needed.
+        if not start.startswith(ROW_OR_HEADING):
+            if start:
+                reader.read_text(line, text_only)
+            continue
         words = cells(text)
         if words and not (reader.read_row(line, text, words) or reader.read_heading(line, words)):
-            reader.read_text(line, text.strip(" #"))
+            reader.read_text(line, text_only)
 
     for test in reader.tests:
         test.finish()
@@ -241,17 +256,16 @@ class Reader:
             self.tests.append(test)
 
         if test.part == part == Part.TABLE:
-            test.reason = TWO_RUNS
+            test.lack = TWO_RUNS
 
         test.part = part
 
     def read_row(self, line: int, text: str, words: list[tuple[str, int]]) -> bool:
         """Whether the line is a row, the rest of one, or looks like one."""
         test = self.test
-        is_figure = [LIKE_A_FIGURE.fullmatch(word) is not None for word, _ in words]
-
-        if not all(is_figure[:2]) or FAILURE.search(text):
+        if not all(LIKE_A_FIGURE.fullmatch(word) for word, _ in words[:2]) or is_failure(text):
             return False
+        is_figure = [LIKE_A_FIGURE.fullmatch(word) is not None for word, _ in words]
 
         if test.part == Part.ROWS and all(is_figure):
             row_line, row = test.texts[-1]
@@ -265,13 +279,14 @@ class Reader:
             probe.read_row(line, text)
             if not probe.rows:
                 return False
-            test.reason = TWO_RUNS
+            test.lack = TWO_RUNS
             self.begin(Part.BANNER, line)
-            self.test.reason = "its rows follow no heading"
+            self.test.lack = "its rows follow no heading"
         elif test.part < Part.TABLE:
             return False
 
         self.test.texts.append((line, text))
+        self.places = (False, True)  # those of another program's next table are its own
         self.test.part = Part.ROWS
         return True
 
@@ -302,7 +317,7 @@ class Reader:
 
     def read_text(self, line: int, text: str) -> None:
         """Reads a line before or after a table, or one that says that the run failed."""
-        if FAILURE.search(text):
+        if is_failure(text):
             if not self.tests or (self.program and self.test.part == Part.FOOTER):
                 self.begin(Part.BANNER, line)
             self.test.status = "failed"
@@ -323,8 +338,15 @@ class Reader:
         elif footer := FOOTER.match(text):
             self.test.part = Part.FOOTER
             self.test.status = "failed" if footer["failed"] else self.test.status
-        elif program := PROGRAM.search(text):
+        elif ("_perf" in text or "_test" in text) and (program := PROGRAM.search(text)):
             self.program = collective_of(program[1])
+
+
+def parse_reports(documents: Sequence[Any]) -> list[NcclTest]:
+    """The test in each JSON report; [] for other JSON."""
+    if not all("config" in document and "results" in document for document in documents):
+        return []
+    return [*map(test_of_report, documents)]
 
 
 def test_of_report(report: Any) -> NcclTest:

@@ -9,20 +9,17 @@ from typing import Any
 
 import msgspec
 
-from reports.imports.inspector import parse_inspector
+from collectives.collective import DATATYPES
+from reports.imports.formats import JSON_FORMATS, JSON_NAMES, NAMES, parse_text
 from reports.imports.logged import (
-    CUT_OFF,
     MEAN,
     LoggedRow,
     LoggedTest,
     check,
-    clean_line,
+    clean_lines,
     dates_of,
     separator_of,
 )
-from reports.imports.mpi_logs import parse_mpi
-from reports.imports.nccl_tests import parse_nccl, test_of_report
-from reports.imports.serving_logs import parse_serving
 from reports.imports.timing_lines import FORMAT, MARK, parse_timing_lines
 from wiretax.record.blocks import count_blocks
 from wiretax.record.case import UNKNOWN, is_own_work
@@ -31,14 +28,6 @@ from wiretax.record.schema import Block, CaseHeader, End, Result, Run
 from wiretax.record.summarise import build_cases
 from wiretax.record.writing import to_line
 
-JSON_FORMATS = (
-    "nccl-tests -J, vllm bench serve or latency, SGLang's bench_serving, llama-bench and NCCL's "
-    "Inspector"
-)
-FORMATS = (
-    "nccl-tests, rccl-tests, NCCL 1.x, mscclpp-test, OSU, IMB, timing lines; as JSON: "
-    + JSON_FORMATS
-)
 LOST = (
     "{}: timed by its own clock ({}); the state of the link is unknown, and in place and out of "
     "place are separate cases."
@@ -60,7 +49,7 @@ def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
         raise ResultError(f"{path}: {error}") from error
 
     if not tests or (text.startswith("#!") and not any(test.rows for test in tests)):
-        raise ResultError(f"{path} has no timings; known are {FORMATS}")
+        raise ResultError(f"{path} has no timings; known are {NAMES}")
 
     return tests
 
@@ -71,15 +60,11 @@ def tests_of_json(text: str) -> Sequence[LoggedTest]:
 
     try:
         documents = documents_of(text)
-        if tests := parse_serving(documents) or parse_inspector(documents):
-            for test in tests:
-                test.set_status()
-            return tests
-        if not all("config" in document for document in documents):
-            raise ResultError(
-                f"it is JSON of no known version of {JSON_FORMATS}, and has no timing lines"
-            )
-        return [*map(test_of_report, documents)]
+        for each in JSON_FORMATS:
+            if tests := each.parse(documents):
+                for test in tests:
+                    test.set_status()
+                return tests
     except (
         AttributeError,
         KeyError,
@@ -89,8 +74,9 @@ def tests_of_json(text: str) -> Sequence[LoggedTest]:
         ValueError,
     ) as error:
         raise ResultError(
-            f"it is JSON that is cut off, damaged, or not what {JSON_FORMATS} write ({error})"
+            f"it is JSON that is cut off, damaged, or not what {JSON_NAMES} write ({error})"
         ) from error
+    raise ResultError(f"it is JSON of no known version of {JSON_NAMES}, and has no timing lines")
 
 
 def documents_of(text: str) -> list[Any]:
@@ -105,21 +91,26 @@ def documents_of(text: str) -> list[Any]:
 def tests_of_text(text: str) -> Sequence[LoggedTest]:
     """The tests with their dates: the last one before a test, or else the first after it."""
     raw = text.split("\n")
-    lines = [clean_line(line) for line in raw]
+    lines = clean_lines(raw)
     check("rows", sum(line.lstrip(" #")[:1].isdigit() for line in lines))
 
-    timed, fault = parse_timing_lines(raw)
-    tests: list[LoggedTest] = [*parse_nccl(lines), *parse_mpi(lines), *timed]
+    timed, unread, fault = parse_timing_lines(raw)
+    tests: list[LoggedTest] = [*parse_text(lines), *timed]
     if fault and not tests:
         raise ResultError(fault)
     if not tests:
         return []
     tests.sort(key=lambda test: test.first_line)
-    for test in tests:  # a spreadsheet has no footer
-        if test.reason == CUT_OFF and test.rows and separator_of(raw[test.rows[-1].line - 1]):
-            test.status, test.reason = "complete", None
-            test.set_status()
+    for test in tests:
+        if test.rows and separator_of(raw[test.rows[-1].line - 1]):
+            test.has_footer = False  # a spreadsheet keeps the table alone
     drop_cut_row(tests[-1], lines)
+    for test in tests:
+        test.set_status()
+    if timed and fault:
+        # A line that is no timing line may be anybody's: it is told, and makes no test incomplete.
+        timed[0].unread = unread
+        timed[0].notes.append(fault)
     dates = dict(dates_of(raw))
     dated = list(dates)
 
@@ -138,9 +129,10 @@ def drop_cut_row(test: LoggedTest, lines: Sequence[str]) -> None:
     rows = [row for row in test.rows if row.line < last]
     is_shorter = rows and len(lines[-1].rstrip()) < len(lines[rows[-1].line - 1].rstrip())
     if test.format != FORMAT and is_shorter and len(rows) < len(test.rows):
+        if any(row.block.n_wrong for row in test.rows[len(rows) :]):
+            test.status = "failed"  # whatever else of the row is lacking
         test.rows = rows
         test.unread.append(last)
-        test.set_status()
 
 
 def run_of(
@@ -159,7 +151,7 @@ def run_of(
             header = _header(test, row)
             # Rows of a size are blocks, unless it was rounded to 0, or two runs are mixed up.
             is_exact = header.size_bytes or is_own_work(header)
-            is_block = is_exact and test.status != "incomplete"
+            is_block = is_exact and test.status != "incomplete" and not test.lack
             line = None if is_block else row.line
             key = line, msgspec.json.encode(header)
             block = row.block
@@ -206,7 +198,10 @@ def _header(test: LoggedTest, row: LoggedRow) -> CaseHeader:
     if test.is_per_rank:
         size_bytes *= test.world_size or 1
     collective = test.collective or UNKNOWN
-    fields = {"algorithm": "library", "count": size_bytes, "datatype": UNKNOWN} | row.case
+    datatype = DATATYPES.get(row.case.get("datatype", UNKNOWN))
+    # Of a type that is not printed, the elements are bytes.
+    count = size_bytes // datatype.size_bytes if datatype else size_bytes
+    fields = {"algorithm": "library", "count": count, "datatype": UNKNOWN} | row.case
     fields["redop"] = fields.get("redop") or ("sum" if "reduce" in collective else "none")
     fields["size_bytes"] = size_bytes
     # The variant and the memory are those of the library's buffers in our own runs.

@@ -92,7 +92,7 @@ def read_served(test: LoggedTest, line: int, document: Fields) -> None:
     if served.total_output_tokens:
         times_ms["output_token"] = 1e3 * served.duration / served.total_output_tokens
     if served.completed < prompts:
-        test.reason = f"{prompts - served.completed} of {prompts} requests failed"
+        test.lack = f"{prompts - served.completed} of {prompts} requests failed"
     for metric, time_ms in times_ms.items():
         if time_ms and served.completed:
             case = case_of(served.backend, metric, document | {"num_prompts": prompts})

@@ -87,11 +87,11 @@ KNOWN_FIELDS = {*TimingLine.__struct_fields__}
 KNOWN = {name.replace("_", ""): name for name in TimingLine.__struct_fields__ if name != "n"}
 
 
-def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
+def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], list[int], str]:
     """A test for each collective or name, and number of ranks, in the order of their first line;
-    and why the first line that cannot be read is none. Raises ResultError for an unknown field that
-    looks like one that its line lacks, for correctness that is told otherwise than by `n_wrong`,
-    for a field that stands twice in a line, and for too many rows."""
+    the lines that cannot be read, and why the first of these is none. Raises ResultError for an
+    unknown field that looks like one that its line lacks, for correctness that is told otherwise
+    than by `n_wrong`, for a field that stands twice in a line, and for too many rows."""
     tests: dict[tuple[str, int | None], LoggedTest] = {}
     unread, fault, n_bytes, n_rows = list[int](), "", 0, 0
     seen = {*KNOWN_FIELDS}
@@ -134,15 +134,7 @@ def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], str]:
             test.add(number, case, line.n, time_us=time_us, n_wrong=n_wrong)
             n_wrong = None  # of all blocks together
 
-    for test in tests.values():
-        test.set_status()
-    found = [*tests.values()]
-    if found:
-        found[0].unread = unread
-        if fault:
-            found[0].notes.append(fault)
-
-    return found, fault
+    return [*tests.values()], unread, fault
 
 
 def doubled_names(text: str) -> list[str]:

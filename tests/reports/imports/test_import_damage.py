@@ -34,6 +34,7 @@ def test_the_time_for_a_long_line_is_linear_in_its_length(line):
     """Otherwise a hostile log of a few megabytes would take hours, and this test would not end."""
     text = line * 60_000
     logged.LABELS.match(text)
+    logged.HOST.match(text)
     logged.MESSAGE.search(text)
     import_mpi.OSU_COLUMN.findall(f"Size {text}")
     noise = f"# OSU MPI Latency Test v7.1\nSize {text}\nNCCL version{text}\nMPI_{text}:\n"

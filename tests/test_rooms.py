@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.bench.launches import launch, run, stored
 from tests.launch import ROOT, end_of
 
-LAYERS = ("bench", "collectives", "kernels", "reports")
+LAYERS = ("bench", "collectives", "kernels", "reports", "wiretax")
 SMALL = "-b 16K -e 16K -n 1 --mode isolated --max-time 60"
 
 

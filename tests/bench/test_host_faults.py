@@ -96,7 +96,7 @@ def test_the_host_of_a_killed_rank_is_named_once(hosts, mpi):
 
 def test_hosts_with_other_programs_are_refused(hosts, tmp_path):
     other = tmp_path / "other"
-    for package in ("bench", "collectives", "kernels", "reports"):
+    for package in ("bench", "collectives", "kernels", "reports", "wiretax"):
         ignored = shutil.ignore_patterns("*.pyc.*")
         shutil.copytree(ROOT / package, other / package, ignore=ignored)
     with (other / "kernels/allreduce_ring.cu").open("a") as source:

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.launch import ROOT
 
 HEADERS = [ROOT / "tests/kernels" / name for name in ("faults.h", "delayed_stores.h")]
-UNCHANGED = "bench", "collectives", "reports", "tests"  # folders that trees share
+UNCHANGED = "bench", "collectives", "reports", "wiretax", "tests"  # folders that trees share
 # They measure and judge, and stay whole: each tree would compile them anew.
 WHOLE = "devices/loop_cpu.cpp", "iteration.cu", "link_probe.cu", "memory_probe.cu"
 

@@ -139,7 +139,7 @@ def tree_for_anybody(folder: Path) -> Path:
     """A copy of the product and the tests that other users may read, with a home that they may
     write to."""
     tree = folder / "tree"
-    for layer in ("bench", "collectives", "kernels", "reports", "tests"):
+    for layer in ("bench", "collectives", "kernels", "reports", "wiretax", "tests"):
         shutil.copytree(
             ROOT / layer, tree / layer, ignore=shutil.ignore_patterns("*.pyc.*", "data")
         )

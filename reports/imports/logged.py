@@ -35,7 +35,7 @@ LABELS = re.compile(
     r"|[\w.-]{1,200}: (?=[# \d])"  # srun -l, pdsh
     r"|(?:\d{4}-\d\d-\d\d[T ])?\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?[ \t])"
 )
-HOST = re.compile(r"([\w.-]{1,200}): [# \d]")
+HOST = re.compile(r" {0,20}([\w.-]{1,200}): [# \d]")  # srun pads the numbers of ranks
 # host:pid:thread [device] NCCL INFO ...: other ranks may write it into the middle of a line.
 MESSAGE = re.compile(
     r"(?:\[[^\]]{1,40}\] )?(?<![A-Za-z_])[A-Za-z_][\w.-]{0,80}:\d{1,9}:\d{1,9} \[-?\d{1,4}\] |"
@@ -164,7 +164,7 @@ def clean_lines(raw: Sequence[str]) -> list[str]:
     lines = list[str]()
     for line in raw:
         host, _, rest = line.partition(": ")
-        lines.append(clean_line(rest if host in hosts else line))
+        lines.append(clean_line(rest if host.strip() in hosts else line))
     return lines
 
 

@@ -89,7 +89,9 @@ def test_labels_before_lines_change_nothing(name, label):
     assert facts(only(labelled)) == facts(only(text))
 
 
-@pytest.mark.parametrize("label", ["0: ", "12: ", "node-07: ", "[1,0]<stdout>:", "14:12:36 "])
+@pytest.mark.parametrize(
+    "label", ["0: ", " 0: ", "12: ", "node-07: ", "[1,0]<stdout>:", "14:12:36 "]
+)
 def test_a_label_before_a_heading_that_begins_with_a_letter_is_none_of_its_words(label):
     """`srun -l` and pdsh put one before every line, of a spreadsheet too."""
     lines = [line.lstrip("# ") for line in WHOLE.splitlines() if line.strip("# ")]

@@ -1,12 +1,12 @@
 """The default table of a run with its head and its sentences, and the table of all cases."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 from rich.table import Table
 
+from collectives.build import BuildName
 from reports.tables import sentences
 from reports.tables.beside_published import published_line
 from reports.tables.headline import headline, points
@@ -48,7 +48,6 @@ from wiretax.record.chain_links import leads
 from wiretax.record.schema import FIGURES, Case, Result, Summary
 from wiretax.record.stats import Interval
 
-OVER = " over "  # between an algorithm and its memory
 # Columns that stand in the title if all cells are alike; figures declare it (`Shown.is_folded`).
 FOLDED = (
     *("mode", "type", "variant", "place"),
@@ -133,14 +132,13 @@ def _default_tables(title: str, rows: Sequence[SizeRow]) -> list[tuple[str, Tabl
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
     name = "auto" if is_auto else "best"
     label = "size\n" if rows[-1].size_bytes else "work\n"
-    cells = filled([_cells(row, label, name) for row in rows])
+    # A memory that the names of all rows have stands in their heading.
+    memories = {_what_ran(row.ours).memory if row.ours else None for row in rows}
+    memory = memories.pop() if len(memories) == 1 else None
+    cells = filled([_cells(row, label, name, memory) for row in rows])
     if f"{name}\nus" not in cells[0]:  # the name would stand for the library's algorithm
         for texts in cells:
-            texts.pop("\nalgorithm", None)
-    memories = {memory_in(row.ours) for row in rows}
-    if len(memories) == 1 and "" not in memories:
-        [memory] = memories
-        cells = [_below_memory(texts, memory) for texts in cells]
+            texts.pop(_algorithm_heading(memory), None)
     tables = [(title, plain_table(cells[0], cells, marks(rows)))]
     further = [
         {
@@ -181,9 +179,9 @@ def filled(rows: Sequence[Cells]) -> list[Cells]:
     return [{name: cell for name, cell in row.items() if name in names} for row in rows]
 
 
-def _cells(row: SizeRow, label: str, ours: str) -> Cells:
-    """The cells of a row by their headings, of which these two are given; a routed row shows the
-    load that its skew makes."""
+def _cells(row: SizeRow, label: str, ours: str, memory: str | None) -> Cells:
+    """The cells of a row by their headings, of which these two are given, and the memory in that of
+    the algorithms; a routed row shows the load that its skew makes."""
     case, mark = row.ours or row.library, "*" if row.better else ""
     routing = case.routing if case else None
     cells: Cells = {label: row.label}
@@ -198,7 +196,11 @@ def _cells(row: SizeRow, label: str, ours: str) -> Cells:
     cells["library\nus"] = _cost(row.library)
     cells[f"{ours}\nus"] = _cost(row.ours)
     if not routing:
-        cells["\nalgorithm"] = _algorithm(row.ours) + mark
+        name = "-"
+        if row.ours:
+            ran = _what_ran(row.ours)
+            name = str(ran._replace(memory=None) if memory else ran)
+        cells[_algorithm_heading(memory)] = name + mark
     cells[f"library/{ours}\n[95 % in launch]"] = ratio_text(row.ratio)
     if case and late_us(case.shape):
         waits = row.ours.arrival_skew_us if row.ours else None
@@ -211,28 +213,16 @@ def _cells(row: SizeRow, label: str, ours: str) -> Cells:
     return cells
 
 
-def _algorithm(ours: Case | None) -> str:
-    """What ran: a named algorithm with the parameters of its build, which others of the same name
-    lack; what `auto` took, or a library, without them."""
-    if ours is None:
-        return "-"
+def _algorithm_heading(memory: str | None) -> str:
+    return f"over {memory}\nalgorithm" if memory else "\nalgorithm"
+
+
+def _what_ran(ours: Case) -> BuildName:
+    """A named algorithm with the words of its build, which others of the same name lack; what
+    `auto` took without them."""
     if ours.chosen:
-        return re.sub(r"\+\S+", "", ours.chosen)
-    return algorithm_of(ours)
-
-
-def memory_in(ours: Case | None) -> str:
-    """The memory in the name of what ran; empty if the name has none."""
-    return _algorithm(ours).partition(OVER)[2]
-
-
-def _below_memory(texts: Cells, memory: str) -> Cells:
-    """The cells with the memory, which all rows share, in the heading of the algorithms."""
-    ending, heading = f"{OVER}{memory}", f"{OVER.lstrip()}{memory}\nalgorithm"
-    return {
-        heading if name == "\nalgorithm" else name: text.replace(ending, "")
-        for name, text in texts.items()
-    }
+        return BuildName.parse(ours.chosen)._replace(words=())
+    return BuildName.parse(algorithm_of(ours))
 
 
 def _cost(case: Case | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from bench.campaigns.campaign_options import CampaignOptions, Variant
 from bench.machine import environment, node
 from reports.imports.logged import LoggedTest
+from reports.imports.nccl_tests import NcclTest, device_kernel_of
 from reports.imports.runs import find_tests, run_of
 from wiretax.record.result import ResultError, content_of
 from wiretax.record.schema import End, Result
@@ -28,6 +29,8 @@ def read_output(options: CampaignOptions, variant: Variant, log: Path) -> tuple[
         test.world_size = test.world_size or options.ranks
         if not test.world_size:
             raise ResultError("its output names no number of ranks: say how many: --ranks N")
+        if isinstance(test, NcclTest) and not test.device_kernel:
+            test.name_device_kernel(device_kernel_of(" ".join(variant.arguments)))
 
     result = run_here(tests, variant)
     reasons = [str(test.reason) for test in found if test.status == "failed"]

@@ -23,7 +23,7 @@ from reports.imports.logged import (
     unit_us,
     whole_number,
 )
-from wiretax.record.case import UNKNOWN
+from wiretax.record.case import DEVICE_KERNEL, UNKNOWN
 
 PROGRAM = re.compile(
     r"(?:^|[\s/'\"`])(all_?reduce|all_?gather|reduce_?scatter|all_?to_?allv?|sendrecv|broadcast|"
@@ -77,6 +77,13 @@ VALUES = {  # others: FIGURE
     "proto": NAME,
 }
 CHOSEN = "algo", "proto", "nchannels"  # what RCCL planned for both halves: -A of rccl-tests
+# The tests' own kernels over NCCL's device API, by the number of the option -D (NVIDIA/nccl-tests,
+# src/all_reduce.cu and src/alltoall.cu at a0b82b2). The table does not name them: the arguments do.
+DEVICE_OPTION = re.compile(r"\s(?:-D\s?|--device_impl\w*[=\s])(\d{1,3})(?=\s|$)")
+DEVICE_KERNELS = {
+    "all_reduce": ("LSA", "LSA vectorized", "multimem", "multimem vectorized"),
+    "alltoall": ("LSA", "LSA optimized", "GIN", "LSA and GIN"),
+}
 
 
 class Column(NamedTuple):
@@ -91,6 +98,15 @@ class Column(NamedTuple):
 def is_failure(text: str) -> bool:
     """Whether a line says that the run failed. The words come first: most lines have neither."""
     return ("failure" in text or "timeout" in text) and FAILURE.search(text) is not None
+
+
+def device_kernel_of(command: str) -> int:
+    """The number of the device kernel that a command line of a test asks for; 0 for the library's
+    own collective, or another program."""
+    program = PROGRAM.search(command)
+    arguments = re.split(r"[;|&]", command[program.end() :])[0] if program else ""
+    found = DEVICE_OPTION.findall(arguments)
+    return int(found[-1]) if found else 0  # as getopt has it: the last one counts
 
 
 def read_heading(
@@ -123,9 +139,11 @@ USUAL = read_heading(cells(USUAL_HEADING))
 @dataclass
 class NcclTest(LoggedTest):
     """A test while its lines are read. `part` is its last part. `texts` are the numbers and texts
-    of rows. `groups` has the hosts of each group of ranks. Times are in units of `unit_us`."""
+    of rows. `groups` has the hosts of each group of ranks. Times are in units of `unit_us`.
+    `device_kernel` is the number of the tests' own kernel that ran, 0 if the library did."""
 
     part: Part = Part.BANNER
+    device_kernel: int = 0
     columns: Sequence[Column] = USUAL
     unit_us: float = 1
     texts: list[tuple[int, str]] = field(default_factory=list)
@@ -185,8 +203,21 @@ class NcclTest(LoggedTest):
         for line, text in self.texts:
             self.read_row(line, text)
 
+        self.name_device_kernel(self.device_kernel)
         self.has_footer = self.format not in (EARLY, "mscclpp-test")
         self.has_ended = self.part == Part.FOOTER
+
+    def name_device_kernel(self, number: int) -> None:
+        """Names the tests' own kernel with this number in the rows and beside the library, whose
+        own collective did not run; 0: it did."""
+        if not number:
+            return
+        names = DEVICE_KERNELS.get(self.collective or "", ())
+        name = names[number - 1] if number <= len(names) else f"kernel {number}"
+        self.device_kernel = number
+        self.library = f"{self.format} {name}, {self.library or 'NCCL'}"
+        for row in self.rows:
+            row.case["chosen"] = f"{DEVICE_KERNEL} {number} (-D)"
 
 
 def _agrees(half: dict[str, str], size_kb: float, time_us: float) -> bool:
@@ -245,6 +276,7 @@ class Reader:
     tests: list[NcclTest] = field(default_factory=list)
     test: NcclTest = field(default_factory=lambda: NcclTest("", 0, part=Part.FOOTER))
     program: str | None = None
+    device_kernel: int = 0
     places: Sequence[bool] = (False, True)
 
     def begin(self, part: Part, line: int) -> None:
@@ -252,7 +284,8 @@ class Reader:
         test = self.test
         if test.part > part:
             test = NcclTest("nccl-tests", line, collective=self.program)
-            self.test, self.program = test, None
+            test.device_kernel = self.device_kernel
+            self.test, self.program, self.device_kernel = test, None, 0
             self.tests.append(test)
 
         if test.part == part == Part.TABLE:
@@ -340,6 +373,7 @@ class Reader:
             self.test.status = "failed" if footer["failed"] else self.test.status
         elif ("_perf" in text or "_test" in text) and (program := PROGRAM.search(text)):
             self.program = collective_of(program[1])
+            self.device_kernel = device_kernel_of(text)
 
 
 def parse_reports(documents: Sequence[Any]) -> list[NcclTest]:
@@ -356,7 +390,7 @@ def test_of_report(report: Any) -> NcclTest:
     n_threads, n_gpus = (int(config.get(name, 1)) for name in ("nthreads", "ngpus"))
     head = [
         str(report.get("start_time")),
-        f"nccl-tests version, nccl-library={report.get('nccl_version')}",
+        f"nccl-tests version of -J nccl-library={report.get('nccl_version')}",
         f"Collective test starting: {(report.get('args') or [''])[0].rpartition('/')[2]}",
     ]
     # nccl-tests lists only the first GPU of each process; other writers list every rank.
@@ -380,6 +414,7 @@ def test_of_report(report: Any) -> NcclTest:
         lines.append("Avg bus bandwidth : 0")
 
     (test,) = parse_nccl(list(map(clean_line, lines)))
+    test.name_device_kernel(device_kernel_of(" ".join(map(str, report.get("args") or []))))
     test.unread = [line - len(head) for line in test.unread]
     test.date = next((date for _, date in dates_of(head[:1])), None)
     if any("out_of_place_per_iter" in row for row in results):  # of the option -I

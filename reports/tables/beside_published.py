@@ -8,7 +8,7 @@ from operator import attrgetter
 from reports.references.published import Kind, PublishedCall, calls, cards_named, select
 from reports.tables.sentences import environment_of, number, shares_places, size_text
 from wiretax.common.grouped import grouped
-from wiretax.record.case import bus_factor
+from wiretax.record.case import bus_factor, is_device_kernel
 from wiretax.record.schema import Result
 
 THIS_RUN = "this run"
@@ -34,7 +34,7 @@ def own_calls(result: Result) -> list[PublishedCall]:
         if case.status != "ok" or not case.time_us or not is_plain:
             continue
         kind: Kind = "lossy" if "quantized" in case.algorithm else "tuned"
-        if case.algorithm.endswith("library"):
+        if case.algorithm.endswith("library") and not is_device_kernel(case):
             kind = "library"
         is_graph = case.mode == "chained" and result.run.method.get("graph")
         call = PublishedCall(

@@ -166,6 +166,41 @@ def test_a_contender_that_does_not_start_is_refused_with_its_words_on_a_fake_gpu
     assert said["mscclpp"] is None
 
 
+def test_quick_reduce_is_timed_in_full_precision_where_vllm_takes_it_on_a_fake_gpu(tmp_path):
+    """Its quantised wires are not: their sums have no bound. MI300's alone: the software GPU's card
+    does not matter to the stand-in."""
+    words = "--algorithm library --sizes 4K,1M -d half -n 2 -w 0 --max-time 110 --mode isolated"
+    command = "-m", "bench.allreduce", *words.split(), "--contender", "vllm_quick_reduce"
+    gpu = fake_contenders.environment("hip")
+    done = mpirun(2, *command, "--out", str(tmp_path), timeout_s=200, **gpu)
+    assert done.returncode == 0, done.stderr
+    own = [case for case in stored(tmp_path).cases if case.algorithm == "vllm_quick_reduce"]
+    assert [(case.size_bytes, case.status, case.n_wrong) for case in own] == [
+        (4096, "unsupported", None),
+        (1 << 20, "ok", 0),
+    ]
+    assert "leaves a message of this size" in str(own[0].reason)
+    assert own[1].library == "vLLM QuickReduce 0.33.0"
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("disabled", "vLLM disables QuickReduce between these GPUs: it wants gfx94 or gfx95"),
+        ("wrong", ""),
+    ],
+)
+def test_a_quick_reduce_that_is_disabled_or_wrong_is_no_figure_on_a_fake_gpu(tmp_path, fault, said):
+    words = "--algorithm library --sizes 1M -d half -n 2 -w 0 --max-time 110 --mode isolated"
+    command = "-m", "bench.allreduce", *words.split(), "--contender", "vllm_quick_reduce"
+    gpu = fake_contenders.environment("hip", fault=fault)
+    done = mpirun(2, *command, "--out", str(tmp_path), timeout_s=200, **gpu)
+    (own,) = (case for case in stored(tmp_path).cases if case.algorithm == "vllm_quick_reduce")
+    assert str(own.reason or "").startswith(said)
+    wanted = ("wrong", 1) if fault == "wrong" else ("unsupported", 0)
+    assert (own.status, done.returncode) == wanted, done.stderr
+
+
 def test_contenders_that_sum_wrong_or_may_call_nccl_are_no_baseline_on_a_fake_gpu(tmp_path):
     nccl = {"MSCCLPP_NCCL_LIB_PATH": "/usr/lib/libnccl.so"}  # its figures would be NCCL's
     environment = {**fake_contenders.environment(fault="wrong"), **nccl}

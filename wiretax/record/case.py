@@ -42,6 +42,7 @@ BUS_FACTORS: dict[str, Callable[[int], float]] = {
     **dict.fromkeys(("sendrecv", "link", "broadcast", "reduce", "hypercube"), lambda n: 1.0),
 }
 UNKNOWN = "unknown"  # a collective or a type that a log does not name
+DEVICE_KERNEL = "device kernel"  # what `chosen` begins with if nccl-tests ran a kernel of its own
 Key = tuple[Any, ...]  # the values of CASE_KEY
 
 
@@ -62,6 +63,11 @@ def work_of(case: Case) -> Key:
 def is_contender(case: CaseFields) -> bool:
     """Whether another project than the run's library performed the case: `--contender`."""
     return case.library is not None and not case.algorithm.endswith("library")
+
+
+def is_device_kernel(case: CaseFields) -> bool:
+    """Whether nccl-tests ran a kernel of its own over the library's device API (its option -D)."""
+    return (case.chosen or "").startswith(DEVICE_KERNEL)
 
 
 def alone_of(algorithm: str) -> str | None:

@@ -12,7 +12,9 @@ from reports.__main__ import main as reports
 from tests.bench.campaigns.test_campaign import made, run
 from tests.bench.campaigns.test_campaign_command import TIMED, named
 from tests.reports.imports.test_import_formats import WHOLE
+from tests.reports.imports.test_serving import LLAMA
 from wiretax.record.manifest import read_manifest
+from wiretax.record.result import read
 
 # Prints timing lines of a program whose launches differ by 1 % and whose blocks do.
 PROGRAM = """
@@ -65,6 +67,47 @@ def test_the_file_of_a_launch_is_read_and_deleted_unless_it_is_kept(tmp_path, mo
     assert (tmp_path / "kept/a/launch-1.output/launch.file.txt").read_text() == WHOLE
     assert (tmp_path / "kept/a/launch-1.output/launch.out.txt").read_text() == "secret\n"
     assert read_manifest(tmp_path / "kept").foreign == []
+
+
+def test_a_campaign_knows_the_device_kernel_of_nccl_tests_by_its_variants_command(tmp_path):
+    """nccl-tests does not print its option -D."""
+    program = tmp_path / "all_reduce_perf"
+    program.write_text(f"#!/bin/sh\ncat <<'TABLE'\n{WHOLE}TABLE\n")
+    program.chmod(0o755)
+    variants = named(nccl=f"{program} -b 8 -R 2", lsa=f"{program} -b 8 -R 2 -D 1")
+    status, _, err = run(tmp_path / "c", *variants, "--pairs", "1")
+    assert status == 0, err
+    libraries = {
+        name: {
+            case.library
+            for file in (tmp_path / "c" / name).glob("*.jsonl")
+            for case in read(file).cases
+        }
+        for name in ("nccl", "lsa")
+    }
+    assert libraries == {"nccl": {"NCCL 2.29.2"}, "lsa": {"nccl-tests LSA, NCCL 2.29.2"}}
+
+
+LLAMA_BENCH = """
+import json, os, sys
+slow = {"nccl": 1.0, "internal": 0.8}[os.environ["GGML_CUDA_ALLREDUCE"]]
+print(json.dumps([RESULT | {"samples_ns": [int(each * slow) for each in RESULT["samples_ns"]]}]))
+"""
+
+
+def test_a_campaign_of_llama_bench_says_what_its_own_all_reduce_wins(tmp_path, capsys):
+    program = tmp_path / "llama_bench.py"
+    program.write_text(f"RESULT = {LLAMA!r}\n{LLAMA_BENCH}")
+    command = f"{shlex.quote(sys.executable)} {shlex.quote(str(program))} -sm tensor -o json"
+    variants = named(
+        nccl=f"GGML_CUDA_ALLREDUCE=nccl {command}",
+        internal=f"GGML_CUDA_ALLREDUCE=internal {command}",
+    )
+    status, _, err = run(tmp_path / "c", *variants, "--pairs", "6")
+    assert status == 0, err
+    assert reports(["compare", str(tmp_path / "c"), "--json"]) == 0
+    cells = json.loads(capsys.readouterr().out)["comparisons"][0]["cells"]
+    assert {cell["verdict"] for cell in cells} == {"FASTER"}
 
 
 UNRANKED = json.dumps({"size_bytes": 8, "time_us": 5.0})

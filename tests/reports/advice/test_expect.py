@@ -7,8 +7,10 @@ import pytest
 from msgspec.structs import replace
 
 from reports.advice import expect
+from reports.tables.beside_published import own_calls
 from tests.launch import ROOT
 from tests.reports.synthetic_run import mark_wrong, ranks_of, rewrite_head, write_run
+from wiretax.record.case import DEVICE_KERNEL
 from wiretax.record.result import read
 
 SIZES = [16384, 1 << 20, 32 << 20]
@@ -169,6 +171,14 @@ def test_a_gpu_run_names_the_published_figure_under_its_table(reports, tmp_path)
     )
     shared = gpu_run(tmp_path / "shared", at_gb_s(9.1), pci_bus_id="0000:01:00.0")
     assert "Published for" not in reports("show", shared)[1]
+
+
+def test_a_kernel_of_nccl_tests_is_not_published_as_the_library(tmp_path):
+    result = read(gpu_run(tmp_path, at_gb_s(9.1)))
+    assert {call.kind for call in own_calls(result)} == {"library", "tuned"}
+    for case in result.cases:
+        case.chosen = f"{DEVICE_KERNEL} 2 (-D)" if case.algorithm == "library" else None
+    assert {call.kind for call in own_calls(result)} == {"tuned"}
 
 
 HEAVY = """

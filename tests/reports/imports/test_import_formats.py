@@ -403,6 +403,40 @@ def test_the_json_report_of_nccl_tests_is_read():
     assert only(whole.replace('"nwrong": 0', '"nwrong": 3', 1)).status == "failed"
 
 
+LSA = "nccl-tests LSA vectorized, NCCL 2.29.2"
+
+
+@pytest.mark.parametrize(
+    ("command", "library"),
+    [
+        ("+ mpirun -n 2 -D 9 /opt/build/all_reduce_perf -b 8 -R 2 -D 2", LSA),
+        ("all_reduce_perf --device_implementation=2 -R 2 | tee -D 4", LSA),
+        ("all_reduce_perf -R 2 -D4", "nccl-tests multimem vectorized, NCCL 2.29.2"),
+        ("all_reduce_perf -R 2 -D 1 -D 7", "nccl-tests kernel 7, NCCL 2.29.2"),
+        ("all_reduce_perf -R 2 -D 0", "NCCL 2.29.2"),
+        ("mpirun -D 2 all_reduce_perf -b 8", "NCCL 2.29.2"),
+    ],
+)
+def test_a_kernel_of_the_device_api_does_not_pass_for_the_librarys_own(command, library):
+    """The table is the same; only the arguments say what ran (nccl-tests -D)."""
+    case, *_ = cases_of([only(f"{command}\n{WHOLE}")])
+    assert case.library == library
+    assert bool(case.chosen) == ("nccl-tests" in library)
+    arguments = command.partition("all_reduce_perf")[2].partition("|")[0].split()
+    report = json.dumps(REPORT | {"args": ["/x/all_reduce_perf", *arguments]})
+    case, *_ = cases_of([only(report)])
+    assert case.library == library
+
+
+def test_a_device_kernel_is_of_the_test_that_follows_its_command():
+    """A script that runs both without and with -D prints two tests into one log."""
+    text = f"all_reduce_perf -b 8 -R 2\n{WHOLE}all_reduce_perf -b 8 -R 2 -D 1\n{WHOLE}"
+    plain, device = read_tests(text)
+    assert (plain.library, device.library) == ("NCCL 2.29.2", "nccl-tests LSA, NCCL 2.29.2")
+    exchanged = text.replace("all_reduce_perf", "alltoall_perf").replace("-D 1", "-D 3")
+    assert read_tests(exchanged)[1].library == "nccl-tests GIN, NCCL 2.29.2"
+
+
 def test_the_median_of_iterations_counts_where_nccl_tests_prints_it():
     """With -I a report has each iteration; the mean follows a single slow one."""
     row = CASE | {"out_of_place": HALF, "out_of_place_per_iter": {"p50_us": 11.5}}

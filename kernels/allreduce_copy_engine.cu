@@ -1,9 +1,9 @@
 // The kernels of an all-reduce whose transfers copy engines make: flags around the copies, and the
 // sums. collectives/algorithms/allreduce_copy_engine.py puts them into two streams. An `announce`
 // starts after the copies before it in its stream have ended. A sum is a launch of its own after
-// `await_copies`: ordinary memory shows a peer's stores only to a later launch. Not measured yet
-// between two GPUs: it leaves all multiprocessors to other kernels, and loses at short messages,
-// since a copy takes a few microseconds to start.
+// `await_copies`: ordinary memory shows a peer's stores only to a later launch, on HIP where the
+// probe has found that it does. Not measured yet between two GPUs: it leaves all multiprocessors to
+// other kernels, and loses at short messages, since a copy takes a few microseconds to start.
 #include "include/pack.h"
 
 // A flag. All kernels of a collective have one epoch; `step` counts a rank's signals.

@@ -3,7 +3,8 @@
 // slab (`show_stores`) or in the writer's (`show_reads`: some hosts route no reads between
 // devices). All ranks write and read at once, by the accesses that the collectives use. A round
 // writes new contents where the round before the last one wrote, so a line that stays in a reader's
-// cache shows. `show_later` compares in the next launch, as registered buffers are read.
+// cache shows. `show_later` compares in the next launch, as registered buffers are read: the host
+// must not wait in between.
 #include "include/pack.h"
 
 constexpr int ACCESSES = 4;         // before the packets

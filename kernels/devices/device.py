@@ -299,7 +299,7 @@ class Device(Protocol):
 
     def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False) -> Memory:
         """Zeroed memory that peers can map. `ordinary` memory shows a peer's stores from the next
-        launch on, other memory within a launch."""
+        launch on, on HIP if the probe finds it so; other memory within a launch."""
 
     def open(self, handle: bytes, size_bytes: int, sharing: str) -> Memory:
         """A peer's memory. Raises DeviceError if it cannot be mapped, or is other memory."""

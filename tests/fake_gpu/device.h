@@ -25,6 +25,7 @@ int open_descriptor(int pid, int fd);
 long setting(const char* name, long otherwise);
 // Whether device memory can be read and written from this process.
 void open_memory(bool open);
-// What the caches of a launch do at its ends.
+// What the caches of a launch do at its ends, and when the host has waited for a stream.
+enum Boundary { LAUNCH, NODE, HOST_WAITED };  // NODE: a launch within a graph
 void write_caches_back();
-void empty_caches();
+void empty_caches(Boundary at);

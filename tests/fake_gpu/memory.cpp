@@ -133,11 +133,13 @@ void remove_memory(void* at) {
 
 // -- caches
 
-// FAKE_GPU_CACHED lists flags of hipExtMallocWithFlags: this process reaches parts of a peer's
-// large allocation of such a kind through a cache. FAKE_GPU_COHERENT says when the cache writes
-// back and forgets: at the ends of a `launch` only, also at every `fence` of the system's scope,
-// or, for stores, when the kernel writes the `hdp` register. `pushes`: a fence writes back, and
-// nothing makes the cache forget.
+// FAKE_GPU_CACHED lists flags of hipExtMallocWithFlags, 0 for ordinary memory: this process reaches
+// parts of a peer's large allocation of such a kind through a cache. FAKE_GPU_COHERENT says when
+// the cache writes back and forgets: at the ends of a `launch` only, also at every `fence` of the
+// system's scope, or, for stores, when the kernel writes the `hdp` register. `pushes`: a fence
+// writes back, and nothing makes the cache forget. `synchronisation`, `graph`: as an AMD GPU's L2,
+// of which a packet that dispatches a kernel invalidates nothing; it forgets only when the host has
+// waited, or also at launches outside of graphs and at a graph's start.
 constexpr size_t CACHE_BYTES = 384 << 10, LINE_BYTES = 64,
                  CACHED_FROM_BYTES = 64 << 20;  // slabs: flags are in less
 // As in peer_buffer.py, for chunks of 8 MiB: each half of a slab starts in the cache.
@@ -148,6 +150,9 @@ struct Cache {
 static auto& caches = *new std::vector<Cache>;
 static std::mutex caches_lock;
 static std::atomic<bool> caching{false};
+// An L2 that has forgotten fills a line when a kernel reads it; this one fills all at the next
+// acquire. Kernels of two ranks read later than their first acquire.
+static bool must_forget = false;
 static unsigned *hdp_register = nullptr, no_register = 0;
 
 int open_descriptor(int pid, int fd) {
@@ -182,9 +187,8 @@ static void remove_cache(char* at) {
     }
 }
 // Writes changed lines back, or takes the memory's changes over; with `only`, for the line of this
-// address.
-static void exchange_lines(bool write_back, const char* only = nullptr) {
-  std::lock_guard<std::mutex> held(caches_lock);
+// address. Call it with the lock held.
+static void exchange_locked(bool write_back, const char* only) {
   for (const Cache& c : caches) {
     if (only && (only < c.at || only >= c.at + CACHE_BYTES)) continue;
     const size_t first = only ? (size_t)(only - c.at) / LINE_BYTES * LINE_BYTES : 0;
@@ -199,16 +203,30 @@ static void exchange_lines(bool write_back, const char* only = nullptr) {
     }
   }
 }
+static void exchange_lines(bool write_back, const char* only = nullptr) {
+  std::lock_guard<std::mutex> held(caches_lock);
+  exchange_locked(write_back, only);
+}
+static bool is_l2() { return coherent() == 's' || coherent() == 'g'; }
+static void acquire() {
+  if (coherent() == 'l' || coherent() == 'p') return;
+  std::lock_guard<std::mutex> held(caches_lock);
+  if (is_l2() && !must_forget) return;
+  exchange_locked(false, nullptr), must_forget = false;
+}
 void write_caches_back() {
   if (caching) exchange_lines(true);
 }
-void empty_caches() {
-  if (caching && coherent() != 'p') exchange_lines(false);
+void empty_caches(Boundary at) {
+  if (!caching || coherent() == 'p') return;
+  if (!is_l2()) return at == HOST_WAITED ? void() : exchange_lines(false);
+  std::lock_guard<std::mutex> held(caches_lock);
+  must_forget |= at == HOST_WAITED || (coherent() == 'g' && at == LAUNCH);
 }
 extern "C" void gpu_fence(int order, const char* scope) {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
   if (!caching || *scope || coherent() == 'l') return;
-  if (order == __ATOMIC_ACQUIRE) return empty_caches();
+  if (order == __ATOMIC_ACQUIRE) return acquire();
   if (coherent() == 'h' &&
       !__atomic_exchange_n(hdp_register ? hdp_register : &no_register, 0u, __ATOMIC_SEQ_CST))
     return;
@@ -216,8 +234,8 @@ extern "C" void gpu_fence(int order, const char* scope) {
 }
 // An atomic access of the system's scope bypasses the caches; an acquire empties them.
 extern "C" void gpu_loaded(const void* at, int order) {
-  if (caching && coherent() != 'l' && coherent() != 'p')
-    exchange_lines(false, order == __ATOMIC_ACQUIRE ? nullptr : (const char*)at);
+  if (!caching || coherent() == 'l' || coherent() == 'p') return;
+  order == __ATOMIC_ACQUIRE ? acquire() : exchange_lines(false, (const char*)at);
 }
 extern "C" void gpu_stored(const void* at) {
   if (caching && coherent() != 'l') exchange_lines(true, (const char*)at);

@@ -148,7 +148,7 @@ static void close_if_idle() {
 }
 static int wait_for(Stream& s) {
   const int status = s.wait();
-  if (status == 0) close_if_idle();
+  if (status == 0) empty_caches(HOST_WAITED), close_if_idle();
   return status ? status : device_status();
 }
 
@@ -178,6 +178,7 @@ static bool wild_pointer(const Launch& l) {
 static std::atomic<long> launches_begun{0};
 
 extern "C" {
+int gpu_streamIsCapturing(void* stream);
 int gpu_streamCreateWithPriority(void** stream) { return *stream = new_stream(), 0; }
 int gpu_launchKernel(void* stream, void* function, unsigned blocks, unsigned threads,
                      const void* parameters, size_t size) {
@@ -185,6 +186,7 @@ int gpu_launchKernel(void* stream, void* function, unsigned blocks, unsigned thr
   if (threads > most || size > MOST_PARAMETERS) return 1;
   std::vector<char> copied((const char*)parameters, (const char*)parameters + size);
   Stream& s = stream_of(stream);
+  const Boundary start = gpu_streamIsCapturing(stream) ? NODE : LAUNCH;
   s.put([=, &s] {
     if (device_status()) return;
     const long after = setting("FAKE_GPU_VANISH_AFTER", 0);
@@ -194,7 +196,7 @@ int gpu_launchKernel(void* stream, void* function, unsigned blocks, unsigned thr
     l.resident = 2 * most / threads;
     memcpy(l.parameters.bytes, copied.data(), size);
     if (wild_pointer(l)) return break_device(700);
-    empty_caches();
+    empty_caches(start);
     s.run(l);
     write_caches_back();
   });
@@ -314,6 +316,7 @@ int gpu_graphLaunch(void* graph, void* stream) {
   stream_of(stream).put([=] {
     std::lock_guard<std::mutex> held(one_at_a_time);
     for (const auto& point : launched_graph->points) point->set(false);
+    empty_caches(LAUNCH);
     std::vector<std::thread> beside;
     for (size_t b = 1; b < launched_graph->branches.size(); ++b)
       beside.emplace_back([=] {

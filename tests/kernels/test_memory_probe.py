@@ -109,4 +109,26 @@ def test_memory_in_which_packets_stay_away_serves_all_that_have_flags(tmp_path):
     report = on_a_fake_gpu(tmp_path / "tree", ("-c", HASTY), cached=3, coherent="fence")
     assert (report["sharing"], report["refusals"]) == ("mapped uncached", [])
     assert report["writes_back"]  # the memory has a cache, whatever was requested
-    assert re.match("a packet from rank . never arrived", report["no_packets"])
+    assert re.match("within one launch a packet from rank . never", report["no_packets"])
+
+
+@pytest.mark.parametrize(
+    ("coherent", "where"),
+    [("synchronisation", "from one launch to the next"), ("graph", "in a captured graph")],
+)
+def test_ordinary_memory_that_launches_leave_stale_registers_no_buffers(coherent, where):
+    """Between launches an AMD GPU's L2 keeps lines of a peer, which the host's wait invalidates. A
+    probe that waits after each launch passes on both of these GPUs."""
+    report = on_a_fake_gpu(cached=0, coherent=coherent)
+    assert report["sharing"] == "mapped uncached"
+    assert re.fullmatch(
+        f"in ordinary memory, {where}, rank . read old or wrong data after the flag of rank ., by "
+        f"accesses of {STORES}",
+        report["no_registered"],
+    )
+    assert report["refusals"] == [f"registered buffers: {report['no_registered']}"]
+
+
+def test_without_graphs_ordinary_memory_is_probed_in_a_stream_alone():
+    report = on_a_fake_gpu(cached=0, coherent="graph", fail="streamBeginCapture")
+    assert report["no_registered"] is None

@@ -10,9 +10,11 @@ FAKE_GPU_CLOSED=1: a host access to device memory ends the process
 FAKE_GPU_FAIL: call[:rankN][:error name][:>bytes], ...: calls that fail
 FAKE_GPU_MULTICAST=1: CUDA devices have multicast
 FAKE_GPU_FLUSHES=1: CUDA devices flush peers' stores after a stream's wait, if it asks for that
-FAKE_GPU_CACHED: flags of hipExtMallocWithFlags of memory that peers reach through a cache
+FAKE_GPU_CACHED: flags of hipExtMallocWithFlags of memory that peers reach through a cache; 0:
+  ordinary memory
 FAKE_GPU_COHERENT: launch (default), fence or hdp: when that cache writes back and forgets; pushes:
-  at a fence it writes back, and it never forgets
+  at a fence it writes back, and it never forgets; synchronisation: the same, but it forgets when
+  the host has waited for a stream; graph: also at launches, but not at those within a graph
 FAKE_GPU_HDP=1: the driver gives the HDP register's address
 FAKE_GPU_CORRUPT_IPC: from this byte on, a mapping of a peer's memory is a copy without later writes
 FAKE_GPU_GRAPH_WAITS=1: the host waits at a launch of a library's graph for the end of its last one

@@ -34,7 +34,7 @@ def main() -> NoReturn:
     climbs the ladder, and exits with its status."""
     parser = Parser(
         prog=f"{BENCH}doctor",
-        usage=f"[mpirun -n RANKS] {RUN}{BENCH}doctor [--quiet] [--ladder [DIR]]",
+        usage=f"[mpirun -n RANKS] {RUN}{BENCH}doctor [--quiet] [--mixed-gpus] [--ladder [DIR]]",
         description=__doc__,
         epilog="exit status: 0 page printed, or all steps of the ladder work; 1 a step is wrong or"
         " hangs; 2 wrong command line; 3 no GPU, MPI does not start, or a step is refused",
@@ -47,7 +47,7 @@ def main() -> NoReturn:
         help=f"climb from host memory to collectives between GPUs; each step's name is on disk in"
         f" DIR before it starts ({LADDER})",
     )
-    parser.add(RunOptions, "quiet")
+    parser.add(RunOptions, "mixed_gpus", "quiet")
     arguments = parser.parse_args()
     sys.excepthook = end_all
     if arguments.ladder is not None:
@@ -61,6 +61,7 @@ def main() -> NoReturn:
             timeout_s=STEP_S,
             device="gpu",
             memory="host_staged",
+            mixed_gpus=arguments.mixed_gpus,
             out=os.path.expanduser(arguments.ladder),
             quiet=arguments.quiet,
         )
@@ -69,9 +70,9 @@ def main() -> NoReturn:
     signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)  # no rank waits for a lost one for ever
     progress.show("examine the GPUs and their links")
     communicator = None if launched_rank() is None else parser.start_mpi()
-    facts, world = (
-        open_and_examine(communicator) if communicator else (examine(gpu_bus_ids()), None)
-    )
+    facts, world = examine(gpu_bus_ids()), None
+    if communicator:
+        facts, world = open_and_examine(communicator, arguments.mixed_gpus)
     say(communicator, page(facts) if facts["gpus"] else "\n".join([NO_GPU, *facts["refusals"]]))
     if world:  # after the page: a library's first call may hang
         progress.show("call the GPUs' library")

@@ -74,7 +74,8 @@ def run_qualify(argv: Sequence[str] | None) -> int:
         raise Stop(USAGE, "one rank has no link and adds nothing: give -n 2 or more")
     check_sizes(arguments.limits)
     trusted = criteria.read_trusted(arguments.expect) if arguments.expect else []
-    bus_ids, findings = find_gpus(arguments.device)[1], Findings()
+    _, bus_ids, left_out = find_gpus(arguments.device, arguments.mixed_gpus)
+    findings = Findings()
     if arguments.device != "cpu":
         findings.faults += criteria.missing_cards(trusted, len(bus_ids))
         is_meant = bus_ids or findings.faults or trusted
@@ -112,6 +113,7 @@ def run_qualify(argv: Sequence[str] | None) -> int:
         "faults": findings.faults,
         "undecided": undecided,
         "compared": findings.compared,
+        "left_out": [*map(str, left_out)],
         "steps": {step.name: f"{step.status}: {step.sentence}" for step in survey.steps},
     }
     for bus_id in bus_ids or [""]:

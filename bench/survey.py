@@ -26,7 +26,9 @@ from bench.machine.gpu_state import in_use
 from bench.surveys import mps, steps
 from bench.surveys.steps import RESULTS, Survey, perform
 from collectives.communicator import find_mpirun
+from kernels.devices import gpu_driver
 from kernels.devices.device import MOST_RANKS, DeviceError
+from kernels.devices.gpu_driver import VisibleGpus
 from wiretax.common.program import BENCH, RUN
 from wiretax.record.writing import check_named
 
@@ -65,7 +67,7 @@ def make_parser(
         dest="max_time_s",
         help="seconds for all steps (900; 600 where ranks share a GPU; 180 with --quick)",
     )
-    parser.add(RunOptions, "device")
+    parser.add(RunOptions, "device", "mixed_gpus")
     option(
         "--out",
         type=Path,
@@ -79,7 +81,7 @@ def make_parser(
 def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Survey:
     """The survey in its new folder, of the plan with the command's name or that fits the GPUs.
     Raises Stop if it cannot begin, OSError."""
-    vendor, gpus = find_gpus(arguments.device)
+    vendor, gpus, left_out = find_gpus(arguments.device, arguments.mixed_gpus)
     ranks = arguments.ranks or max(2, min(len(gpus), MOST_RANKS))
     shares_gpus = 0 < len(gpus) < ranks
     mpirun = find_mpirun()
@@ -108,29 +110,29 @@ def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Surve
         steps.plan(command if command in steps.PLANS else plan, vendor, arguments.quick),
         Progress(command, arguments.quiet),
         shares_gpus,
+        arguments.mixed_gpus,
         [sentence for bus_id in gpus if (sentence := in_use(bus_id))],
     )
+    survey.remarks.extend(f"Left out, as no GPU of the commonest kind: {gpu}." for gpu in left_out)
     (survey.inside / RESULTS).mkdir()
     check_named(archive)
     return survey
 
 
-def find_gpus(device: str) -> tuple[str, list[str]]:
-    """The vendor of the GPUs to measure, and their bus ids; "" without. Raises Stop if GPUs are
-    here and cannot be used: a survey of the CPU would surprise their owner."""
-    from kernels.devices import gpu_driver  # not at the top: --help needs no GPU
-
+def find_gpus(device: str, mixed: bool) -> VisibleGpus:
+    """The GPUs to measure, unlike ones if they may be `mixed`; of the vendor "" without. Raises
+    Stop if GPUs are here and cannot be used: a survey of the CPU would surprise their owner."""
     if device == "cpu":
-        return "", []
+        return VisibleGpus("", [])
     try:
-        vendor, bus_ids = gpu_driver.visible_gpus()
-        if device not in ("auto", vendor):
-            raise DeviceError(f"there is no {device} device here, CuPy is built for {vendor}")
+        gpus = gpu_driver.visible_gpus(mixed)
+        if device not in ("auto", gpus.vendor):
+            raise DeviceError(f"there is no {device} device here, CuPy is built for {gpus.vendor}")
     except DeviceError as error:
         if device == "auto" and not gpu_driver.gpu_node():
-            return "", []
+            return VisibleGpus("", [])
         raise Stop(CANNOT, f"{error}; to measure the CPU add --device cpu") from error
-    return vendor, bus_ids
+    return gpus
 
 
 def run_survey(survey: Survey) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 from collectives.communicator import Communicator, Refusal
 from collectives.connect import connect
@@ -12,35 +13,53 @@ from kernels.devices.device import Device, DeviceError
 
 
 def open_device(
-    communicator: Communicator, name: str, share_gpus: bool
+    communicator: Communicator, name: str, share_gpus: bool, mixed_gpus: bool = False
 ) -> tuple[Device, list[str]]:
-    """The device, and a note on what `auto` chose; "gpu" is any GPU. Raises Refusal, also if
+    """The device, and notes on what `auto` chose and on GPUs that no rank uses; "gpu" is any GPU.
+    Ranks use GPUs of unlike architectures only if they may be `mixed_gpus`. Raises Refusal, also if
     `auto` would choose the CPU beside a GPU that CuPy cannot use."""
     if name == "cpu":
         with communicator.all_or_none(DeviceError, OSError):
             return CpuDevice(), []
-    chosen, refusal = _visible_gpus(communicator, name)
+    chosen, left_out, refusal = _visible_gpus(communicator, name, mixed_gpus)
+    lacks_gpus = len(set(chosen)) < len(chosen) and not share_gpus
+    left_out_sentence = None
+    if lacks_gpus and left_out:  # `auto` would measure the CPU beside enough GPUs
+        others, number = " and ".join(left_out), len(set(chosen))
+        left_out_sentence = (
+            f"{len(chosen)} ranks want a GPU each, and {number} of the commonest kind can be used "
+            f"here: {others} would set the times of all; start {number} "
+            f"{'rank' if number == 1 else 'ranks'}, or add --mixed-gpus"
+        )
+    if sentence := communicator.first_reason(left_out_sentence):
+        raise Refusal(sentence)
     if name == "auto":
-        if len(set(chosen)) < len(chosen) and not share_gpus:
+        if lacks_gpus:
             refusal = f"{len(chosen)} ranks see {len(set(chosen))} GPU between them"
         if refusal := communicator.first_reason(refusal):
             device, _ = open_device(communicator, "cpu", share_gpus)
             return device, [f"--device auto chose the CPU: {refusal}."]
-    device = _open_gpu(communicator, chosen, share_gpus)
-    return device, [f"--device auto chose {device.name}."] if name == "auto" else []
+    device = _open_gpu(communicator, chosen, share_gpus, mixed_gpus)
+    notes = [f"--device auto chose {device.name}."] if name == "auto" else []
+    if others := ", ".join(dict.fromkeys(chain(*communicator.all_gather(left_out)))):
+        notes.append(f"Left out: {others}, not of the commonest kind; --mixed-gpus uses all GPUs.")
+    return device, notes
 
 
-def _visible_gpus(communicator: Communicator, name: str) -> tuple[list[str], str | None]:
-    """The GPUs for the ranks of this host by their PCI bus ids, or a sentence that says why `auto`
-    chooses the CPU. Under mpirun each rank sees all GPUs, under Slurm perhaps one. Raises Refusal
-    without GPUs, for `auto` only beside a GPU."""
+def _visible_gpus(
+    communicator: Communicator, name: str, mixed_gpus: bool
+) -> tuple[list[str], list[str], str | None]:
+    """The GPUs for the ranks of this host by their PCI bus ids, those of another kind in words, and
+    a sentence that says why `auto` chooses the CPU. Under mpirun each rank sees all GPUs, under
+    Slurm perhaps one. Raises Refusal without GPUs, for `auto` only beside a GPU."""
     # Not at the top: a CPU run loads nothing that belongs to GPUs.
     from kernels.devices import gpu_driver
 
-    refusal, visible = None, list[str]()
+    refusal, visible, left_out = None, list[str](), list[str]()
     with communicator.all_or_none():
         try:
-            vendor, visible = gpu_driver.visible_gpus()
+            vendor, visible, others = gpu_driver.visible_gpus(mixed_gpus)
+            left_out = [*map(str, others)]
             if name not in ("auto", "gpu", vendor):
                 raise DeviceError(
                     f"there is no {name} device here: the installed CuPy is built for {vendor}"
@@ -55,11 +74,14 @@ def _visible_gpus(communicator: Communicator, name: str) -> tuple[list[str], str
                     "--device cpu"
                 ) from error
     if not all(by_rank := communicator.node_gather(visible)):
-        return [], refusal
-    return [gpus[rank % len(gpus)] for rank, gpus in enumerate(by_rank)], refusal
+        return [], [], refusal
+    chosen = [gpus[rank % len(gpus)] for rank, gpus in enumerate(by_rank)]
+    return chosen, left_out, refusal
 
 
-def _open_gpu(communicator: Communicator, chosen: list[str], share_gpus: bool) -> Device:
+def _open_gpu(
+    communicator: Communicator, chosen: list[str], share_gpus: bool, mixed_gpus: bool
+) -> Device:
     """This rank's GPU. Ranks of one run use one kind of GPU with one grid. Raises Refusal."""
     from kernels.devices.gpu import GpuDevice
 
@@ -72,14 +94,20 @@ def _open_gpu(communicator: Communicator, chosen: list[str], share_gpus: bool) -
                 f"{bus_id}: start one rank a GPU; for tests, benchmarks take --ranks-share-gpus"
             )
         device = GpuDevice(bus_id, len(sharers))
-    own = device.name, device.most_blocks, device.threads, len(sharers)
-    names, blocks, threads, sharing = zip(*communicator.all_gather(own), strict=True)
+    own = device.name, device.arch, device.most_blocks, device.threads, len(sharers)
+    names, archs, blocks, threads, sharing = zip(*communicator.all_gather(own), strict=True)
     for rank, name in enumerate(names):
         if name != names[0]:
             raise Refusal(
                 f"{communicator.rank_name(0)} has a {names[0]} device and "
                 f"{communicator.rank_name(rank)} a {name} device; a run uses one "
                 "kind"
+            )
+        if archs[rank] != archs[0] and not mixed_gpus:
+            raise Refusal(
+                f"{communicator.rank_name(0)} has a GPU of the kind {archs[0]} and "
+                f"{communicator.rank_name(rank)} one of the kind {archs[rank]}; to measure unlike "
+                "GPUs together add --mixed-gpus"
             )
     device.most_blocks, device.threads = min(blocks), min(threads)
     if max(sharing) > 1:  # then no figure of this run measures a wire

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from collectives.communicator import find_mpirun, name_library
+from kernels.devices.gpu_driver import VisibleGpus
 from reports.__main__ import COMMANDS as REPORTS
 from setup import FOLDERS, installed
 from tests.launch import MPIRUN, ROOT, SLOW_TEST
@@ -129,7 +130,7 @@ def test_a_child_imports_nothing_from_the_current_folder(tmp_path):
 def test_a_gpu_each_gets_a_rank_unless_the_cpu_is_chosen(monkeypatch):
     monkeypatch.setattr(
         "kernels.devices.gpu_driver.visible_gpus",
-        lambda: ("cuda", ["0000:01:00.0", "0000:02:00.0"]),
+        lambda mixed: VisibleGpus("cuda", ["0000:01:00.0", "0000:02:00.0"]),
     )
     assert gpu_count(["-b", "16K"]) == 2
     assert gpu_count(["--device", "cpu"]) == gpu_count(["--device=cpu"]) == 0

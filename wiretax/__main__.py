@@ -177,7 +177,7 @@ def gpu_count(arguments: list[str]) -> int:
     if "--device=cpu" in arguments or ("--device", "cpu") in pairwise(arguments):
         return 0
     try:
-        return len(visible_gpus()[1])
+        return len(visible_gpus("--mixed-gpus" in arguments).bus_ids)
     except DeviceError:
         return 0
 

@@ -137,6 +137,12 @@ class RunOptions:
         default=False,
         help="let ranks share a GPU; for tests, because this measures no wire",
     )
+    mixed_gpus: bool = changes_method(
+        ["--mixed-gpus"],
+        default=False,
+        help="let ranks use GPUs of unlike architectures, whose slowest sets the times (only those "
+        "of the commonest)",
+    )
     hdp_flush: str = changes_method(
         ["--hdp-flush"],
         choices=("auto", "off"),

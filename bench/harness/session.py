@@ -175,7 +175,9 @@ def open_session(
     """Opens the device, pins this rank and maps the peers. Raises Refusal."""
     flight = watchdog.flight
     flight.note("open the device")
-    device, notes = open_linked(communicator, options.device, options.ranks_share_gpus)
+    device, notes = open_linked(
+        communicator, options.device, options.ranks_share_gpus, options.mixed_gpus
+    )
     device.most_graph_nodes = options.graph_nodes or device.most_graph_nodes
     # Only CPU ranks are pinned: a GPU library's threads would inherit their rank's single core.
     unpinned = Place(False, sorted(os.sched_getaffinity(0)))

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, product
+from operator import itemgetter
 
 from bench.machine.gpu_state import PEER_STATUS, Facts
 from bench.machine.pci import AMD, ONE_ROOT_COMPLEX, ROOTLESS_PATHS, describe_rate, gb_s, narrowest
@@ -48,6 +49,7 @@ SLOTS = {
     "errors": "PCIe errors",
 }
 CARDS = {
+    "arch": "kind",
     "memory_bytes": "memory",
     "memory_vendor": "its maker",
     "vbios": "VBIOS",
@@ -104,6 +106,13 @@ def problems(facts: Facts) -> Iterator[str]:
         if _bar_is_small(gpu):
             share = f"{gpu['bar_bytes'] >> 20} of its {gpu['memory_bytes'] >> 20} MiB"
             yield f"GPU {number} shows {share} over PCIe: resizable BAR is off or not supported."
+    kinds = grouped((gpu for gpu in facts["gpus"] if gpu["arch"]), itemgetter("arch"))
+    if len(kinds) > 1:
+        each = "; ".join(f"{_shown(alike[0], 'arch')}: {len(alike)}" for alike in kinds.values())
+        yield (
+            f"GPUs of unlike kinds are here ({each}): benchmarks use the commonest kind, or with"
+            " --mixed-gpus all GPUs, at the pace of the slowest."
+        )
     yield from _differences(facts)
     if (shm_bytes := facts["shm_bytes"]) and shm_bytes < SMALL_SHM_BYTES:
         yield (
@@ -115,10 +124,11 @@ def problems(facts: Facts) -> Iterator[str]:
 def _differences(facts: Facts) -> Iterator[str]:
     """What differs between cards of one name, as far as known, and between their own copies."""
     gpus = facts["gpus"]
-    for name, key in product(sorted({gpu["name"] for gpu in gpus}), [*CARDS][:-1]):
+    cards = dict.fromkeys((gpu["name"], gpu["arch"]) for gpu in gpus)
+    for card, key in product(cards, [*CARDS][1:-1]):
         owners: dict[str, list[str]] = {}
         for number, gpu in enumerate(gpus):
-            if gpu["name"] == name and gpu[key] is not None:
+            if (gpu["name"], gpu["arch"]) == card and gpu[key] is not None:
                 owners.setdefault(_shown(gpu, key), []).append(str(number))
         if len(owners) > 1:
             each = "; ".join(f"{value} on GPU {', '.join(on)}" for value, on in owners.items())
@@ -135,6 +145,8 @@ def _differences(facts: Facts) -> Iterator[str]:
 def _shown(gpu: Facts, key: str) -> str:
     """A fact of a GPU in a table."""
     value = gpu[key]
+    if key == "arch" and gpu["integrated"]:
+        return f"{value or 'unknown'}, integrated"
     if key.endswith("bytes") and value:
         return f"{value >> 20} MiB"
     if isinstance(value, bool):
@@ -346,6 +358,8 @@ def page(facts: Facts) -> str:
     ]
     if pairs:
         lines += ["", *_table("pair", "path", "peer memory", "link limit", rows=pairs)]
+    if facts["left_out"]:
+        lines += ["", section("GPUs", facts["left_out"])]
     if facts["uncached"]:
         lines += ["", section("Memory", [f"{facts['uncached']}; the probe judges it."])]
     refused = [f"Peer memory was refused: {refusal}." for refusal in facts["refusals"]]

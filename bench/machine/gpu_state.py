@@ -92,8 +92,8 @@ def in_use(bus_id: str) -> str | None:
 
 
 def nvidia_gpu(bus_id: str) -> Facts:
-    """Name, memory and BAR1 in bytes, NVLinks, VBIOS, ECC, power cap and clocks of a GPU, without
-    those that NVML does not give; {} if it does not know the GPU."""
+    """Name, architecture, memory and BAR1 in bytes, NVLinks, VBIOS, ECC, power cap and clocks of a
+    GPU, without those that NVML does not give; {} if it does not know the GPU."""
     gpu = handle(bus_id)
     if gpu is None:
         return {}
@@ -101,9 +101,11 @@ def nvidia_gpu(bus_id: str) -> Facts:
     bar1 = ask("nvmlDeviceGetBAR1MemoryInfo", gpu)
     ecc, cap_mw = (ask(f"nvmlDeviceGet{name}", gpu) for name in ("EccMode", "EnforcedPowerLimit"))
     clocks = [ask("nvmlDeviceGetClockInfo", gpu, kind) for kind in (SM_CLOCK, MEMORY_CLOCK)]
+    capability = ask("nvmlDeviceGetCudaComputeCapability", gpu)
     links = (_nvlink(gpu, link) for link in range(nvml().NVML_NVLINK_MAX_LINKS))
     facts = {
         "name": ask("nvmlDeviceGetName", gpu),
+        "arch": capability and f"sm_{capability[0]}{capability[1]}",
         "memory_bytes": memory and memory.total,
         "bar_bytes": bar1 and bar1.bar1Total,
         "nvlinks": [link for link in links if link],

@@ -22,6 +22,9 @@ from kernels.devices.gpu_driver import legacy_ipc_fails
 
 UNCACHED_SINCE = 7, 2  # ROCm, on gfx1200 and gfx1201
 SHM = "/dev/shm"
+# The voltage of the north bridge, which amdgpu shows for processors with a GPU, not for cards
+# (Documentation/gpu/amdgpu/thermal.rst). Under mpirun the GPU's own driver says what it is.
+APU_LABEL = "vddnb"
 LOADS = 10  # measurements of the wire, by whose end links and clocks are up
 
 
@@ -47,6 +50,7 @@ def examine(bus_ids: Sequence[str]) -> Facts:
         "legacy_ipc": any(gpu["vendor"] == pci.AMD for gpu in gpus) and legacy_ipc_fails(),
         "peers": None,
         "refusals": [],
+        "left_out": [],
     }
 
 
@@ -66,6 +70,8 @@ def _gpu(bus_id: str, amd_gpu: KfdGpu | None) -> Facts:
         "bus_id": bus_id,
         "vendor": vendor,
         "name": {pci.NVIDIA: "NVIDIA GPU", pci.AMD: "AMD GPU"}.get(vendor, "unknown"),
+        "arch": amd_gpu.arch if amd_gpu else None,
+        "integrated": True if pci.attribute(bus_id, "hwmon/*/in1_label") == APU_LABEL else None,
         "driver": pci.driver(bus_id),
         "iommu": pci.iommu(bus_id),
         "nvlinks": [] if amd_gpu else None,
@@ -132,7 +138,7 @@ def examine_peers(
     communicator: Communicator, device: Device, peers: PeerBuffer | Unsupported
 ) -> Facts:
     """The facts of the GPUs of this host's ranks, and of their peer memory. All ranks call it."""
-    ranks = communicator.node_gather(device.facts)
+    ranks = communicator.node_gather(device.facts | {"arch": device.arch})
     facts = examine([of_rank["pci_bus_id"] for of_rank in ranks])
     release = device.facts["runtime"]
     if device.arch.startswith("gfx120"):
@@ -146,7 +152,8 @@ def examine_peers(
 
     vendor = {"cuda": pci.NVIDIA, "hip": pci.AMD}[device.name]
     for gpu, of_rank in zip(facts["gpus"], ranks, strict=True):
-        gpu |= {"name": of_rank["gpu"], "vendor": vendor}
+        gpu |= {"name": of_rank["gpu"], "vendor": vendor, "arch": of_rank["arch"]}
+        gpu |= {"integrated": of_rank["integrated"]}
 
     if isinstance(peers, Unsupported):
         return facts | {"refusals": [peers.reason]}
@@ -167,20 +174,21 @@ def examine_library(world: World) -> list[str]:
 
 
 def open_linked(
-    communicator: Communicator, name: str, share_gpus: bool
+    communicator: Communicator, name: str, share_gpus: bool, mixed_gpus: bool
 ) -> tuple[Device, list[str]]:
     """`open_device`; a GPU knows the peers that it reaches without PCIe."""
-    device, notes = open_device(communicator, name, share_gpus)
+    device, notes = open_device(communicator, name, share_gpus, mixed_gpus)
     device.over_xgmi = pci.over_xgmi(device.facts.get("pci_bus_id", ""))
     return device, notes
 
 
-def open_and_examine(communicator: Communicator) -> tuple[Facts, World | None]:
-    """Opens and examines the ranks' GPUs. Returns their facts and the world; if they do not open,
-    the facts with the reason, and None."""
-    gpu = None
+def open_and_examine(communicator: Communicator, mixed_gpus: bool) -> tuple[Facts, World | None]:
+    """Opens and examines the ranks' GPUs, which may be of unlike architectures if they may be
+    `mixed_gpus`. Returns their facts and the world; if they do not open, the facts with the reason,
+    and None."""
+    gpu, notes = None, list[str]()
     try:
-        gpu, _ = open_linked(communicator, "gpu", share_gpus=False)
+        gpu, notes = open_linked(communicator, "gpu", False, mixed_gpus)
         with communicator.all_or_none():
             watch = gpu.watch(Watch())
         waits = WaitPolicy(watch, pin(communicator).oversubscribed)
@@ -190,9 +198,11 @@ def open_and_examine(communicator: Communicator) -> tuple[Facts, World | None]:
         if isinstance(world.peers, PeerBuffer):
             for _ in range(LOADS):
                 wire = wire_speed(world.peers)
-        return examine_peers(communicator, gpu, world.peers) | {"wire": wire}, world
+        facts = examine_peers(communicator, gpu, world.peers)
+        return facts | {"wire": wire, "left_out": notes}, world
     except Refusal as refusal:
         reason = str(refusal).removesuffix(".")
         if gpu:
-            return examine_peers(communicator, gpu, Unsupported(reason)), None
+            facts = examine_peers(communicator, gpu, Unsupported(reason))
+            return facts | {"left_out": notes}, None
         return examine(pci.gpu_bus_ids()) | {"refusals": [reason]}, None

@@ -273,11 +273,12 @@ def bar(bus_id: str) -> tuple[int, int] | None:
 
 
 class KfdGpu(NamedTuple):
-    """An AMD GPU in the kernel's KFD: its peers' links, `xGMI` or `PCIe`, by bus id, and whether
-    the driver could enable AtomicOps."""
+    """An AMD GPU in the kernel's KFD: its peers' links, `xGMI` or `PCIe`, by bus id, whether the
+    driver could enable AtomicOps, and its architecture."""
 
     links: dict[str, str]
     has_atomics: bool
+    arch: str | None
 
 
 def kfd_gpus() -> dict[str, KfdGpu]:
@@ -287,7 +288,7 @@ def kfd_gpus() -> dict[str, KfdGpu]:
         return dict(re.findall(r"^(\w+) (\d+)$", files.read(path / "properties"), re.MULTILINE))
 
     nodes = files.ROOT / "sys/class/kfd/kfd/topology/nodes"
-    bus_ids = {}
+    bus_ids, archs = {}, {}
     for folder in nodes.glob("*"):
         node = properties(folder)
         if node.get("simd_count", "0") != "0" and "p2p_links_count" in node:
@@ -295,6 +296,7 @@ def kfd_gpus() -> dict[str, KfdGpu]:
             domain = int(node.get("domain", 0))
             bus, device = location >> 8 & 255, location >> 3 & 31
             bus_ids[folder.name] = f"{domain:04x}:{bus:02x}:{device:02x}.{location & 7}"
+            archs[folder.name] = gfx_name(int(node.get("gfx_target_version", 0)))
 
     gpus = {}
     for name, bus_id in bus_ids.items():
@@ -305,8 +307,15 @@ def kfd_gpus() -> dict[str, KfdGpu]:
             if link.get("node_to") in bus_ids
         }
         lacks_atomics = any(int(link.get("flags", 0)) & NO_ATOMICS for link in links)
-        gpus[bus_id] = KfdGpu(kinds, not lacks_atomics)
+        gpus[bus_id] = KfdGpu(kinds, not lacks_atomics, archs[name])
     return gpus
+
+
+def gfx_name(version: int) -> str | None:
+    """KFD's gfx_target_version as the compiler's name: 120001 is gfx1201, 90010 is gfx90a. None for
+    0, of a kernel that does not know it."""
+    major, minor, stepping = version // 10000, version // 100 % 100, version % 100
+    return f"gfx{major}{minor:x}{stepping:x}" if version else None
 
 
 def over_xgmi(bus_id: str) -> list[str]:

@@ -94,6 +94,7 @@ class Survey:
     steps: list[SurveyStep]
     progress: Progress
     shares_gpus: bool = False
+    mixed_gpus: bool = False
     remarks: list[str] = field(default_factory=list)  # for the page
 
     @cached_property
@@ -132,6 +133,8 @@ def plan(name: str, vendor: str, is_quick: bool) -> list[SurveyStep]:
 def launch_of(survey: Survey, step: SurveyStep, mpirun: str, program: Sequence[str]) -> list[str]:
     """The launch of a benchmark; of the doctor as one rank where ranks share a GPU."""
     words, ranks = [*program, *step.line.split()[1:]], survey.ranks
+    if survey.mixed_gpus:
+        words.append("--mixed-gpus")
     if step.command != "doctor":
         words.append(f"--device={survey.vendor or 'cpu'}")
         if survey.shares_gpus:

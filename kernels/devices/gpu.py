@@ -26,6 +26,7 @@ from kernels.devices.device import (
 from kernels.devices.gpu_driver import (
     AMD_MODULE,
     NVIDIA_MODULE,
+    arch_of,
     compile_kernel,
     module_version,
     ordinals,
@@ -100,11 +101,7 @@ class GpuDevice(GpuStream):
         with self.calling("opening the device"):
             properties = runtime.getDeviceProperties(self.ordinal)
             self.compiler_version = self.cupy.cuda.nvrtc.getVersion()
-        self.arch = (
-            properties["gcnArchName"].decode().split(":")[0]
-            if runtime.is_hip
-            else f"sm_{properties['major']}{properties['minor']}"
-        )
+        self.arch = arch_of(properties)
         # hipRTC never changes its own version number, so the runtime's version stands beside it.
         runtime_version = release(runtime.runtimeGetVersion())
         compiler = "hipRTC" if runtime.is_hip else "NVRTC"
@@ -126,6 +123,7 @@ class GpuDevice(GpuStream):
         self.facts = {
             "gpu": properties["name"].decode(),
             "pci_bus_id": pci_bus_id,
+            "integrated": bool(properties["integrated"]),
             "multiprocessors": multiprocessors,
             "memory_bytes": properties["totalGlobalMem"],
             "driver": release(runtime.driverGetVersion()),

@@ -4,10 +4,11 @@ import contextlib
 import ctypes
 import importlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kernels.devices.compile_cache import CompileError, compile_once, first_complaint
 from kernels.devices.device import DeviceError, Macros, OutOfMemory
@@ -26,6 +27,28 @@ INSTALL = (
     if __name__.startswith("wiretax.")
     else "`make allreduce GPU=cuda13`, GPU=cuda12 (as nvidia-smi says) or GPU=rocm"
 )
+
+
+class VisibleGpu(NamedTuple):
+    """A GPU that this process may see, as its driver describes it."""
+
+    bus_id: str
+    arch: str  # such as gfx1201 or sm_90
+    multiprocessors: int
+    is_integrated: bool
+
+    def __str__(self) -> str:
+        kind = f"{self.arch}, integrated" if self.is_integrated else self.arch
+        return f"GPU {self.bus_id} ({kind})"
+
+
+class VisibleGpus(NamedTuple):
+    """The vendor (`cuda` or `hip`), the PCI bus ids of the GPUs that ranks use, and the GPUs of
+    another kind, which no rank uses."""
+
+    vendor: str
+    bus_ids: list[str]
+    left_out: Sequence[VisibleGpu] = ()
 
 
 def legacy_ipc_fails() -> bool:
@@ -68,23 +91,48 @@ def module_version(path: Path) -> str:
     return f"{name} of kernel {os.uname().release}" if path.parent.exists() else "unknown"
 
 
-def visible_gpus() -> tuple[str, list[str]]:
-    """The vendor (`cuda` or `hip`), and the PCI bus ids of its GPUs. Raises DeviceError without."""
+def arch_of(properties: Mapping[str, Any]) -> str:
+    """The architecture that a GPU's properties name, such as gfx1201 or sm_90."""
+    name: bytes = properties.get("gcnArchName", b"")
+    return name.decode().split(":")[0] or f"sm_{properties['major']}{properties['minor']}"
+
+
+def commonest_kind(gpus: Sequence[VisibleGpu]) -> str:
+    """The architecture of most of these GPUs. Of two kinds with as many GPUs each, the one that is
+    not integrated, then the one with more multiprocessors: a desktop has one of each."""
+    number = Counter(gpu.arch for gpu in gpus)
+    best = max(gpus, key=lambda gpu: (number[gpu.arch], not gpu.is_integrated, gpu.multiprocessors))
+    return best.arch
+
+
+def visible_gpus(mixed: bool = False) -> VisibleGpus:
+    """The GPUs of the commonest kind, or all GPUs if they may be `mixed`. A processor's integrated
+    GPU would otherwise set the times of the cards beside it. Raises DeviceError without a GPU."""
     if not gpu_node():  # CuPy takes a second to load
         driver_library(*DRIVERS)
     runtime = load_cupy().cuda.runtime
     vendor = "hip" if runtime.is_hip else "cuda"
     try:
-        bus_ids = list(ordinals(runtime))
+        gpus = [describe(runtime, bus_id, number) for bus_id, number in ordinals(runtime).items()]
     except RuntimeError as error:
         raise DeviceError(
             f"no {vendor} device can be used: {error}; the driver offers "
             f"{release(runtime.driverGetVersion())}, CuPy wants "
             f"{release(runtime.runtimeGetVersion())}"
         ) from error
-    if not bus_ids:
+    if not gpus:
         raise DeviceError(f"there is no {vendor} device that this process may see")
-    return vendor, bus_ids
+    kind = commonest_kind(gpus)
+    used = [gpu for gpu in gpus if mixed or gpu.arch == kind]
+    left_out = [gpu for gpu in gpus if gpu not in used]
+    return VisibleGpus(vendor, [gpu.bus_id for gpu in used], left_out)
+
+
+def describe(runtime: Any, bus_id: str, ordinal: int) -> VisibleGpu:
+    """A visible GPU by its properties. ROCm says since 6.2 whether it is integrated."""
+    properties = runtime.getDeviceProperties(ordinal)
+    multiprocessors, is_integrated = properties["multiProcessorCount"], properties["integrated"]
+    return VisibleGpu(bus_id, arch_of(properties), multiprocessors, bool(is_integrated))
 
 
 def ordinals(runtime: Any) -> dict[str, int]:

@@ -11,6 +11,7 @@ import yaml
 
 from bench import qualify
 from bench.surveys.steps import SurveyStep
+from kernels.devices.gpu_driver import VisibleGpus
 from tests.launch import ROOT
 from tests.reports.advice.test_expect import gpu_run
 from tests.reports.synthetic_run import mark_wrong, rewrite_head, run_id, world_of, write_run
@@ -153,7 +154,7 @@ def test_a_machine_with_fewer_cards_is_rejected(qualified, trusted, monkeypatch)
         ([], "only 0 of the trusted machine's 8 GPUs can be used here"),
     ):
         for module in ("bench.qualify", "bench.survey"):
-            monkeypatch.setattr(f"{module}.find_gpus", lambda _, here=here: ("", here))
+            monkeypatch.setattr(f"{module}.find_gpus", lambda *_, here=here: VisibleGpus("", here))
         status, lines, _ = qualified(f"has-{len(here)}", "--device", "auto", "--expect", folder)
         assert (status, lines[0]["faults"]) == (1, [sentence])
         assert len(lines) == max(len(here), 1)
@@ -199,7 +200,7 @@ def test_a_limit_between_the_ends_or_without_a_figure_is_undecided(qualified):
 def test_the_cpu_is_measured_only_if_it_is_meant(tmp_path, monkeypatch, capsys):
     """A node whose driver was not loaded was accepted by the speed of its cores."""
     monkeypatch.setattr("bench.campaigns.ending.signal.signal", lambda *_: None)
-    monkeypatch.setattr(qualify, "find_gpus", lambda _: ("", []))
+    monkeypatch.setattr(qualify, "find_gpus", lambda *_: VisibleGpus("", []))
     words = ["--quiet", "--out", str(tmp_path / "q"), "--min", "32M >= 1 GB/s"]
     assert qualify.main(words) == 3
     told = "bench.qualify: no GPU can be used here; to qualify the CPU add --device cpu\n"
@@ -209,7 +210,7 @@ def test_the_cpu_is_measured_only_if_it_is_meant(tmp_path, monkeypatch, capsys):
 def test_each_card_has_a_line_with_its_serial_number(qualified, monkeypatch):
     """An inventory by serial number takes the line of a card."""
     cards = {"0000:03:00.0": "1324021012345", "0000:83:00.0": None}
-    monkeypatch.setattr(qualify, "find_gpus", lambda _: ("hip", [*cards]))
+    monkeypatch.setattr(qualify, "find_gpus", lambda *_: VisibleGpus("hip", [*cards]))
     monkeypatch.setattr(qualify, "serial", cards.get)
     status, lines, _ = qualified("two", "--min", "16K <= 50 us")
     assert status == 0

@@ -5,6 +5,7 @@ import pytest
 from bench import survey
 from bench.surveys import mps
 from bench.surveys.survey_page import write
+from kernels.devices.gpu_driver import VisibleGpus
 
 # As the real one: the service keeps what it inherits, and numbers the GPUs that it sees anew.
 CONTROL = """#!/bin/sh
@@ -55,7 +56,8 @@ def test_ranks_get_mps_for_the_time_of_the_survey(
 def test_a_card_in_use_and_a_card_without_a_data_sheet_are_told(tmp_path, monkeypatch):
     """Its owner would take the figures for those of an idle card."""
     in_use = "GPU 0000:01:00.0 is in use: 97 % busy."
-    monkeypatch.setattr(survey, "find_gpus", lambda device: ("cuda", ["0000:01:00.0"]))
+    card = VisibleGpus("cuda", ["0000:01:00.0"])
+    monkeypatch.setattr(survey, "find_gpus", lambda device, mixed: card)
     monkeypatch.setattr(survey, "in_use", lambda bus_id: in_use)
     options = survey.make_parser().parse_args(["--out", str(tmp_path / "survey")])
     opened = survey.open_survey(options)

@@ -24,7 +24,7 @@ def gpu(vendor, gpus=1, **fake):
     on the real GPUs of this machine."""
     if vendor:
         return vendor, environment(vendor=vendor, count=gpus, **({"sms": 6} | fake))
-    vendor, found = visible_gpus()
+    vendor, found, _ = visible_gpus()
     if len(found) < gpus:
         pytest.skip("there is one GPU here")
     first = os.environ.get(VISIBLE[vendor], "0").split(",")[0]

@@ -204,6 +204,36 @@ def test_xgmi_of_the_recorded_pair_is_its_path(examined):
     assert none(facts, "peer")
 
 
+def test_a_processor_s_own_gpu_is_told_from_the_recorded_cards(examined):
+    """Alone the doctor reads kinds from KFD; of cards of unlike kinds nothing is compared."""
+    version = "gfx_target_version"
+    properties = {
+        f"{KFD_NODES}/1/properties": f"{NO_PEERS[f'{KFD_NODES}/1/properties']}\n{version} 120001",
+        f"{KFD_NODES}/2/properties": f"{NO_PEERS[f'{KFD_NODES}/2/properties']}\n{version} 100306",
+        "sys/bus/pci/devices/0000:43:00.0/hwmon/hwmon1/in1_label": "vddnb",
+        "sys/bus/pci/devices/0000:3f:00.0/mem_info_vram_total": "34208743424",
+        "sys/bus/pci/devices/0000:43:00.0/mem_info_vram_total": "536870912",
+    }
+    facts = examined(*VEGAS, **properties)
+    assert [(gpu["arch"], gpu["integrated"]) for gpu in facts["gpus"]] == [
+        ("gfx1201", None),
+        ("gfx1036", True),
+    ]
+    text = page(facts)
+    assert "gfx1036, integrated" in text
+    assert only(problems(facts), "unlike kinds", "gfx1201: 1; gfx1036, integrated: 1")
+    assert none(facts, "differ in memory")
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [(120001, "gfx1201"), (90010, "gfx90a"), (90402, "gfx942"), (100306, "gfx1036"), (0, None)],
+)
+def test_kfd_s_version_is_the_compiler_s_name(version, name):
+    assert pci.gfx_name(version) == name
+
+
 @pytest.mark.parametrize(("kind", "is_problem"), [("DMA-FQ", True), ("identity", False)])
 def test_a_translating_iommu_is_reported_with_its_remedy(examined, kind, is_problem):
     iommu = {"sys/bus/pci/devices/0000:3f:00.0/iommu_group/type": kind}

@@ -2,6 +2,8 @@
 
 FAKE_GPU_VENDOR: cuda or hip; a list has one per rank
 FAKE_GPU_COUNT: devices, 1 to 8 (2)
+FAKE_GPU_ARCHS: of each device (gfx1201 or sm_120), "gfx1036*,gfx1201"; *: integrated, with one
+  multiprocessor
 FAKE_GPU_SMS: multiprocessors per device (2)
 FAKE_GPU_THREADS: most threads per block; a multiprocessor holds two such blocks (4)
 FAKE_GPU_DRIVER: the driver's version, as CUDA writes it
@@ -79,6 +81,7 @@ def setting(name: str, otherwise: int) -> int:
 DEVICES = list(range(setting("COUNT", 2)))
 if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
     DEVICES = [DEVICES[int(number)] for number in visible.split(",")]
+ARCHS = os.environ.get("FAKE_GPU_ARCHS", "gfx1201" if IS_HIP else "sm_120").split(",")
 library.gpu_open(IS_HIP, DEVICES[0])
 
 

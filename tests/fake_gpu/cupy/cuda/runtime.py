@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._software import (
+    ARCHS,
     DEVICES,
     IS_HIP,
     RUNTIME_VERSION,
@@ -77,17 +78,20 @@ def setDevice(device: int) -> None:
 
 
 def getDeviceProperties(device: int) -> dict[str, Any]:
-    _physical(device)
+    arch = ARCHS[_physical(device) % len(ARCHS)]
+    kind, is_integrated = arch.removesuffix("*"), arch.endswith("*")
+    number = kind.removeprefix("sm_") if kind.startswith("sm_") else "120"
     properties = {
         "name": b"software GPU",
-        "major": 12,
-        "minor": 0,
-        "multiProcessorCount": setting("SMS", 2),
+        "major": int(number[:-1]),
+        "minor": int(number[-1]),
+        "integrated": int(is_integrated),
+        "multiProcessorCount": 1 if is_integrated else setting("SMS", 2),
         "maxThreadsPerBlock": setting("THREADS", 4),
         "totalGlobalMem": 4 << 30,
         "l2CacheSize": 64 << 10,
     }
-    return {**properties, "gcnArchName": b"gfx1201"} if is_hip else properties
+    return {**properties, "gcnArchName": kind.encode()} if is_hip else properties
 
 
 def deviceGetPCIBusId(device: int) -> str:

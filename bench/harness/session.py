@@ -201,6 +201,8 @@ def open_session(
             f"Graphs hold at most {device.most_graph_nodes} kernels: longer ones read stale values "
             "on gfx1201 (ROCm/hip issue 3887); --graph-nodes changes that."
         )
+    if graph and device.graph_defect:
+        notes.append(device.graph_defect)
     waits = WaitPolicy(flight.watch, place.oversubscribed, options.timeout_s)
     world = open_world(communicator, device, waits, options.memory, graph)
     session = Session(options, world, watchdog, place, notes)

@@ -362,6 +362,8 @@ def page(facts: Facts) -> str:
         lines += ["", section("GPUs", facts["left_out"])]
     if facts["uncached"]:
         lines += ["", section("Memory", [f"{facts['uncached']}; the probe judges it."])]
+    if facts["graphs"]:
+        lines += ["", section("Graphs", [facts["graphs"]])]
     refused = [f"Peer memory was refused: {refusal}." for refusal in facts["refusals"]]
     for title, sentences in (
         ("Problems", [*refused, *problems(facts)]),

@@ -45,6 +45,7 @@ def examine(bus_ids: Sequence[str]) -> Facts:
         "errors": pci.errors(bus_ids),
         "wire": None,
         "uncached": None,
+        "graphs": "",
         "shm_bytes": shutil.disk_usage(SHM).total if os.path.isdir(SHM) else None,
         "virtualisation": virtualisation() or "unknown",
         "legacy_ipc": any(gpu["vendor"] == pci.AMD for gpu in gpus) and legacy_ipc_fails(),
@@ -150,6 +151,7 @@ def examine_peers(
             )
         facts["uncached"] = f"ROCm {release} gives {device.arch} {memory}"
 
+    facts["graphs"] = device.graph_defect
     vendor = {"cuda": pci.NVIDIA, "hip": pci.AMD}[device.name]
     for gpu, of_rank in zip(facts["gpus"], ranks, strict=True):
         gpu |= {"name": of_rank["gpu"], "vendor": vendor, "arch": of_rank["arch"]}

@@ -256,6 +256,7 @@ class Device(Protocol):
     may_flush_hdp: bool = False  # a peer's host data path may have to be flushed
     flushes_hdp: bool = False  # builds from now on flush peers' host data paths before a flag
     most_graph_nodes: int | None = None  # kernels in a graph; None: any number
+    graph_defect: str = ""  # what is known against replays of its graphs
     most_chunk_bytes: int  # the largest useful chunk of a message
     l1_bytes: int = 0  # a CPU core's first data cache; 0 if nobody knows
     l2_bytes: int = 0  # and its second

@@ -56,6 +56,12 @@ HDP_MEM_FLUSH_CNTL = 10005  # hipDeviceAttributeHdpMemFlushCntl: the register's 
 XGMI = 4  # HSA_AMD_LINK_INFO_TYPE_XGMI
 # Replays of longer graphs read stale values on gfx1201, from 200 on (ROCm/hip issue 3887).
 GFX12_GRAPH_NODES = 100
+# All of 7.2: 7.2.1 and 7.2.4, of which nobody has said that it is right, have one version of HIP.
+DEFECTIVE_HIP = "7.2"
+GRAPH_DEFECT = (
+    "ROCm 7.2.0 to 7.2.3 now and then corrupt replays of graphs (ROCm/clr issue 279: seen on "
+    "gfx942, not with 7.1.1 or 7.13), and the runtime here is a 7.2: compare with runs with -G 0."
+)
 # Registering host memory by the driver: CuPy's own calls are stubs on HIP.
 REGISTRATION = {
     "cuda": ("cuMemHostRegister_v2", "cuMemHostGetDevicePointer_v2", "cuMemHostUnregister"),
@@ -118,6 +124,8 @@ class GpuDevice(GpuStream):
         self.sharing = SHARING[self.name]
         self.may_flush_hdp = runtime.is_hip
         self.most_graph_nodes = GFX12_GRAPH_NODES if self.arch.startswith("gfx12") else None
+        if runtime.is_hip and runtime_version == DEFECTIVE_HIP:
+            self.graph_defect = GRAPH_DEFECT
         self.loaded = {}
         self.take_kernels()
         self.facts = {

@@ -15,6 +15,8 @@ from kernels.devices.device import DeviceError, Macros, OutOfMemory
 from kernels.devices.layout import SOURCES
 
 DRIVERS = {"cuda": "libcuda.so.1", "hip": "libamdhip64.so.7"}
+# By HIP's number. ROCm 6 has 6; ROCm 7 and 10 have 7 (10.0 libamdhip64.so.7.15.26333).
+OTHER_HIP = "libamdhip64.so.6", "libamdhip64.so.8"
 DEVICE_NODES = "/dev/nvidiactl", "/dev/kfd"
 # Only AMD's own driver module has a version file, not the amdgpu that belongs to a kernel.
 AMD_MODULE = Path("/sys/module/amdgpu/version")
@@ -67,6 +69,8 @@ def load_cupy() -> Any:
         return importlib.import_module("cupy")
     except Exception as error:
         # CuPy raises its advice, in twenty lines, from the error of the loader.
+        if DRIVERS["hip"] in str(error.__cause__) and (other := other_hip()):
+            raise DeviceError(other) from error
         reason = f"CuPy cannot be imported: {error.__cause__ or error}"
         raise DeviceError(f"{reason}; {INSTALL} installs the one for the driver") from error
 
@@ -157,10 +161,29 @@ def calling(action: str) -> Iterator[None]:
 def driver_library(*vendors: str) -> ctypes.CDLL:
     """The first driver library of these vendors that loads. Raises DeviceError if none does."""
     names = [DRIVERS[vendor] for vendor in vendors]
+    if library := first_library(names):
+        return library
+    sentence = f"no GPU driver is here: {', '.join(names)} cannot be loaded"
+    raise DeviceError(("hip" in vendors and other_hip()) or sentence)
+
+
+def other_hip() -> str | None:
+    """What to do if a HIP is here that CuPy's wheel does not load; None without one."""
+    if other := first_library(OTHER_HIP):
+        return (
+            f"{other._name} is here, of another ROCm than CuPy wants: its wheel loads "
+            f"{DRIVERS['hip']}, which ROCm 7 and 10 have; install one of these, or name its "
+            "folder in LD_LIBRARY_PATH"
+        )
+    return None
+
+
+def first_library(names: Iterable[str]) -> ctypes.CDLL | None:
+    """The first of these libraries that loads."""
     for name in names:
         with contextlib.suppress(OSError):
             return ctypes.CDLL(name)
-    raise DeviceError(f"no GPU driver is here: {', '.join(names)} cannot be loaded")
+    return None
 
 
 def wide(arguments: Iterable[Any]) -> list[Any]:

@@ -13,6 +13,7 @@ import pytest
 from kernels.devices import gpu_driver
 from kernels.devices.device import DeviceError
 from kernels.devices.gpu_driver import compile_kernel
+from tests.fake_gpu import environment
 from tests.launch import ROOT, mpirun
 from tests.reliability.launch_matrix import SMALL
 
@@ -69,11 +70,40 @@ def test_a_cupy_that_cannot_be_imported_gives_one_sentence(monkeypatch):
     assert "\n" not in str(refusal.value)
 
 
-WITHOUT_CUPY = """
-import sys
-sys.modules["cupy"] = None
+@pytest.mark.parametrize("other", ["libamdhip64.so.6", "libamdhip64.so.8", None])
+@pytest.mark.parametrize("has_node", [False, True])
+def test_a_hip_that_cupy_does_not_load_is_named(other, has_node, tmp_path):
+    """Of ROCm 6, or of a HIP to come; with AMD's kernel driver CuPy's import fails for it."""
+    if other:
+        library = environment(vendor="hip")["FAKE_GPU_LIBRARY"]
+        (tmp_path / other).symlink_to(library)
+    if has_node:
+        (tmp_path / "sitecustomize.py").write_text(BESIDE_A_GPU)
+        (tmp_path / "cupy.py").write_text(FAILING_CUPY)
+    variables: dict[str, Any] = {
+        "LD_LIBRARY_PATH": str(tmp_path),
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}",
+    }
+    done = mpirun(1, "-m", "bench.allreduce", "--device", "hip", *SMALL, **variables)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1), done.stderr
+    if other:
+        assert f"{other} is here, of another ROCm than CuPy wants: its wheel" in done.stderr
+    elif has_node:
+        assert "CuPy cannot be imported: libamdhip64.so.7: cannot open" in done.stderr
+    else:
+        assert "no GPU driver is here: libcuda.so.1, libamdhip64.so.7" in done.stderr
+
+
+BESIDE_A_GPU = """
 from kernels.devices import gpu_driver
 gpu_driver.DEVICE_NODES = ("/dev/null",)
+"""
+WITHOUT_CUPY = f"""
+import sys
+sys.modules["cupy"] = None
+{BESIDE_A_GPU}"""
+FAILING_CUPY = """
+raise ImportError("twenty lines") from ImportError("libamdhip64.so.7: cannot open shared object")
 """
 
 

@@ -341,6 +341,14 @@ def test_the_peer_memory_of_all_pairs_is_tested_on_a_fake_gpu():
     reads = re.findall(r"^(\d reads \d) .* mapped +-$", printed, re.MULTILINE)
     assert reads == ["0 reads 1", "1 reads 0"]
     assert "- ROCm 7.0 gives gfx1201 fine-grained memory" in printed
+    assert "Graphs:" not in printed
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_a_runtime_that_corrupts_graphs_is_named_on_a_fake_gpu():
+    printed = doctor(**environment(vendor="hip", runtime=70253211))
+    section = " ".join(printed.partition("\nGraphs:\n")[2].split())
+    assert section.startswith("- ROCm 7.2.0 to 7.2.3 now and then corrupt replays of graphs")
     assert max(map(len, printed.splitlines())) <= 100
 
 

@@ -6,7 +6,7 @@ FAKE_GPU_ARCHS: of each device (gfx1201 or sm_120), "gfx1036*,gfx1201"; *: integ
   multiprocessor
 FAKE_GPU_SMS: multiprocessors per device (2)
 FAKE_GPU_THREADS: most threads per block; a multiprocessor holds two such blocks (4)
-FAKE_GPU_DRIVER: the driver's version, as CUDA writes it
+FAKE_GPU_DRIVER, FAKE_GPU_RUNTIME: the driver's version, as CUDA writes it; the runtime's
 FAKE_GPU_PEER=0: the driver refuses peer access
 FAKE_GPU_CLOSED=1: a host access to device memory ends the process
 FAKE_GPU_FAIL: call[:rankN][:error name][:>bytes], ...: calls that fail
@@ -30,7 +30,7 @@ from typing import Any
 RANK = int(os.environ.get("PMI_RANK", "0"))
 VENDORS = os.environ.get("FAKE_GPU_VENDOR", "cuda").split(",")
 IS_HIP = VENDORS[RANK % len(VENDORS)] == "hip"
-RUNTIME_VERSION = 70051831 if IS_HIP else 13020
+RUNTIME_VERSION = int(os.environ.get("FAKE_GPU_RUNTIME") or (70051831 if IS_HIP else 13020))
 # The driver's name is a link to this file, so that both load as one library.
 library = ctypes.CDLL(os.environ["FAKE_GPU_LIBRARY"], mode=ctypes.RTLD_GLOBAL)
 

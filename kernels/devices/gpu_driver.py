@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kernels.devices import rocm_libraries
 from kernels.devices.compile_cache import CompileError, compile_once, first_complaint
 from kernels.devices.device import DeviceError, Macros, OutOfMemory
 from kernels.devices.layout import SOURCES
@@ -65,14 +66,18 @@ def load_cupy() -> Any:
     os.environ.setdefault("HSA_FORCE_FINE_GRAIN_PCIE", "1")
     if not AMD_MODULE.exists():
         os.environ.setdefault(LEGACY_IPC, "0")
+    rocm_libraries.load_from_wheels()
     try:
         return importlib.import_module("cupy")
     except Exception as error:
         # CuPy raises its advice, in twenty lines, from the error of the loader.
-        if DRIVERS["hip"] in str(error.__cause__) and (other := other_hip()):
+        reason = str(error.__cause__ or error)
+        if DRIVERS["hip"] in reason and (other := other_hip()):
             raise DeviceError(other) from error
-        reason = f"CuPy cannot be imported: {error.__cause__ or error}"
-        raise DeviceError(f"{reason}; {INSTALL} installs the one for the driver") from error
+        if lacks := rocm_libraries.missing(reason):
+            raise DeviceError(f"CuPy cannot be imported for lack of {', '.join(lacks)}") from error
+        advice = f"{INSTALL} installs the one for the driver"
+        raise DeviceError(f"CuPy cannot be imported: {reason}; {advice}") from error
 
 
 def gpu_node() -> str | None:

@@ -60,11 +60,11 @@ def test_a_cupy_that_cannot_be_imported_gives_one_sentence(monkeypatch):
 
     def import_module(name):
         frame = "\n========\nFailed to import CuPy.\n\nOriginal error:\n...\n========\n"
-        raise ImportError(frame) from ImportError("libamdhip64.so.7: cannot open shared object")
+        raise ImportError(frame) from ImportError("libcublas.so.13: cannot open shared object")
 
     gpu_driver.load_cupy.cache_clear()
     monkeypatch.setattr(gpu_driver, "importlib", SimpleNamespace(import_module=import_module))
-    sentence = r"CuPy cannot be imported: libamdhip64\.so\.7: cannot open shared object; `make all"
+    sentence = r"CuPy cannot be imported: libcublas\.so\.13: cannot open shared object; `make all"
     with pytest.raises(DeviceError, match=sentence) as refusal:
         gpu_driver.load_cupy()
     assert "\n" not in str(refusal.value)

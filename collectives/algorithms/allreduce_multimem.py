@@ -4,16 +4,15 @@ All ranks' slabs lie behind one multicast address, serve all cases, and are made
 Not measured yet: they should win from three ranks on, as a link's bytes do not grow with them."""
 
 import contextlib
-import multiprocessing
 import os
 from dataclasses import replace
 from functools import partial
-from multiprocessing.reduction import DupFd
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from collectives.binding import bind_kernel
 from collectives.collective import Traffic
 from collectives.communicator import Communicator, Refusal
+from collectives.descriptors import exchange
 from collectives.operation import (
     Bound,
     CollectiveCase,
@@ -23,7 +22,7 @@ from collectives.operation import (
     Unsupported,
     World,
 )
-from kernels.devices.device import MOST_RANKS, DeviceError
+from kernels.devices.device import MOST_RANKS
 
 if TYPE_CHECKING:
     from kernels.devices.gpu import GpuDevice
@@ -88,20 +87,15 @@ def _shared_slabs(world: World) -> "GpuMulticast | str":
 def _connect(communicator: Communicator, slabs: "GpuMulticast") -> None:
     """Binds every rank's memory to one multicast object, whose descriptor each rank gets from
     rank 0's process. Raises Refusal."""
-    process, copies = multiprocessing.current_process(), list[Any]()
-    process.authkey = communicator.broadcast(bytes(process.authkey))
-    with communicator.all_or_none(DeviceError, OSError):
-        if communicator.rank == 0:
-            created = slabs.create()
-            copies = [DupFd(created) for _ in range(communicator.size)]
-            os.close(created)
-    copies = communicator.broadcast(copies)
-    with communicator.all_or_none(DeviceError, OSError):
-        descriptor = copies[communicator.rank].detach()
-        try:
-            slabs.join(descriptor)
-        finally:
-            os.close(descriptor)
+    with contextlib.ExitStack() as passed:
+        created = None
+        with communicator.all_or_none():
+            if communicator.rank == 0:
+                created = slabs.create()
+                passed.callback(os.close, created)
+        descriptor = exchange(communicator, created, passed)[0]
+        with communicator.all_or_none():
+            slabs.join(cast(int, descriptor))
     with communicator.all_or_none():  # all have joined
         slabs.bind()
 

@@ -20,6 +20,10 @@ bool on_host(uintptr_t address);  // whether it is registered host memory
 // Device memory of another source; without `opens` no access is ever allowed.
 void add_memory(void* at, size_t bytes, bool opens);
 void remove_memory(void* at);
+// Maps a peer's memory at an address, or anywhere; null if that fails. `kind` is its type's letter,
+// 0 for a process's own.
+char* map_peer(char* where, int fd, size_t bytes, char kind);
+int device_now();
 // A descriptor of another process, opened here; below 0 without it.
 int open_descriptor(int pid, int fd);
 long setting(const char* name, long otherwise);

@@ -46,7 +46,7 @@ extern "C" void gpu_open(int vendor_is_hip, int first) {
   hip = vendor_is_hip, first_device = first;
 }
 extern "C" void gpu_set_device(int physical) { device_in_use = physical; }
-static int device_now() { return device_in_use < 0 ? first_device : device_in_use; }
+int device_now() { return device_in_use < 0 ? first_device : device_in_use; }
 
 // By call: the status, and the least amount at which the call fails.
 static auto& faults = *new std::map<std::string, std::pair<int, size_t>>;
@@ -126,20 +126,23 @@ void add_memory(void* at, size_t bytes, bool opens) {
   allocations[(uintptr_t)at] = {bytes, opens ? PEER : PINNED};
   if (opens && closes() && !opened) protect(at, bytes, PROT_NONE);
 }
+static void remove_cache(char* at);
 void remove_memory(void* at) {
   std::lock_guard<std::mutex> held(lock);
+  remove_cache((char*)at);
   allocations.erase((uintptr_t)at);
 }
 
 // -- caches
 
-// FAKE_GPU_CACHED lists flags of hipExtMallocWithFlags, 0 for ordinary memory: this process reaches
-// parts of a peer's large allocation of such a kind through a cache. FAKE_GPU_COHERENT says when
-// the cache writes back and forgets: at the ends of a `launch` only, also at every `fence` of the
-// system's scope, or, for stores, when the kernel writes the `hdp` register. `pushes`: a fence
-// writes back, and nothing makes the cache forget. `synchronisation`, `graph`: as an AMD GPU's L2,
-// of which a packet that dispatches a kernel invalidates nothing; it forgets only when the host has
-// waited, or also at launches outside of graphs and at a graph's start.
+// FAKE_GPU_CACHED lists flags of hipExtMallocWithFlags, 0 for ordinary memory, and types of virtual
+// memory management (p and u): this process reaches parts of a peer's large allocation of such a
+// kind through a cache. FAKE_GPU_COHERENT says when the cache writes back and forgets: at the ends
+// of a `launch` only, also at every `fence` of the system's scope, or, for stores, when the kernel
+// writes the `hdp` register. `pushes`: a fence writes back, and nothing makes the cache forget.
+// `synchronisation`, `graph`: as an AMD GPU's L2, of which a packet that dispatches a kernel
+// invalidates nothing; it forgets only when the host has waited, or also at launches outside of
+// graphs and at a graph's start.
 constexpr size_t CACHE_BYTES = 384 << 10, LINE_BYTES = 64,
                  CACHED_FROM_BYTES = 64 << 20;  // slabs: flags are in less
 // As in peer_buffer.py, for chunks of 8 MiB: each half of a slab starts in the cache.
@@ -160,9 +163,9 @@ int open_descriptor(int pid, int fd) {
   return open(path.c_str(), O_RDWR | O_CLOEXEC);
 }
 
-static bool is_cached(const Handle& handle) {
+static bool is_cached(size_t bytes, char kind) {
   const char* all = getenv("FAKE_GPU_CACHED");
-  return all && handle.bytes >= CACHED_FROM_BYTES && strchr(all, (char)('0' + handle.flags));
+  return all && kind && bytes >= CACHED_FROM_BYTES && strchr(all, kind);
 }
 static char coherent() {
   static const char* when = getenv("FAKE_GPU_COHERENT");
@@ -301,8 +304,25 @@ int gpu_ipcGetMemHandle(void* pointer, Handle* handle) {
   *handle = {"sw-gpu", a.pid, a.fd, a.device, a.bytes, a.serial, a.flags, {}};
   return 0;
 }
-// FAKE_GPU_CORRUPT_IPC: from this offset on, rounded down to a page, the mapping is a copy without
-// later writes.
+}
+// Maps a peer's memory of a kind at an address, or anywhere. FAKE_GPU_CORRUPT_IPC: from this offset
+// on, rounded down to a page, the mapping is a copy without later writes.
+char* map_peer(char* where, int fd, size_t bytes, char kind) {
+  const int fixed = where ? MAP_FIXED : 0;
+  char* at = (char*)mmap(where, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | fixed, fd, 0);
+  if (at == MAP_FAILED) return nullptr;
+  if (is_cached(bytes, kind)) add_cache(at, fd, 0), add_cache(at, fd, HALF_BYTES);
+  const long corrupt = setting("FAKE_GPU_CORRUPT_IPC", -1) & -4096L;
+  if (corrupt >= 0 && (size_t)corrupt < bytes) {
+    const size_t rest = bytes - (size_t)corrupt;
+    const std::string copy(at + corrupt, rest);
+    mmap(at + corrupt, rest, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+         0);
+    memcpy(at + corrupt, copy.data(), rest);
+  }
+  return at;
+}
+extern "C" {
 int gpu_ipcOpenMemHandle(void** pointer, const Handle* handle, unsigned flags) {
   if (flags != 1 || memcmp(handle->magic, "sw-gpu", 7)) return 1;
   if (handle->pid == getpid()) return 201;
@@ -314,18 +334,9 @@ int gpu_ipcOpenMemHandle(void** pointer, const Handle* handle, unsigned flags) {
       return ++a.second.opened, *pointer = (void*)a.first, 0;
   const int fd = open_descriptor(handle->pid, handle->fd);
   if (fd < 0) return 205;
-  char* at = (char*)mmap(nullptr, handle->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (at != MAP_FAILED && is_cached(*handle)) add_cache(at, fd, 0), add_cache(at, fd, HALF_BYTES);
+  char* at = map_peer(nullptr, fd, handle->bytes, (char)('0' + handle->flags));
   close(fd);
-  if (at == MAP_FAILED) return 205;
-  const long corrupt = setting("FAKE_GPU_CORRUPT_IPC", -1) & -4096L;
-  if (corrupt >= 0 && (size_t)corrupt < handle->bytes) {
-    const size_t rest = handle->bytes - (size_t)corrupt;
-    const std::string copy(at + corrupt, rest);
-    mmap(at + corrupt, rest, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-         0);
-    memcpy(at + corrupt, copy.data(), rest);
-  }
+  if (!at) return 205;
   allocations[(uintptr_t)at] = {handle->bytes, PEER,          -1, 0, handle->device,
                                 handle->pid,   handle->serial};
   if (closes() && !opened) protect(at, handle->bytes, PROT_NONE);
@@ -339,16 +350,19 @@ int hipExtMallocWithFlags(void** pointer, size_t bytes, unsigned flags) {
   ENTER;
   return flags <= 3 ? allocate(pointer, bytes, flags) : 1;
 }
-// FAKE_GPU_HDP: the driver gives the address of the register, as 64 bits.
+// FAKE_GPU_HDP: the driver gives the address of the register, as 64 bits. 0: it maps none; 2: it
+// writes 32 bits.
 int hipDeviceGetAttribute(void** value, int attribute, int) {
   ENTER;
-  if (attribute != 10005 || !setting("FAKE_GPU_HDP", 0)) return 1;
+  if (attribute != 10005) return 1;
+  if (setting("FAKE_GPU_HDP", 0) == 2) return *(int*)value = 0x1000, 0;
+  if (!setting("FAKE_GPU_HDP", 0)) return *value = nullptr, 0;
   if (!hdp_register && gpu_hostAlloc((void**)&hdp_register, 4096, 0)) return 2;
   return *value = hdp_register, 0;
 }
 int hipExtGetLinkTypeAndHopCount(int, int, unsigned* type, unsigned* hops) {
   ENTER;
-  return *type = 2, *hops = 1, 0;  // PCIe
+  return *type = setting("FAKE_GPU_XGMI", 0) ? 4 : 2, *hops = 1, 0;  // otherwise PCIe
 }
 
 // A host's memory for a kernel: CUDA's functions, and HIP's, which CuPy has only as stubs.

@@ -4,20 +4,23 @@ FAKE_GPU_VENDOR: cuda or hip; a list has one per rank
 FAKE_GPU_COUNT: devices, 1 to 8 (2)
 FAKE_GPU_ARCHS: of each device (gfx1201 or sm_120), "gfx1036*,gfx1201"; *: integrated, with one
   multiprocessor
+FAKE_GPU_VISIBLE=1: each rank sees its own device alone, as number 0
 FAKE_GPU_SMS: multiprocessors per device (2)
 FAKE_GPU_THREADS: most threads per block; a multiprocessor holds two such blocks (4)
-FAKE_GPU_DRIVER, FAKE_GPU_RUNTIME: the driver's version, as CUDA writes it; the runtime's
+FAKE_GPU_DRIVER, FAKE_GPU_RUNTIME: the driver's and the runtime's version, as CUDA or HIP writes it
 FAKE_GPU_PEER=0: the driver refuses peer access
 FAKE_GPU_CLOSED=1: a host access to device memory ends the process
 FAKE_GPU_FAIL: call[:rankN][:error name][:>bytes], ...: calls that fail
 FAKE_GPU_MULTICAST=1: CUDA devices have multicast
 FAKE_GPU_FLUSHES=1: CUDA devices flush peers' stores after a stream's wait, if it asks for that
-FAKE_GPU_CACHED: flags of hipExtMallocWithFlags of memory that peers reach through a cache; 0:
-  ordinary memory
+FAKE_GPU_VMM: types of virtual memory management: p and u (pinned and uncached); - for none
+FAKE_GPU_CACHED: flags of hipExtMallocWithFlags (0: ordinary memory), and types as in FAKE_GPU_VMM,
+  of memory that peers reach through a cache
 FAKE_GPU_COHERENT: launch (default), fence or hdp: when that cache writes back and forgets; pushes:
   at a fence it writes back, and it never forgets; synchronisation: the same, but it forgets when
   the host has waited for a stream; graph: also at launches, but not at those within a graph
-FAKE_GPU_HDP=1: the driver gives the HDP register's address
+FAKE_GPU_HDP=1: the driver gives the HDP register's address; 2: it writes 32 bits
+FAKE_GPU_XGMI=1: the driver names xGMI as the link between all GPUs
 FAKE_GPU_CORRUPT_IPC: from this byte on, a mapping of a peer's memory is a copy without later writes
 FAKE_GPU_GRAPH_WAITS=1: the host waits at a launch of a library's graph for the end of its last one
 FAKE_GPU_VANISH_AFTER: number of a launch; this launch and every later call fail"""
@@ -82,6 +85,8 @@ DEVICES = list(range(setting("COUNT", 2)))
 if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
     DEVICES = [DEVICES[int(number)] for number in visible.split(",")]
 ARCHS = os.environ.get("FAKE_GPU_ARCHS", "gfx1201" if IS_HIP else "sm_120").split(",")
+if setting("VISIBLE", 0):
+    DEVICES = [DEVICES[RANK % len(DEVICES)]]
 library.gpu_open(IS_HIP, DEVICES[0])
 
 

@@ -36,7 +36,7 @@ def connect(
     Raises Refusal if memory is short or no mode works."""
     if communicator.size > MOST_RANKS:
         return Unsupported(f"{communicator.size} ranks, and a slab serves {MOST_RANKS} at most")
-    refusals, probe_failed = list[str](), False
+    refusals, reasons, probe_failed = list[str](), dict[str, list[str]](), False
     for number, sharing in enumerate(modes):
         undo = ExitStack()
         try:
@@ -54,7 +54,9 @@ def connect(
             if not probes:
                 return peers
             peers.shown = probe(peers)
-            has_another = any(mode.startswith("mapped") for mode in modes[number + 1 :])
+            has_another = any(
+                mode.startswith("mapped") and "vmm" not in mode for mode in modes[number + 1 :]
+            )
             if has_another and peers.shown.no_reads:  # other memory may show reads too
                 raise ProbeFailed(peers.shown.no_reads)
             if not device.is_cpu:
@@ -73,7 +75,8 @@ def connect(
                 probe_failed = True
             waits.forget()
             remedy = REMEDY if any(words in str(refusal) for words in SHARING) else ""
-            refusals.append(f"{sharing}: {refusal}{remedy}")
+            reasons.setdefault(f"{refusal}{remedy}", []).append(sharing)
+            refusals[:] = [f"{', '.join(which)}: {reason}" for reason, which in reasons.items()]
     if probe_failed:
         return Unsupported("; ".join(refusals))
     raise Refusal("; ".join(refusals))

@@ -3,6 +3,8 @@
 Flags and data are separate allocations. `connect.py` chooses the sharing mode and probes."""
 
 import ctypes
+import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from collectives.communicator import Communicator, Refusal
+from collectives.descriptors import exchange
 from kernels.devices.device import (
     HALF_BYTES,
     MOST_RANKS,
@@ -192,14 +195,28 @@ def share(
     undo.callback(communicator.barrier)
     handles = communicator.all_gather(own.handle)
     memories: list[Memory] = []
-    with communicator.all_or_none(OSError, DeviceError):
-        for rank, handle in enumerate(handles):
-            if rank == communicator.rank:
-                memories.append(own)
-                continue
-            memories.append(device.open(handle, size_bytes, sharing))
-            undo.callback(memories[-1].close)
+    with ExitStack() as passed:
+        descriptors = _descriptors(communicator, own, passed)
+        with communicator.all_or_none(OSError, DeviceError):
+            for rank, handle in enumerate(handles):
+                if rank == communicator.rank:
+                    memories.append(own)
+                    continue
+                memories.append(device.open(handle, size_bytes, sharing, descriptors[rank]))
+                undo.callback(memories[-1].close)
     return memories
+
+
+def _descriptors(communicator: Communicator, own: Memory, undo: ExitStack) -> Sequence[int | None]:
+    """The descriptors of all ranks' memory, by rank, where their handles do not suffice. All ranks
+    call it. Raises Refusal."""
+    with communicator.all_or_none():
+        descriptor = own.export()
+        if descriptor is not None:
+            undo.callback(os.close, descriptor)
+    if descriptor is None:
+        return [None] * communicator.size
+    return exchange(communicator, descriptor, undo)
 
 
 def write_own(peers: PeerBuffer, epoch: int) -> None:

@@ -80,8 +80,8 @@ def describe(session: Session, machine: Machine, suite: Suite) -> Run:
     else:
         memory = peers.types
         notes.append(
-            f"Peer memory is {peers.kind} ({memory['data']}) and was probed in every direction "
-            "within one launch."
+            f"Peer memory is {'mapped' if world.device.is_cpu else peers.sharing} "
+            f"({memory['data']}) and was probed in every direction within one launch."
         )
         if peers.kind == "same_device":
             notes.append("Ranks share a GPU, so no time here measures a wire.")
@@ -89,7 +89,7 @@ def describe(session: Session, machine: Machine, suite: Suite) -> Run:
             notes.append("A writer flushes its peer's HDP before a flag.")
         if peers.refusals:
             notes.append(
-                "Faster ways to use the peers' memory do not work here: "
+                "Preferred ways to use the peers' memory do not work here: "
                 f"{'; '.join(peers.refusals)}."
             )
         if isinstance(world.peers, Unsupported):

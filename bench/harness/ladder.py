@@ -75,6 +75,9 @@ def map_peer_memory(session: Session) -> None:
     own = world.communicator, world.device, world.mapped.waits
     session.world = replace(world, peers=connect(*own, modes, probes=False))
     register(session.world)
+    peers = session.world.mapped
+    if peers.refusals and world.rank == 0:
+        print_out(f"peer memory is {peers.sharing} ({'; '.join(peers.refusals)})\n")
 
 
 def register(world: World) -> None:

@@ -159,7 +159,7 @@ def examine_peers(
 
     if isinstance(peers, Unsupported):
         return facts | {"refusals": [peers.reason]}
-    return facts | {"peers": peers.kind, "refusals": list(peers.refusals)}
+    return facts | {"peers": peers.sharing, "refusals": list(peers.refusals)}
 
 
 def examine_library(world: World) -> list[str]:

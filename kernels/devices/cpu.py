@@ -163,7 +163,9 @@ class CpuDevice(Device):
     def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False) -> HostMemory:
         return shared_memory.allocate(size_bytes)
 
-    def open(self, handle: bytes, size_bytes: int, sharing: str) -> HostMemory:
+    def open(
+        self, handle: bytes, size_bytes: int, sharing: str, descriptor: int | None = None
+    ) -> HostMemory:
         return shared_memory.open_shared(handle, size_bytes)
 
     def private(self, size_bytes: int) -> HostMemory:

@@ -174,6 +174,10 @@ class Memory(Protocol):
 
     def write(self, data: np.ndarray[Any, Any], offset: int = 0) -> None: ...
 
+    def export(self) -> int | None:
+        """A new file descriptor of this process's memory, which the caller closes; None if peers
+        open it by its handle alone. Raises DeviceError."""
+
     def close(self) -> None: ...
 
 
@@ -302,8 +306,11 @@ class Device(Protocol):
         """Zeroed memory that peers can map. `ordinary` memory shows a peer's stores from the next
         launch on, on HIP if the probe finds it so; other memory within a launch."""
 
-    def open(self, handle: bytes, size_bytes: int, sharing: str) -> Memory:
-        """A peer's memory. Raises DeviceError if it cannot be mapped, or is other memory."""
+    def open(
+        self, handle: bytes, size_bytes: int, sharing: str, descriptor: int | None = None
+    ) -> Memory:
+        """A peer's memory; `descriptor` is what the peer's `export` gave, as this process has it.
+        Raises DeviceError if it cannot be mapped, or is other memory."""
 
     def private(self, size_bytes: int) -> Memory:
         """Zeroed memory of this rank alone."""

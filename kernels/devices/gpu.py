@@ -1,6 +1,7 @@
 """A GPU as a device, CUDA or HIP, through CuPy. Peers open its memory by IPC (`mapped`; on one GPU
-`same_device`; on HIP followed by the type of memory) or, if the driver refuses or the probe fails,
-host memory that both GPUs register (`host_staged`)."""
+`same_device`; on HIP followed by the type of memory), or by the driver's virtual memory management
+(`mapped vmm`, also with a type). Where the driver refuses or the probe fails, both GPUs register
+host memory (`host_staged`)."""
 
 import contextlib
 import ctypes
@@ -34,6 +35,7 @@ from kernels.devices.gpu_driver import (
 )
 from kernels.devices.gpu_stream import MAPPED, PORTABLE, GpuStream
 from kernels.devices.multicast import GpuMulticast
+from kernels.devices.virtual_memory import VirtualMemory
 
 MOST_THREADS = 512  # of a block, as the kernels promise the compiler
 ALLOCATION_BYTES = 2 << 20  # the driver's unit: with less a peer would also map its neighbours
@@ -49,9 +51,17 @@ INFINITY_CACHE_BYTES = 256 << 20
 # Kinds of HIP device memory by the flag of hipExtMallocWithFlags.
 HIP_MEMORY = {"uncached": 0x3, "fine_grained": 0x1}
 SHARING = {
-    "cuda": ("mapped", "host_staged"),
-    "hip": ("mapped uncached", "mapped fine_grained", "host_staged"),
+    "cuda": ("mapped", "mapped vmm", "host_staged"),
+    "hip": (
+        "mapped uncached",
+        "mapped fine_grained",
+        "mapped vmm uncached",
+        "mapped vmm",
+        "host_staged",
+    ),
 }
+VMM = "vmm"  # in the name of a mode: the driver's virtual memory management, not its IPC
+UNSEEN = ", which this process may not see (Slurm shows it with --gpu-bind=none),"
 HDP_MEM_FLUSH_CNTL = 10005  # hipDeviceAttributeHdpMemFlushCntl: the register's address, 64 bits
 XGMI = 4  # HSA_AMD_LINK_INFO_TYPE_XGMI
 # Replays of longer graphs read stale values on gfx1201, from 200 on (ROCm/hip issue 3887).
@@ -80,6 +90,7 @@ class GpuMemory:
     free: Callable[[], object]
     handle: bytes = b""
     flush_register: int = 0
+    exporter: Callable[[], int] | None = None
 
     def read(self, offset: int = 0, size_bytes: int | None = None) -> Bytes:
         data = np.empty(self.size_bytes - offset if size_bytes is None else size_bytes, np.uint8)
@@ -89,6 +100,9 @@ class GpuMemory:
     def write(self, data: np.ndarray[Any, Any], offset: int = 0) -> None:
         data = np.ascontiguousarray(data)
         self.device.copy(self.address + offset, data.ctypes.data, data.nbytes, HOST_TO_DEVICE)
+
+    def export(self) -> int | None:
+        return self.exporter() if self.exporter else None
 
     def close(self) -> None:
         with contextlib.suppress(RuntimeError, DeviceError):  # a lost device takes its memory along
@@ -174,17 +188,40 @@ class GpuDevice(GpuStream):
                 address = self.driver_value("hipExtMallocWithFlags", size_bytes, flags)
             else:
                 address = self.runtime.malloc(size_bytes)
-            self.runtime.memset(address, 0, size_bytes)
-            self.runtime.deviceSynchronize()  # the kernels' stream does not wait for memset's
+            self._zero(address, size_bytes)
         return GpuMemory(self, address, size_bytes, label, lambda: self.runtime.free(address))
+
+    def _zero(self, address: int, size_bytes: int) -> None:
+        self.runtime.memset(address, 0, size_bytes)
+        self.runtime.deviceSynchronize()  # the kernels' stream does not wait for memset's
+
+    def _create(self, type: str, size_bytes: int) -> GpuMemory:
+        """Zeroed memory by virtual memory management, of a type of its TYPES."""
+        memory = VirtualMemory(self)
+        label = f"{memory.prefix}MemCreate {type}".rstrip()
+        with contextlib.ExitStack() as undo:
+            undo.callback(memory.close)
+            unit_bytes = memory.unit_bytes(type)
+            mapped_bytes = -(-size_bytes // unit_bytes) * unit_bytes
+            created = memory.create(mapped_bytes, type)
+            address = memory.map(created, mapped_bytes, unit_bytes)
+            with self.calling(f"{label} of {mapped_bytes} B"):
+                self._zero(address, mapped_bytes)
+            free = undo.pop_all().close
+        handle = f"{self.pci_bus_id} {mapped_bytes}".encode()
+        exporter = partial(memory.export, created)
+        return GpuMemory(self, address, size_bytes, label, free, handle, exporter=exporter)
 
     def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False) -> Memory:
         """On HIP, `sharing` names the type of memory, because a running kernel may miss a peer's
         writes to cached memory. Ordinary memory is cached, also for RCCL."""
         if sharing == "host_staged":
             return self._staged(shared_memory.allocate(size_bytes))
+        words = sharing.split()[1:]
+        type = "" if ordinary else " ".join(word for word in words if word != VMM)
+        if VMM in words:
+            return self._create(type, size_bytes)
         allocated_bytes = -(-size_bytes // ALLOCATION_BYTES) * ALLOCATION_BYTES
-        type = "" if ordinary else sharing.partition(" ")[2]
         memory = self.allocate_as(type, allocated_bytes)
         try:
             with self.calling("ipcGetMemHandle"):
@@ -196,10 +233,12 @@ class GpuDevice(GpuStream):
         memory.size_bytes = size_bytes
         return memory
 
-    def open(self, handle: bytes, size_bytes: int, sharing: str) -> Memory:
+    def open(
+        self, handle: bytes, size_bytes: int, sharing: str, descriptor: int | None = None
+    ) -> Memory:
         if sharing == "host_staged":
             return self._staged(shared_memory.open_shared(handle, size_bytes))
-        owner, ipc = handle.decode().split()
+        owner, rest = handle.decode().split()
         with self.calling(f"asking about GPU {owner}"):
             seen = ordinals(self.runtime)
             if owner not in seen and owner not in self.over_xgmi and self.may_flush_hdp:
@@ -213,22 +252,33 @@ class GpuDevice(GpuStream):
                 raise DeviceError(
                     f"the driver refuses peer access from GPU {self.pci_bus_id} to GPU {owner}"
                 )
-        unseen = ", which this process may not see (Slurm shows it with --gpu-bind=none),"
+        flush_register = self._hdp_register(owner, peer)
+        unseen = "" if owner in seen else UNSEEN
         try:
-            with self.calling(
-                f"ipcOpenMemHandle of memory on GPU {owner}{'' if owner in seen else unseen}"
-            ):
-                address = self.runtime.ipcOpenMemHandle(bytes.fromhex(ipc), LAZY_PEER_ACCESS)
+            if descriptor is not None:
+                address, close = self._take(descriptor, int(rest))
+            else:
+                with self.calling(f"ipcOpenMemHandle of memory on GPU {owner}{unseen}"):
+                    address = self.runtime.ipcOpenMemHandle(bytes.fromhex(rest), LAZY_PEER_ACCESS)
+                close = partial(self.runtime.ipcCloseMemHandle, address)
         except OutOfMemory as error:  # of address space, which host_staged memory does not need
             raise DeviceError(str(error)) from error
-        close = partial(self.runtime.ipcCloseMemHandle, address)
-        memory = GpuMemory(self, address, size_bytes, "a peer's", close)
-        if self.may_flush_hdp and peer != self.ordinal:
-            memory.flush_register = self._hdp_register(peer)
-        return memory
+        return GpuMemory(
+            self, address, size_bytes, "a peer's", close, flush_register=flush_register
+        )
 
-    def _hdp_register(self, peer: int) -> int:
+    def _take(self, descriptor: int, mapped_bytes: int) -> tuple[int, Callable[[], object]]:
+        """The address of what a peer has created and exported, and how to unmap it."""
+        memory = VirtualMemory(self)
+        with contextlib.ExitStack() as undo:
+            undo.callback(memory.close)
+            address = memory.map(memory.take(descriptor), mapped_bytes, memory.unit_bytes())
+            return address, undo.pop_all().close
+
+    def _hdp_register(self, owner: str, peer: int) -> int:
         """A peer's HDP_MEM_FLUSH_CNTL as mapped here; 0 over xGMI, or if the driver has none."""
+        if not self.may_flush_hdp or peer == self.ordinal:
+            return 0
         link, hops, address = ctypes.c_uint32(), ctypes.c_uint32(), 0
         with contextlib.suppress(DeviceError):  # a driver may lack both calls
             self.driver(

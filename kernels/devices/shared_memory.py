@@ -46,6 +46,9 @@ class HostMemory:
         content = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
         self.view[offset : offset + data.nbytes] = content
 
+    def export(self) -> None:
+        return None
+
     def close(self) -> None:
         del self.view
         self.map.close()

@@ -39,8 +39,14 @@ from wiretax.common.program import answer
 from wiretax.record.result import ResultError
 
 # Notes of a run on how its ranks reach each other's memory; others say what its figures mean.
-# Older runs have the last.
-HOW_SHARED = "Peer memory", "A writer flushes", "Faster ways to use", "Better was refused"
+# Older runs have the last two.
+HOW_SHARED = (
+    "Peer memory",
+    "A writer flushes",
+    "Preferred ways to use",
+    "Faster ways to use",
+    "Better was refused",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -41,6 +41,15 @@ def test_a_climb_in_which_all_works_ends_with_0_and_leaves_nothing(tmp_path):
     wait_for(lambda: not [*folder.iterdir()])
 
 
+def test_a_climb_over_the_driver_s_virtual_memory_says_why(tmp_path):
+    patient, way = IMPATIENT.replace("0.5", "20"), "peer memory is mapped vmm (mapped: rank 1: "
+    faults: dict[str, object] = {"fail": "ipcOpenMemHandle:rank1"}
+    done = climb(tmp_path, patient, **fake_nccl.environment(gpu=faults))
+    assert (done.returncode, done.stderr) == (0, "")
+    told = [line for line in done.stdout.splitlines() if not line.endswith(": works")]
+    assert [line.startswith(way) for line in told] == [True]
+
+
 @pytest.mark.parametrize(
     ("variables", "status", "first", "error"),
     [
@@ -59,7 +68,7 @@ def test_a_climb_in_which_all_works_ends_with_0_and_leaves_nothing(tmp_path):
         (
             {"peer": 0},
             3,
-            "peer memory: mapped: refused (mapped: rank 0: the driver refuses peer access",
+            "peer memory: mapped: refused (mapped, mapped vmm: rank 0: the driver refuses peer",
             "",
         ),
         (  # the control: the peers are not tried, nor blamed

@@ -120,7 +120,7 @@ def test_a_descriptor_that_never_arrives_is_a_refusal_and_no_wait(monkeypatch):
 
 
 def test_a_message_whose_descriptor_is_cut_off_is_named(monkeypatch):
-    cut = b"0" * descriptors.TOKEN_BYTES, [], socket.MSG_CTRUNC, None
+    cut = b"0" * descriptors.TOKEN_BYTES, list[int](), socket.MSG_CTRUNC, None
     monkeypatch.setattr(socket, "recv_fds", lambda *_: cut)
     with socket.socket() as inbox, pytest.raises(DeviceError, match="cannot open a peer's"):
         descriptors._receive(inbox)

@@ -56,8 +56,9 @@ def measured(folder, options, **arguments):
             ),
             (
                 "cuda",
-                {"fail": "ipcOpenMemHandle:rank1,cuMemHostRegister_v2:rank0"},
+                {"fail": "ipcOpenMemHandle:rank1,cuMemMap:rank1,cuMemHostRegister_v2:rank0"},
                 "mapped: rank 1: on GPU 0000:61:00.0, ipcOpenMemHandle .*; "
+                "mapped vmm: rank 1: on GPU 0000:61:00.0, cuMemMap fails: error 999; "
                 "host_staged: rank 0: .*cuMemHostRegister_v2 fails: error 999",
             ),
             (
@@ -68,7 +69,8 @@ def measured(folder, options, **arguments):
             (
                 "cuda --memory mapped",
                 {"corrupt_ipc": 4096},
-                "mapped: within one launch rank 0 read old or wrong data after the flag of rank 1, "
+                "mapped, mapped vmm: within one launch rank 0 read old or wrong data after "
+                "the flag of rank 1, "
                 "by accesses of 2 B.*; ranks without memory in common "
                 "need the GPUs' library to meet: NCCL is not installed",
             ),
@@ -95,7 +97,7 @@ def test_peers_use_the_first_memory_that_works_and_the_run_says_why_on_a_fake_gp
     why = "the driver refuses peer access from GPU 0000:41:00.0 to GPU 0000:61"
     assert "Peer memory is host_staged" in said
     assert why in said
-    assert "Faster ways to use the peers' memory do not work here: mapped: " in said
+    assert "Preferred ways to use the peers' memory do not work here: mapped, mapped vmm: " in said
     memory = result.run.memory
     assert {memory["flags"], memory["data"]} == {"registered host memory"}
     assert (memory["requested"], memory["behaved"]) == ("mapped", "host_staged")
@@ -105,7 +107,8 @@ def test_without_shared_memory_only_the_library_is_measured_on_a_fake_gpu(tmp_pa
     options = "--device cuda --memory mapped --algorithm two_shot,library"
     result, _ = measured(tmp_path, options, library={}, corrupt_ipc=4096)
     behaved = result.run.memory["behaved"]
-    assert behaved.startswith("none: mapped: within one launch rank 0 read old or wrong data")
+    why = "mapped, mapped vmm: within one launch rank 0 read old or wrong data"
+    assert behaved.startswith(f"none: {why}")
     status = {(case.algorithm, case.variant): case.status for case in result.cases}
     assert status["two_shot", "copied"] == "unsupported"
     assert status["library", "plain"] == "ok"

@@ -65,9 +65,9 @@ def test_cpu_memory_passes_and_a_broken_build_does_not(names, accesses, tmp_path
                 f"mapped uncached: within one launch .* by accesses of {STORES}$",
             ),
             (
-                {"cached": 31},
+                {"cached": "31pu"},
                 "host_staged",
-                "mapped uncached.*mapped fine_grained: within one launch",
+                "mapped uncached, mapped fine_grained, mapped vmm uncached, mapped vmm: within one",
             ),
         ],
         2,

@@ -330,15 +330,17 @@ def test_without_a_gpu_it_names_the_places_searched_and_exits_with_3():
 
 def test_refused_peers_are_reported_with_the_driver_s_error_on_a_fake_gpu():
     """The GPUs are examined even if no peer memory works."""
-    printed = doctor(**environment(fail="cuMemHostRegister_v2,ipcOpenMemHandle"))
+    printed = doctor(**environment(fail="cuMemHostRegister_v2,ipcOpenMemHandle,cuMemCreate"))
     assert re.search("0 reads 1 .* unknown", printed)
     refused = "Peer memory was refused: mapped: rank 0: on GPU 0000:41:00.0, ipcOpenMemHandle"
     assert refused in " ".join(printed.split())
 
 
-def test_the_peer_memory_of_all_pairs_is_tested_on_a_fake_gpu():
-    printed = doctor(**environment(vendor="hip", closed=1))
-    reads = re.findall(r"^(\d reads \d) .* mapped +-$", printed, re.MULTILINE)
+@pytest.mark.parametrize("way", ["uncached", "vmm uncached"])
+def test_the_peer_memory_of_all_pairs_is_tested_on_a_fake_gpu(way):
+    fails = "ipcGetMemHandle" if way.startswith("vmm") else ""
+    printed = doctor(**environment(vendor="hip", closed=1, fail=fails))
+    reads = re.findall(rf"^(\d reads \d) .* mapped {way} +-$", printed, re.MULTILINE)
     assert reads == ["0 reads 1", "1 reads 0"]
     assert "- ROCm 7.0 gives gfx1201 fine-grained memory" in printed
     assert "Graphs:" not in printed

@@ -3,16 +3,18 @@ feasible algorithm that a model of the cost expects to be fastest. `auto_stable`
 way among the algorithms that sum in rank order, whose bits depend on neither size nor place.
 
 It depends on the wire, which is measured once, before the first case: between CPU ranks the round
-trip of a flag, between GPUs also stores and reads."""
+trip of a flag, between GPUs also stores, reads and copies (`wire_cost`)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from importlib import resources
+from operator import itemgetter
 from typing import Any
 
 import msgspec
 
+from collectives import wire_cost
 from collectives.auto_table import Tables, best_row, parsed
 from collectives.build import Build, BuildName
 from collectives.operation import (
@@ -93,12 +95,14 @@ def ranked(
                 yield over, algorithm
             build = replace(algorithm.build, stream_receive=False)  # it takes any size
             yield over, replace(algorithm, build=build)
+    is_gpu = not world.device.is_cpu
     places = [
-        (not leads, cost_us(over, each, case), over, each)
+        # Of equals one that pushes: a GPU waits for what it reads.
+        ((not leads, cost_us(over, each, case), not (each.pushes and is_gpu)), over, each)
         for over in worlds
         for leads, each in modelled(over, case, known.values())
     ]
-    for _, _, over, algorithm in sorted(places, key=lambda place: place[:2]):
+    for _, over, algorithm in sorted(places, key=itemgetter(0)):
         yield over, algorithm
 
 
@@ -124,6 +128,9 @@ def modelled(
         if not algorithm.needs_peers or case.variant in algorithm.variants:
             build = Build(stream_slab=is_direct and not case.in_place)
             yield leads, replace(algorithm, build=build)
+            if algorithm.in_rounds and not world.device.is_cpu:
+                for build in wire_cost.chunked_builds(world.device, case.segment_bytes):
+                    yield leads, replace(algorithm, build=build)
 
 
 def cost_us(world: World, algorithm: Algorithm, case: CollectiveCase) -> float:
@@ -132,17 +139,14 @@ def cost_us(world: World, algorithm: Algorithm, case: CollectiveCase) -> float:
     traffic = algorithm.traffic(world.ranks, case)
     if traffic is None or isinstance(world.peers, Unsupported):
         return 0.0
-    stored, read = map(sum, zip((0, 0), *traffic.stages, strict=True))
-    if world.device.is_cpu:
-        contended_ns = CONTENDED_NS * traffic.contended_bytes
-        moved_ns = READ_NS * read + OWN_NS * traffic.own_bytes + contended_ns
-        trip_ns = OVERSUBSCRIBED_NS if world.oversubscribed else world.round_trip_ns
-        return (traffic.hops * trip_ns / 2 + moved_ns) / 1e3
-    wire = world.peers.wire
-    assert wire, "connect() has measured it"
-    is_local = algorithm.pushes and world.memory == "mapped"  # what a rank then reads
-    moved_ns = stored / wire.store_gb_s + (0 if is_local else read / wire.read_gb_s)
-    return (traffic.hops * wire.round_trip_ns / 2 + moved_ns) / 1e3
+    if not world.device.is_cpu:
+        assert world.peers.wire, "connect() has measured it"
+        return wire_cost.cost_us(world, algorithm, case, world.peers.wire)
+    read = sum(read for _, read in traffic.stages)
+    contended_ns = CONTENDED_NS * traffic.contended_bytes
+    moved_ns = READ_NS * read + OWN_NS * traffic.own_bytes + contended_ns
+    trip_ns = OVERSUBSCRIBED_NS if world.oversubscribed else world.round_trip_ns
+    return (traffic.hops * trip_ns / 2 + moved_ns) / 1e3
 
 
 def bind_best(

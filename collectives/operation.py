@@ -249,18 +249,18 @@ class Limits:
     | `most(ranks)` | it refuses longer segments |
     | `whole_elements` | it refuses segments that are no multiple of so many elements |
     | `wins_below(world)` | another one is faster from this size on: `auto` takes that |
-    | `leads_up_to` | between GPUs that map each other's memory `auto` takes it up to this size |
+    | `leads_up_to(ranks)` | between GPUs that map each other's memory: `auto` takes it up to here |
     """
 
     least_bytes: int = 0
     most: Callable[[int], float] = lambda ranks: math.inf
     whole_elements: int = 1
     wins_below: Callable[[World], float] = lambda world: math.inf
-    leads_up_to: int = 0
+    leads_up_to: Callable[[int], float] = lambda ranks: 0
 
     def leads(self, world: World, size_bytes: int) -> bool:
         is_wire = world.memory == "mapped" and not world.device.is_cpu
-        return is_wire and size_bytes <= self.leads_up_to
+        return is_wire and size_bytes <= self.leads_up_to(world.ranks)
 
     def refusal(self, case: CollectiveCase, ranks: int) -> Unsupported | None:
         reason = None
@@ -289,6 +289,7 @@ class Algorithm:
     | `by_default` | whether a run that names no algorithm measures it, and bench.tune tries it |
     | `is_lossy` | only a run that names it measures it; `auto` never takes it |
     | `is_modelled` | `auto` may take it where no table has a row, whatever `by_default` says |
+    | `in_rounds` | a pipeline of chunks, as in two_shot.h: between GPUs `auto` chooses their size |
     | `spans_hosts` | for ranks on several hosts |
     | `sums_in_rank_order` | adds an element's inputs in the order of the ranks, and rounds once |
     | `pushes` | on a GPU it reads no peer's memory: peers store all that it needs into its own |
@@ -312,6 +313,7 @@ class Algorithm:
     by_default: Callable[[World], bool] = lambda world: True
     is_lossy: bool = False
     is_modelled: bool = True
+    in_rounds: bool = False
     spans_hosts: bool = False
     sums_in_rank_order: bool = False
     pushes: bool = False

@@ -55,13 +55,17 @@ class WaitPolicy:
 
 
 class WireSpeed(NamedTuple):
-    """How fast GPUs reach each other: a flag there and back, stores and loads; and by rank, a copy
-    in its own memory."""
+    """How fast GPUs reach each other: a flag there and back between the slowest pair; and of the
+    slowest rank, while all do the same to all peers at once, stores, reads, each of both at once
+    (None: reads are not routed), and how long a short message's stores take to arrive behind a
+    fence. By rank, a copy in its own memory."""
 
     round_trip_ns: float
     store_gb_s: float
-    read_gb_s: float
+    read_gb_s: float | None
     own_gb_s: tuple[float, ...] = ()
+    both_gb_s: float | None = None
+    drain_us: float = 0.0
 
 
 @dataclass(frozen=True)

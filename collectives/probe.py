@@ -24,7 +24,8 @@ PROBE_NS = 5_000_000_000  # for a flag: less than any watchdog waits
 MEMORY_ACCESSES = "2 B", "4 B", "a pack", "a streamed pack", "a polled packet"
 CPU_ROUNDS, GPU_ROUNDS = 16, 64  # a loaded CPU may run one rank at a time
 PROBE_BLOCKS = 8  # on as many multiprocessors, with a cache each
-WIRE_BYTES, WIRE_CALLS = 2 << 20, 5  # of stores and reads that time the wire
+WIRE_BYTES, WIRE_CALLS = 4 << 20, 5  # of stores and reads that time the wire
+LEAST_MOVING_SHARE = 0.25  # of a launch's time, where more of it is the launch itself
 PING_PONGS = 100
 SHARED_PING_PONGS = 4  # ranks that share a GPU take turns of milliseconds
 LAUNCHES = 4  # of a size; each compares what the one before has stored
@@ -85,12 +86,13 @@ def probe_ordinary(peers: PeerBuffer) -> str | None:
         return next(filter(None, sentences), None)
 
 
-def ping_pong(peers: PeerBuffer) -> Callable[[], float]:
-    """A function that bounces a flag between pairs of ranks, and returns this rank's round trip in
-    ns; 0 without a partner. All ranks call it. Raises DeviceError."""
+def ping_pong(peers: PeerBuffer, distance: int = 1) -> Callable[[], float]:
+    """A function that bounces a flag between pairs of ranks, whose numbers differ in the bits of
+    `distance`, and returns this rank's round trip in ns; 0 without a partner. All ranks call it.
+    Raises DeviceError."""
     trip_ns = peers.device.private(8)
     trips = SHARED_PING_PONGS if peers.kind == "same_device" else PING_PONGS
-    arguments = peers.arguments(receive=trip_ns.address, count=trips)
+    arguments = peers.arguments(receive=trip_ns.address, count=trips, chunk_bytes=distance)
     step = peers.device.step(
         "link_probe", "flag_ping_pong", arguments, WT_WORLD=peers.communicator.size
     )
@@ -104,23 +106,51 @@ def ping_pong(peers: PeerBuffer) -> Callable[[], float]:
 
 
 def wire_speed(peers: PeerBuffer) -> WireSpeed:
-    """The slowest rank's flag, stores and reads, of all ranks at once, and each rank's own copy.
-    All ranks call it, and get the same. Raises Refusal."""
+    """The round trip of a flag between the slowest pair of ranks; the slowest rank's stores and
+    reads, while all do the same to all peers at once, since a link that pairs share, or one slow
+    link among fast ones, shows only then; and each rank's own copy. All ranks call it, and get the
+    same. Raises Refusal."""
     device, communicator = peers.device, peers.communicator
+    entries = ["copy_local", "store_to_all"]
+    if not peers.shown.no_reads:
+        entries += ["read_from_all", "store_and_read_all"]
+    launches = [(entry, moved_bytes) for entry in entries for moved_bytes in (0, WIRE_BYTES)]
+    launches.append(("store_to_all", PROBE_BYTES))
     with communicator.all_or_none():
         buffer = device.private(WIRE_BYTES)
-        arguments = peers.arguments(buffer.address, buffer.address, WIRE_BYTES // 4, WIRE_BYTES)
-        blocks = device.blocks_for(WIRE_BYTES)
         steps = [
-            device.step("link_probe", entry, arguments, blocks, WT_WORLD=communicator.size)
-            for entry in ("push_out", "read_peer", "copy_local")
+            device.step(
+                "link_probe",
+                entry,
+                peers.arguments(buffer.address, buffer.address, moved_bytes // 4),
+                device.blocks_for(WIRE_BYTES),
+                WT_WORLD=communicator.size,
+            )
+            for entry, moved_bytes in launches
         ]
-        times_us = [device.time_us(step, WIRE_CALLS, peers.waits.watch) for step in steps]
-        trip_ns = ping_pong(peers)()
+        # Each pair of ranks once: those whose numbers differ in the same bits at once.
+        distances = range(1, 1 << (communicator.size - 1).bit_length())
+        bounces = [ping_pong(peers, distance) for distance in distances]
+
+    times_us = dict[tuple[str, int], float]()
+    for launch, step in zip(launches, steps, strict=True):
+        with communicator.all_or_none():  # so all begin at about the same time
+            times_us[launch] = device.time_us(step, WIRE_CALLS, peers.waits.watch)
+    with communicator.all_or_none():
+        trip_ns = max((bounce() for bounce in bounces), default=0.0)
         buffer.close()
-    by_rank = communicator.all_gather((trip_ns, *(WIRE_BYTES / 1e3 / us for us in times_us)))
-    trips_ns, store_gb_s, read_gb_s, own_gb_s = zip(*by_rank, strict=True)
-    return WireSpeed(max(trips_ns), min(store_gb_s), min(read_gb_s), own_gb_s)
+
+    def moving_us(entry: str) -> float:
+        """Without the launch; a disturbed one would leave next to nothing."""
+        whole_us = times_us[entry, WIRE_BYTES]
+        return max(whole_us - times_us[entry, 0], LEAST_MOVING_SHARE * whole_us)
+
+    rates = [WIRE_BYTES / 1e3 / moving_us(entry) for entry in entries]
+    drain_us = times_us["store_to_all", PROBE_BYTES] - times_us["store_to_all", 0]
+    by_rank = communicator.all_gather((trip_ns, max(0.0, drain_us), *rates))
+    trips_ns, drains_us, own_gb_s, *all_gb_s = zip(*by_rank, strict=True)
+    store_gb_s, read_gb_s, both_gb_s = (*map(min, all_gb_s), None, None)[:3]
+    return WireSpeed(max(trips_ns), store_gb_s, read_gb_s, own_gb_s, both_gb_s, max(drains_us))
 
 
 def show(

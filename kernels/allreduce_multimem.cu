@@ -1,11 +1,12 @@
 // All-reduces summed by an NVSwitch: see multimem.h. All entries of `slab` are this rank's
 // slab, and `more` is its multicast address.
-// Not measured yet: it should win from three ranks on, as a link's bytes do not grow with them.
+// Not measured yet: two-shot should win from four ranks on, as a link's bytes hardly grow with
+// them.
 #include "include/exchange.h"
 #include "include/multimem.h"
 #include "include/two_shot.h"
 
-// Each rank reads the sum of all inputs: S bytes over its link, for any number of ranks.
+// Each rank reads the sum of all inputs. The switch reads each slab for each rank: n S bytes.
 RANK_KERNEL(one_shot_multimem) {
   const Launch launch(a);
   exchange_from<PULL, ALL>(
@@ -21,7 +22,8 @@ RANK_KERNEL(one_shot_multimem) {
   launch.leave();
 }
 
-// Each rank reads the sum of its segment and stores the sum into all slabs: 2 S/n bytes.
+// Each rank reads the sum of its segment and stores the sum into all slabs. The switch reads each
+// slab once: a link carries S + S/n bytes each way.
 RANK_KERNEL(two_shot_multimem) {
   const auto add = [&](Segment s, auto input, auto sums) {
     const long packs = (s.count + PACK_ELEMENTS - 1) / PACK_ELEMENTS;

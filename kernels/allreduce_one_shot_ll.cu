@@ -2,7 +2,8 @@
 // Each rank sends 2 (n-1) S bytes, and no flag. Wins in chains of 16 KiB between two ranks in one
 // H200's memory: 2.7 us a call without the link, one-shot push 3.5. Over host memory, on an H100,
 // it ties: 6.75 and 6.87 us (docs/experiments/gpu.md). Nobody has measured two GPUs, where `auto`
-// takes it up to 16 KiB. Packets are compared for equality, so nothing else writes their region.
+// takes it up to 16 KiB, and with n ranks up to 16 KiB / (n-1), for as many stores. Packets are
+// compared for equality, so nothing else writes their region.
 #include "include/packets.h"
 
 struct Marked {

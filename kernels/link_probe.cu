@@ -21,16 +21,17 @@ RANK_KERNEL(meet) {
   if (thread() == 0) a.own->meetings.value = meeting;
 }
 
-// Pairs (0,1), (2,3), ... bounce a flag `count` times. receive[0] gets the round trip in ns, 64
-// bits: the least mean of 25 in a row, since a rank may lose its core; 0 without a partner. All
-// ranks wait for all first: the pairs use an epoch's flags.
+// Pairs of ranks whose numbers differ in the bits of `chunk_bytes` bounce a flag `count` times:
+// (0,1), (2,3), ... for 1. receive[0] gets the round trip in ns, 64 bits: the least mean of 25 in a
+// row, since a rank may lose its core; 0 without a partner. All ranks wait for all first: the pairs
+// use an epoch's flags.
 RANK_KERNEL(flag_ping_pong) {
   constexpr long IN_A_ROW = 25;
   constexpr int PATIENCE = 20;  // two ranks that both yield at each look might never run together
   const Launch launch(a);
   note_epoch(a, launch.epoch - 1);
   launch.meet(1);
-  const long partner = a.rank ^ 1;
+  const long partner = a.rank ^ a.chunk_bytes;
   u64 least_ns = partner < WT_WORLD ? ~0ull : 0;
   for (long done = 0; done < a.count && partner < WT_WORLD; done += IN_A_ROW) {
     const long trips = smaller(IN_A_ROW, a.count - done);
@@ -73,6 +74,40 @@ RANK_KERNEL(read_peer) {
   for_chunks(Launch(a, 0), (a.rank + 1) % WT_WORLD,
              [&](const char* slot, long, long n) { copy(Digest{&digest}, slot, n); });
   use(a, digest);
+}
+
+// What all ranks do to all peers at once: an equal part of `count` elements for each peer, at a
+// place that no other rank uses, in the half of this launch. Calls each(to, from, n), both in the
+// peer's slab: `to` is where this rank stores, `from` where it reads. A lone rank is its own peer.
+template <class Each>
+DEVICE void with_all(const Launch& launch, Each each) {
+  constexpr int FIRST = WT_WORLD > 1, PEERS = WT_WORLD - FIRST;
+  const Arguments& a = launch.a;
+  const long bytes = a.count * ELEMENT_BYTES / PEERS / PACK_BYTES * PACK_BYTES;
+  for_each_peer(
+      a,
+      [&](long peer) {
+        char* from = launch.half_of(peer) + a.rank * bytes;
+        each(from + WT_WORLD * bytes, from, bytes / ELEMENT_BYTES);
+      },
+      FIRST);
+}
+RANK_KERNEL(store_to_all) {
+  const Launch launch(a);
+  with_all(launch, [&](char* to, const char*, long n) { copy(Slab{to}, a.send, n); });
+  fence_system();
+  launch.leave();
+}
+RANK_KERNEL(read_from_all) {
+  words digest = {};
+  with_all(Launch(a, 0), [&](char*, const char* from, long n) { copy(Digest{&digest}, from, n); });
+  use(a, digest);
+}
+RANK_KERNEL(store_and_read_all) {
+  const Launch launch(a);
+  with_all(launch, [&](char* to, const char* from, long n) { copy(Slab{to}, from, n); });
+  fence_system();
+  launch.leave();
 }
 
 // Reads `count` elements of this rank's result, as the next layer would.

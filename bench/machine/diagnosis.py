@@ -137,7 +137,7 @@ def _differences(facts: Facts) -> Iterator[str]:
     if max(own_gb_s) > MOST_SKEW * min(own_gb_s):
         each = ", ".join(f"{gb_s:.3g}" for gb_s in own_gb_s)
         yield (
-            f"Ranks differ apart from the link: copies of 2 MiB in their own memory run at {each}"
+            f"Ranks differ apart from the link: copies of 4 MiB in their own memory run at {each}"
             " GB/s. Compare power caps, clocks and cooling."
         )
 
@@ -339,10 +339,12 @@ def page(facts: Facts) -> str:
     now = "under load" if facts["wire"] else "at rest"
     lines.append(f"link: full speed of both ends; now: {now}; {BENCH}link measures each pair")
     if facts["wire"]:
-        trip_ns, store_gb_s, read_gb_s, _ = facts["wire"]
-        speed = f"stores {store_gb_s:.3g} GB/s, reads {read_gb_s:.3g} GB/s"
-        if trip_ns:
-            speed = f"all ranks at once: {speed}, a flag there and back {trip_ns / 1e3:.3g} us"
+        wire = facts["wire"]
+        reads = f"{wire.read_gb_s:.3g} GB/s" if wire.read_gb_s else "not routed"
+        speed = f"stores {wire.store_gb_s:.3g} GB/s, reads {reads}"
+        if wire.round_trip_ns:
+            trip = f"a flag there and back {wire.round_trip_ns / 1e3:.3g} us"
+            speed = f"each rank with all others at once: {speed}, {trip}"
         else:  # a rank without a partner
             speed = f"within the memory of one GPU: {speed}"
         lines.append(speed)

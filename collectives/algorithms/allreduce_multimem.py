@@ -1,7 +1,10 @@
 """All-reduces summed by an NVSwitch (NVLS). See kernels/allreduce_multimem.cu.
 
 All ranks' slabs lie behind one multicast address, serve all cases, and are made for the first.
-Not measured yet: they should win from three ranks on, as a link's bytes do not grow with them."""
+Not measured yet: two-shot should win from four ranks on, as a link carries (1 + 1/n) S bytes each
+way, in place of 2(n-1)/n S (S. Jeaugey in nccl-tests pull 239): the switch reads the slabs of all
+ranks for each reader. One-shot's n S are no fewer than those of a push. The switch chooses the
+order of a sum, so `auto` takes them from a measured row alone (docs/methods.md)."""
 
 import contextlib
 import os
@@ -100,6 +103,18 @@ def _connect(communicator: Communicator, slabs: "GpuMulticast") -> None:
         slabs.bind()
 
 
+def _one_shot_traffic(ranks: int, case: CollectiveCase) -> Traffic:
+    """A copy into the own slab; then the switch reads it once for each rank."""
+    size_bytes = case.segment_bytes
+    return Traffic(1, ((size_bytes, 0), (0, ranks * size_bytes)), size_bytes)
+
+
+def _two_shot_traffic(ranks: int, case: CollectiveCase) -> Traffic:
+    """A copy into the own slab; then the switch reads it, and takes this rank's sums."""
+    size_bytes = case.segment_bytes
+    return Traffic(2, ((size_bytes, 0), (0, size_bytes + size_bytes // ranks)), size_bytes)
+
+
 through_switch = partial(KernelAlgorithm, refuses=_refuses, is_modelled=False)
 ALGORITHMS = {
     "all_reduce": (
@@ -107,16 +122,16 @@ ALGORITHMS = {
             "one_shot_multimem",
             "each rank reads the sum of all slabs from the NVSwitch (NVLS)",
             partial(_bind, "one_shot_multimem"),
-            lambda ranks, case: Traffic(1, ((0, case.segment_bytes),), case.segment_bytes),
+            _one_shot_traffic,
             limits=Limits(wins_below=lambda world: 4 << 20),
         ),
         through_switch(
             "two_shot_multimem",
             "each rank reads one segment's sum, and the NVSwitch stores it to all (NVLS)",
             partial(_bind, "two_shot_multimem"),
-            lambda ranks, case: Traffic(
-                2, ((case.segment_bytes // ranks,) * 2,), case.segment_bytes
-            ),
+            _two_shot_traffic,
+            varies=("chunks",),
+            in_rounds=True,
         ),
     )
 }

@@ -26,6 +26,7 @@ TWO_SHOT = KernelAlgorithm(
     sums_in_rank_order=True,
     formulas=("parts",),
     varies=("stores", "chunks", "grid", "slabs"),
+    in_rounds=True,
 )
 
 

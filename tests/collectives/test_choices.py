@@ -24,6 +24,10 @@ OURS = [each for each in KNOWN.values() if each.needs_peers]
 SIZES = [1 << power for power in range(12, 28)]
 
 ONE_H100 = WireSpeed(2400.0, 50.0, 40.0)  # over a wire, as docs/experiments/gpu.md found
+# PCIe 5 x16 beside the memory of an R9700 (640 GB/s, so copies of half of that at most) and of an
+# H200: the same wire.
+BESIDE_SLOW = WireSpeed(3000.0, 50.0, 40.0, (260.0, 250.0), 25.0, 1.5)
+BESIDE_FAST = BESIDE_SLOW._replace(own_gb_s=(1900.0, 1800.0))
 
 
 def world(
@@ -33,15 +37,23 @@ def world(
     round_trip_ns: float = 100.0,
     shown: ProbeResult | None = None,
     wire: WireSpeed = ONE_H100,
+    memory: str = "mapped",
 ) -> Any:
-    """Ranks of one host that map each other's memory."""
+    """Ranks of one host that map each other's memory. A GPU has 64 multiprocessors."""
     peers = SimpleNamespace(shown=shown or ProbeResult(), wire=wire)
+    device = SimpleNamespace(
+        is_cpu=is_cpu,
+        l1_bytes=32 << 10,
+        l2_bytes=1 << 20,
+        most_chunk_bytes=8 << 20,
+        blocks_for=lambda size_bytes: min(64, -(-size_bytes // (8 << 10))),
+    )
     return SimpleNamespace(
-        device=SimpleNamespace(is_cpu=is_cpu, l1_bytes=32 << 10, l2_bytes=1 << 20),
+        device=device,
         communicator=SimpleNamespace(hosts=1),
         ranks=ranks,
         **{"peers": peers, "mapped": peers, "node": None, "rows": rows},
-        **{"other_memory": (), "memory": "mapped"},
+        **{"other_memory": (), "memory": memory},
         oversubscribed=False,
         round_trip_ns=round_trip_ns,
     )
@@ -239,14 +251,61 @@ def test_the_measured_wire_decides_between_gpus():
     assert list(names.values()) == ["two_shot_push", "one_shot_push"]
 
 
+@pytest.mark.parametrize(
+    ("size_kib", "wire", "expected"),
+    [
+        (1024, BESIDE_SLOW, "one_shot_push"),
+        (2048, BESIDE_SLOW, "two_shot_push"),
+        (4096, BESIDE_SLOW, "two_shot_push+2048K"),
+        (16384, BESIDE_SLOW, "two_shot_push+4096K"),
+        (4096, BESIDE_FAST, "one_shot_push"),
+        (32768, BESIDE_FAST, "two_shot_push"),
+    ],
+)
+def test_what_passes_through_the_own_memory_decides_between_two_gpus_over_pcie(
+    size_kib, wire, expected
+):
+    """A one-shot sums only when all has arrived; chunks of a two-shot sum beside the wire."""
+    for stable in (False, True):
+        assert first_choice(world(2, False, wire=wire), all_reduce(size_kib << 10)) == expected
+        case = all_reduce(size_kib << 10)
+        assert first_choice(world(2, False, wire=wire), case, stable=stable) == expected
+
+
+def test_a_wire_without_reads_or_figures_of_the_memory_leaves_pushes():
+    blind = BESIDE_SLOW._replace(read_gb_s=None, both_gb_s=None, own_gb_s=())
+    of = world(2, False, wire=blind, shown=ProbeResult(no_reads="no route"))
+    for size_bytes in SIZES:
+        assert by_model(of, all_reduce(size_bytes), OURS).pushes
+
+
+def test_slow_stores_beside_fast_reads_make_auto_pull():
+    """16 RTX PRO 6000: 52 GB/s of reads, 2.6 of stores (local-inference-lab/b12x pull 139)."""
+    wire = BESIDE_SLOW._replace(store_gb_s=2.6, read_gb_s=52.0, both_gb_s=2.5)
+    for size_bytes in (256 << 10, 4 << 20):
+        assert not by_model(world(8, False, wire=wire), all_reduce(size_bytes), OURS).pushes
+
+
+def test_a_chunk_has_work_for_the_whole_grid():
+    of = world(2, False, wire=BESIDE_SLOW)
+    of.device.blocks_for = lambda size_bytes: min(128, -(-size_bytes // (16 << 10)))
+    names = {each.name for _, each in ranked(of, all_reduce(32 << 20), OURS, [])}
+    chunks = {name for name in names if name.startswith("two_shot_push")}
+    assert chunks == {"two_shot_push", "two_shot_push+2048K", "two_shot_push+4096K"}
+
+
 def test_packets_lead_up_to_16_kib_between_gpus_and_where_the_probe_saw_them():
+    """Of more ranks each stores to more peers: as many bytes as of two at 16 KiB, no more."""
     pair = [KNOWN["one_shot_push"], KNOWN["one_shot_ll"]]
-    for size_bytes, reason, expected in (
-        (16 << 10, None, "one_shot_ll"),
-        (16 << 10, "a packet never arrived", "one_shot_push"),
-        (32 << 10, None, "one_shot_push"),
+    for ranks, size_bytes, reason, expected in (
+        (2, 16 << 10, None, "one_shot_ll"),
+        (2, 16 << 10, "a packet never arrived", "one_shot_push"),
+        (2, 32 << 10, None, "one_shot_push"),
+        (4, 4 << 10, None, "one_shot_ll"),
+        (4, 8 << 10, None, "one_shot_push"),
+        (8, 16 << 10, None, "one_shot_push"),
     ):
-        of = world(is_cpu=False, shown=ProbeResult(reason))
+        of = world(ranks, is_cpu=False, shown=ProbeResult(reason))
         assert by_model(of, all_reduce(size_bytes), pair).name == expected
-    of.memory = "host_staged"
+    of = world(is_cpu=False, memory="host_staged")
     assert by_model(of, all_reduce(4096), pair).name == "one_shot_push"

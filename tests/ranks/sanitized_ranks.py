@@ -332,7 +332,7 @@ def part_steps(world: World, send: int, receive: int) -> list[Step]:
 
 def state_steps(world: World, send: int, receive: int) -> list[Step]:
     """Flags between pairs of ranks, then the parts of an all-reduce."""
-    flags = world.mapped.arguments(receive=receive, count=40)
+    flags = world.mapped.arguments(receive=receive, count=40, chunk_bytes=1)
     data = world.mapped.arguments(send, receive, 1023, 2 << 10)
     own = world.mapped.arguments(send, receive, 1023)
     own.half_bytes = 0  # between the results of segments: here is one
@@ -348,6 +348,12 @@ def state_steps(world: World, send: int, receive: int) -> list[Step]:
         step("link_probe", "read_peer", data),
         meet,
         step("link_probe", "push_out", data),
+        meet,
+        step("link_probe", "store_to_all", data),
+        meet,
+        step("link_probe", "read_from_all", data),
+        meet,
+        step("link_probe", "store_and_read_all", data),
         meet,
         *(step("link_probe", entry, own) for entry in ("read_own", "copy_local", "chain_link")),
         meet,

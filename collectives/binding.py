@@ -36,10 +36,12 @@ def bind_kernel(
     stem: str,
     entry: str,
     room_bytes: float,
+    thread_packs: int = 1,
     **macros: str | int,
 ) -> Bound:
     """Binds an entry of `kernels/<stem>.cu` that stores into slabs by `Slab` or in packets alone; a
-    chunk may take up to `room_bytes`. All ranks call it for a registered variant. Raises
+    chunk may take up to `room_bytes`. A GPU's thread takes `thread_packs` packs at once: more
+    blocks than that needs would only send flags. All ranks call it for a registered variant. Raises
     DeviceError."""
     peers, build, chunk_bytes = world.mapped, case.build, chunk_that_fits(world, case, room_bytes)
     arguments = peers.arguments(case.send, case.receive, case.count, chunk_bytes)
@@ -53,7 +55,7 @@ def bind_kernel(
     elif not peers.shown.writes_back:  # no cache holds a line of a slab, as of users' buffers
         macros |= UNCACHED
     macros |= build_macros(world, case)
-    blocks = world.device.blocks_for(min(case.segment_bytes, chunk_bytes))
+    blocks = world.device.blocks_for(min(case.segment_bytes, chunk_bytes) // thread_packs)
     blocks = min(blocks, build.blocks or blocks)
     step = world.device.step(stem, entry, arguments, blocks, build.threads, **macros)
     return Operation(step, ignores_nan=True)

@@ -6,14 +6,18 @@ from collectives.operation import CollectiveCase
 HOPS = {"one_way": 1, "ping_pong": 2}  # of a message, by its way
 
 
-def direct_traffic(ranks: int, case: CollectiveCase, copies: int | None = None) -> Traffic:
+def direct_traffic(
+    ranks: int, case: CollectiveCase, copies: int | None = None, wire_bytes: int | None = None
+) -> Traffic:
     """One step in which a rank gets a segment from every other. It stores `copies` (default: one a
-    peer); over registered buffers none, and a second flag tells that these are free again."""
+    peer); over registered buffers none, and a second flag tells that these are free again.
+    `wire_bytes` (default: all) of a segment cross the wire."""
     segment, others = case.segment_bytes, ranks - 1
     if case.variant == "registered":
         return Traffic(2, ((0, others * segment),), segment, segment)
-    copied = min(others if copies is None else copies, others) * segment
-    return Traffic(1, ((copied, 0), (0, others * segment)), segment, 2 * segment)
+    moved = segment if wire_bytes is None else wire_bytes
+    copied = min(others if copies is None else copies, others) * moved
+    return Traffic(1, ((copied, 0), (0, others * moved)), segment, segment + moved)
 
 
 def two_shot_traffic(

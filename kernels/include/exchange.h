@@ -5,7 +5,8 @@
 
 // Readers find elements in their own slab, in the writer's, or in its registered send buffer.
 enum Path { PUSH, PULL, REGISTERED };
-enum Readers { ONE, ALL };  // a rank's elements: different for each reader, or the same for all
+// A rank's elements: different for each reader, the same for all, or encoded once for all.
+enum Readers { ONE, ALL, ALL_AT_ONCE };
 
 // Calls each(token) for this block's tokens of [start, end): the same places in every step and on
 // every rank, because a block waits only for the same block of each peer.
@@ -22,7 +23,8 @@ struct Nothing {
 };
 
 // Performs these steps, numbered from `step` on, and returns the number of the step after:
-//   1. give(reader, start, n, slot), for each reader: store its part of the next n of `count` units
+//   1. give(reader, start, n, slot), for each reader: store its part of the next n of `count`
+//      units; or, ALL_AT_ONCE, give(start, n, outbox): outbox(reader) is the slot, also the own
 //   2. signal every peer; call meanwhile(start, n); wait for every peer
 //   3. take(start, n, inbox): inbox(writer) holds the units that `writer` gave to this rank
 // A count of 0 also takes a step, since a launch waits for every peer. All have the same `most`.
@@ -39,8 +41,12 @@ DEVICE long exchange_from(const Launch& launch, long step, long count, long most
     const auto slot = [&](long reader, long writer) {
       return launch.place(writer, reader, PATH == PUSH, SHARED, step, steps, a.chunk_bytes);
     };
-    const auto give_to = [&](long reader) { give(reader, start, n, slot(reader, a.rank)); };
-    for_each_peer(a, give_to, 1, END);
+    if constexpr (READERS == ALL_AT_ONCE) {
+      give(start, n, [&](long reader) { return slot(reader, a.rank); });
+    } else {
+      const auto give_to = [&](long reader) { give(reader, start, n, slot(reader, a.rank)); };
+      for_each_peer(a, give_to, 1, END);
+    }
     launch.signal(step + 1);
     meanwhile(start, n);
     launch.wait(step + 1);

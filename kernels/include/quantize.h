@@ -160,3 +160,39 @@ DEVICE void put_unit(char* to, unsigned u, long count, const WideUnit& x) {
     store_aligned_pack(to, i, Element::narrow(v), RECEIVE_STORES);
   }
 }
+
+// Calls each(unit) for this thread's units.
+template <class Each>
+DEVICE void for_units(unsigned units, Each each) {
+  const unsigned step = (unsigned)rematerialized((int)threads());
+  for (unsigned u = (unsigned)thread(); u < units; u += step) each(u);
+}
+
+// Calls put(unit, sum of that unit in all sources). At most 4 sources are loaded at once: the sums
+// already take a whole block's registers.
+template <int SOURCES, class Put>
+DEVICE void add_up(const CodedSlab (&from)[SOURCES], Put put) {
+  constexpr int AT_ONCE = SOURCES < 4 ? SOURCES : 4;
+  for_units(from[0].units, [&](unsigned u) INLINED {
+    WideUnit total;
+    UNROLLED
+    for (int first = 0; first < SOURCES; first += AT_ONCE) {
+      CodedUnit q[AT_ONCE];
+      UNROLLED
+      for (int s = 0; s < AT_ONCE; ++s)
+        if (first + s < SOURCES) q[s] = from[first + s].load(u);
+      loads_first<AT_ONCE*(CODE_PACKS + HAS_REST + BLOCKS)>();
+      UNROLLED
+      for (int s = 0; s < AT_ONCE; ++s) {
+        if (first + s >= SOURCES) break;
+        const WideUnit next = dequantized(q[s]);
+        UNROLLED
+        for (int k = 0; k < FLOATS; ++k)
+          total.f[k] = first + s ? WT_REDOP::combine(total.f[k], next.f[k]) : next.f[k];
+        UNROLLED
+        for (int k = 0; k < FLOATS; ++k) evaluate_now(total.f[k]);
+      }
+    }
+    put(u, total);
+  });
+}

@@ -38,7 +38,10 @@ def test_back_to_back_launches_are_right_when_the_epoch_wraps(settings, ranks):
     assert stress(ranks, *settings, launches=launches, seed=ranks) == right(launches)
 
 
-QUANTISED = "nt", "two_shot_int8", "two_shot_push_int6", "two_shot_push_int4"
+QUANTISED = (
+    *("nt", "two_shot_int8", "two_shot_push_int6", "two_shot_push_int4"),
+    *("one_shot_push_int8", "one_shot_push_int6+4K"),
+)
 FUSED = "allreduce_rmsnorm", "gemv_allreduce", "one_shot_pull", "two_shot"
 # Every all-reduce over peers' memory, but those whose messages fit into one chunk of packets. What
 # cannot run here takes no part.

@@ -40,7 +40,7 @@ COMPARES = "min", "max"
 SPECIAL = [0.0, -0.0, 1e-40, 6e-8, 1e-5, 65504.0, 3.0e4]
 UNSCALED = [np.inf, -np.inf, np.nan, 1e30, -1e30]
 SENTINEL = "one_shot_sentinel"
-LOSSY = {f"{form}_{wire.name}": wire for form in quantized.FORMS for wire in quantized.WIRES}
+LOSSY = quantized.QUANTIZED
 
 
 @dataclass(frozen=True)

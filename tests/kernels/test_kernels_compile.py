@@ -171,6 +171,7 @@ def macros(words: str, *wide: tuple[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 GEMV, QUANTIZED = "gemv_allreduce", "allreduce_two_shot_quantized"
+QUANTIZED_ONCE = "allreduce_one_shot_quantized"
 TYPES = (
     "WT_ELEMENT=Float8_e4m3 WT_REDOP=Sum",
     "WT_ELEMENT=Int64 WT_REDOP=Max",
@@ -184,9 +185,11 @@ TYPES = (
 FORMATS = [
     (GEMV, macros("WT_WEIGHT=Int8 WT_TOKENS=8", *WIDE)),
     (QUANTIZED, macros("WT_WIRE_BITS=6", *WIDE)),
+    (QUANTIZED_ONCE, macros("WT_WIRE_BITS=6", *WIDE)),
     (QUANTIZED, macros("WT_WIRE_BITS=4")),
     (QUANTIZED, macros("WT_WIRE_BITS=4 WT_ELEMENT=Float16 WT_WORLD=3")),
     (QUANTIZED, macros("WT_WIRE_BITS=6 WT_ELEMENT=Float16 WT_WORLD=3")),
+    (QUANTIZED_ONCE, macros("WT_WIRE_BITS=4 WT_ELEMENT=Float16 WT_WORLD=3")),
     (GEMV, macros("WT_WEIGHT=Bfloat16 WT_TOKENS=8")),
     (GEMV, macros("WT_WEIGHT=Int8 WT_TOKENS=5 WT_ELEMENT=Float16")),
 ]
@@ -195,7 +198,7 @@ TYPED = [
     for stem in ("allreduce_two_shot", "reduce_scatter", "allgather", "link_probe")
     for words in TYPES
 ]
-VARIANTS = [*FORMATS[:3], *TYPED[:2], *FORMATS[3:], *TYPED[2:]]
+VARIANTS = [*FORMATS[:4], *TYPED[:2], *FORMATS[4:], *TYPED[2:]]
 
 
 STREAMING = {
@@ -227,7 +230,7 @@ def test_every_type_and_format_fits_also_for_eight_ranks(variant, architecture):
 
 
 FP8 = macros("WT_ELEMENT=Float8_e4m3 WT_REDOP=Avg WT_STREAM_SLAB=1 WT_WORLD=8")
-WITHOUT_FP8 = "allreduce_multimem", "allreduce_two_shot_quantized"
+WITHOUT_FP8 = "allreduce_multimem", QUANTIZED, QUANTIZED_ONCE
 # By architecture and kernel: AMD's scalar registers that do not fit, and NVIDIA's bytes of stack.
 KNOWN_SPILLS = {
     "gfx942": {

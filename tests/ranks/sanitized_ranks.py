@@ -31,7 +31,7 @@ import numpy as np
 from bench.harness import verify
 from bench.harness.iteration import Segments, checked_iteration, nothing
 from bench.links.measurement import LINK
-from collectives.algorithms.allreduce_quantized import BLOCK, FORMS, WIRES
+from collectives.algorithms.allreduce_quantized import BLOCK, QUANTIZED
 from collectives.algorithms.allreduce_quantized import DATATYPES as QUANTIZED_DATATYPES
 from collectives.build import Build
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array
@@ -59,7 +59,6 @@ from kernels.devices.device import (
 )
 from tests.ranks.layer_cases import LocalRanks, gemv_item, norm_item, routed_item
 
-LOSSY = {f"{form}_{wire.name}": wire for form in FORMS for wire in WIRES}
 SMALL_CHUNKS = Build(chunk_bytes=4 << 10)
 LAUNCHES = 6  # of each item
 START_EPOCH = 2**32 - 20
@@ -188,7 +187,7 @@ def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
                 base = algorithm.name.replace("_push", "").replace("_pull", "")
                 stem += base.rstrip("468int")
             turn = bed.seed + turns.setdefault(stem, len(turns))
-            is_lossy = algorithm.name in LOSSY
+            is_lossy = algorithm.name in QUANTIZED
             fitting = QUANTIZED_DATATYPES if is_lossy else list(DATATYPES)
             if algorithm.name == "one_shot_sentinel":
                 fitting = [name for name in fitting if DATATYPES[name].is_float]
@@ -210,11 +209,11 @@ def plain_item(bed: Bed, name: str, algorithm: Algorithm, form: CollectiveCase) 
     """`form` still lacks its buffers, the limit of its chunks and, if it is 0, its count."""
     ranks, collective, datatype = bed.ranks, form.collective, form.datatype
     count = form.count or bed.draw.choice(COUNTS)
-    count += -count % BLOCK if algorithm.name in LOSSY else 0
+    count += -count % BLOCK if algorithm.name in QUANTIZED else 0
     size, segment = datatype.size_bytes, count * datatype.size_bytes
     sends, receives = collective.segments(ranks)
     # On a GPU a quantised form refuses buffers that are not aligned.
-    shift = 0 if algorithm.name in LOSSY and not bed.worlds[0].device.is_cpu else size
+    shift = 0 if algorithm.name in QUANTIZED and not bed.worlds[0].device.is_cpu else size
     first, into = (bed.buffers(segments * segment, shift) for segments in (sends, receives))
     if form.in_place:
         into = bed.buffers(max(sends, receives) * segment, shift)
@@ -231,8 +230,8 @@ def plain_item(bed: Bed, name: str, algorithm: Algorithm, form: CollectiveCase) 
     ]
 
     def contents(_: CollectiveCase, rank: int) -> tuple[Segments, Segments]:
-        wire = LOSSY.get(algorithm.name)
-        expected_sum = partial(wire.expected_sum, form.redop) if wire else None
+        quantized = QUANTIZED.get(algorithm.name)
+        expected_sum = partial(quantized.expected_sum, form.redop) if quantized else None
         data = verify.Data(collective, datatype, form.redop, ranks, bed.seed, expected_sum)
         gets = receives * collective.receives(form.shape, rank, ranks)
         return (

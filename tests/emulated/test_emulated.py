@@ -16,6 +16,7 @@ from collectives.operation import Limits
 from collectives.registry import ALGORITHMS
 from kernels.devices.layout import SOURCES
 from tests.emulated import machine
+from tests.emulated.counts import counted
 from tests.emulated.device import EmulatedDevice
 from tests.emulated.ranks import Grid, late_ranks, open_ranks, run_items
 from tests.kernels.broken_kernels import PATCHES, copy_kernels
@@ -94,6 +95,19 @@ def test_kernels_for_uncached_slabs_are_right(grid):
     bed = uncached(open_ranks(GRIDS[grid], seed=5))
     plain_items(bed, lambda name: name.startswith("all_reduce"))
     assert (run_items(bed, launches=2), late_ranks(bed)) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("arch", "bits"), few([("gfx1201", 8), ("gfx942", 6), ("gfx942", 8), ("gfx1201", 6)], 2)
+)
+def test_one_shot_of_codes_waits_and_executes_less_than_two(arch, bits):
+    """A wave passes three barriers of its block with one flag, and five with two. It rounds a unit
+    of the input, and neither rounds nor awaits the sums. docs/experiments/kernels.md has the
+    table."""
+    one, two = (counted(arch, f"{form}_push_int{bits}", 4096) for form in ("one_shot", "two_shot"))
+    assert (one.blocks, one.barriers, two.barriers) == (1, 3, 5)
+    assert one.instructions < two.instructions / 2
+    assert (one.waits, one.stores) < (two.waits, two.stores)
 
 
 # No patch takes out a fence: the emulated memory is sequentially consistent. Epochs wrap after 20

@@ -200,9 +200,11 @@ class Message:
 
 class Library(ABC):
     """A baseline library. All ranks call each method together. `name` is such as `MPICH 5.0.2`,
-    or plain `NCCL` if it cannot be loaded."""
+    or plain `NCCL` if it cannot be loaded. `measured` are the variants to measure beside the plain
+    use; None: all."""
 
     name: str
+    measured: Sequence[str] | None = None
 
     @abstractmethod
     def variants(self, world: World) -> tuple[str, ...]:

@@ -104,6 +104,12 @@ def describe(session: Session, machine: Machine, suite: Suite) -> Run:
     }
     if machine.gpus:
         library = world.library.describe(world)
+        from_file = library.get("set_by_file", {})  # only what is no name and no path
+        library["set_by_file"] = {
+            name: environment.scrub_value(value)
+            for name, value in from_file.items()
+            if name in environment.SETTINGS
+        }
         world_facts |= {"gpus": machine.gpus, "library": library}
         notes += [*summary(machine.gpus), *library["notes"]]
     return Run(

@@ -41,6 +41,7 @@ MOST_CHECKS = 1000  # warm-up or checked iterations of a block; a stop waits for
 EVERY_DATATYPE = "float, half, bfloat16, double, int32, int64, int8, uint8, f8e4m3, f8e5m2 or all"
 IS_INSTALLED = __name__.startswith("wiretax.")  # then -n belongs to `wiretax`, which starts ranks
 ITERATIONS_FLAGS = ["--iters"] if IS_INSTALLED else ["-n", "--iters"]
+LIBRARY_VARIANTS = "plain", "registered", "tuned", "zero_cta"
 seconds = partial(positive_number, "seconds", MOST_S)
 few = whole(0, most=MOST_CHECKS)
 datatype_names = partial(names_among, "datatype", list(DATATYPES), aliases=DATATYPE_ALIASES)
@@ -150,6 +151,15 @@ class RunOptions:
         default="auto",
         help="AMD GPUs: flush a peer's host data path before each flag, where the driver shows "
         "its register (%(default)s), or never (off)",
+    )
+    library: Sequence[str] = changes_cases(
+        ["--library"],
+        group="how",
+        type=partial(names_among, "variant", LIBRARY_VARIANTS),
+        metavar="A,B",
+        default=LIBRARY_VARIANTS,
+        help="variants of NCCL or RCCL: registered, tuned and zero_cta, each beside plain, or "
+        "plain alone (all)",
     )
     mpi_thread_level: str | None = changes_method(
         ["--mpi-thread-level"],

@@ -205,6 +205,7 @@ def open_session(
         notes.append(device.graph_defect)
     waits = WaitPolicy(flight.watch, place.oversubscribed, options.timeout_s)
     world = open_world(communicator, device, waits, options.memory, graph)
+    world.library.measured = options.library
     session = Session(options, world, watchdog, place, notes)
     if device.is_cpu:  # `auto` chooses by it, once
         flight.note("compile", text="the link's probe")

@@ -1,13 +1,13 @@
 """NCCL and RCCL, the baseline on GPUs: on the same buffers, stream and clock as our kernels.
 
-Variants: `plain`, or `graph` if the device launches from graphs; `registered`, on NCCL, with
-symmetric windows; `tuned`, with the fastest setting; `zero_cta`, on NCCL, by copy engines where
-nothing is reduced. Windows and each setting have their own communicator, so that they do not change
-the other variants."""
+Variants: `plain`, or `graph` if the device launches from graphs; `registered`, with symmetric
+windows; `tuned`, with the fastest setting; `zero_cta`, on NCCL, by copy engines where nothing is
+reduced. Windows and each setting have their own communicator, so that they do not change the other
+variants; it is made when a case first needs it."""
 
 import ctypes
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -16,15 +16,21 @@ import numpy as np
 
 from collectives.binding import fastest
 from collectives.collective import COLLECTIVES, DATATYPES, ordered, partner
-from collectives.communicator import Communicator, Refusal
+from collectives.communicator import Communicator, Mistake, Refusal
 from collectives.library import nccl
+from collectives.library.gpu_head import describe
 from collectives.library.nccl import (
+    BLOCKS,
     COPY_ENGINES,
+    NOT_SYMMETRIC,
+    POLICY,
     WINDOWS_SINCE,
     Nccl,
     environment,
+    has_endless_ll,
     open_nccl,
     release,
+    settings_of,
 )
 from collectives.operation import (
     Bound,
@@ -55,6 +61,9 @@ TYPES = {
 }
 OPS = {"sum": 0, "prod": 1, "max": 2, "min": 3, "avg": 4}
 SYMMETRIC = 1  # NCCL_WIN_COLL_SYMMETRIC
+# RCCL has them since rocm-systems pull request 3741 (2.28.3), and in captured calls since 2.30.7
+# (pytorch/pytorch pull request 192524).
+SYMMETRIC_SINCE = {"cuda": WINDOWS_SINCE, "hip": 23007}
 FLOAT8_SINCE = 22400
 
 # RCCL reads NCCL_PROTO for each communicator (ncclTopoTuneModel), but NCCL_P2P_LEVEL once in a
@@ -62,7 +71,7 @@ FLOAT8_SINCE = 22400
 # NCCL reads both variables for each communicator. LL128 by force can corrupt data (NCCL's manual),
 # so only NCCL's own choice uses it.
 TUNINGS = {
-    "hip": ("NCCL_PROTO=LL", "NCCL_PROTO=Simple"),
+    "hip": ("registered", "NCCL_PROTO=LL", "NCCL_PROTO=Simple"),
     "cuda": (
         "registered",
         "NCCL_PROTO=LL",
@@ -79,21 +88,18 @@ ZERO_CTA, ZERO_CTA_SINCE, ZERO_CTA_LINE = "CTAPolicy=2", 22800, "Init CE, rank"
 TUNING_ROUNDS, TUNING_CALLS = 3, 20
 CHAINED_CALLS = 8  # of a launch that is timed for a chain
 FIRST_CALL_S = 20.0  # kernels of NCCL and RCCL have no timeout
-# On gfx12 LL has no memory order that makes stores visible (ROCm/rocm-systems issue 5480). Pull
-# requests 6966 and 7183 of June 2026 repair it: too late for 2.28.3, and no list of changes names
-# them, so the first release counts that certainly has them. 2.27.7 began to choose LL by itself.
-LL_REPAIRED_SINCE = 23007
 LL_ON_GFX12 = (
-    "NCCL_PROTO=LL is out: RCCL's LL never ends on gfx12 before 2.30.7. If RCCL chooses it by "
-    "itself, export NCCL_PROTO=Simple, or update ROCm (ROCm/rocm-systems issue 5480)."
+    "NCCL_PROTO=LL is out: RCCL's LL may never end on gfx12 before 2.30.7 (ROCm/rocm-systems issue "
+    "5480)."
 )
 
 Call = tuple[str, tuple[int, ...]]  # a function, and its arguments before communicator and stream
 
 
-def has_endless_ll(arch: str, version: int) -> bool:
-    """Whether this RCCL's LL protocol may never end on this architecture."""
-    return arch.startswith("gfx12") and version < LL_REPAIRED_SINCE
+def kernel_of(choice: str | None) -> set[str] | None:
+    """{"RING", "SIMPLE"} of `RING SIMPLE, 24 channels`; None if a choice is not of this form."""
+    words = {*(choice or "").partition(",")[0].split()}
+    return words if words & {*nccl.PROTOCOLS} else None
 
 
 def reduces_float8(arch: str, version: int) -> bool:
@@ -134,16 +140,19 @@ class NcclLibrary(Library):
         if not self.opened:
             return self
         part = replace(self.opened, ranks=communicator, communicators={}, logs={}, refused={})
-        return NcclLibrary(communicator, self.device, part)
+        library = NcclLibrary(communicator, self.device, part)
+        library.measured = self.measured
+        return library
 
     def variants(self, world: World) -> tuple[str, ...]:
-        plain = world.plain_variant
-        return (plain, "tuned") if self.is_rccl else (plain, "registered", "tuned", "zero_cta")
+        others = ("registered", "tuned") if self.is_rccl else ("registered", "tuned", "zero_cta")
+        wanted = others if self.measured is None else self.measured
+        return (world.plain_variant, *(each for each in others if each in wanted))
 
     def allocate_own(self, size_bytes: int) -> Memory | None:
         """Memory from ncclMemAlloc, as only that can be registered; peers cannot map it."""
         library = self.opened
-        if not library or self.is_rccl:
+        if not library or (self.is_rccl and library.version < SYMMETRIC_SINCE["hip"]):
             return None
         pointer = ctypes.c_void_p()
         with environment(library.environment):
@@ -211,58 +220,7 @@ class NcclLibrary(Library):
             ) from error
 
     def describe(self, world: World) -> dict[str, Any]:
-        library = self.opened
-        if not library:
-            note = f"The GPUs' own library is not measured: {self.missing}."
-            return {"library": None, "notes": [note]}
-        logs = self.ranks.all_gather(library.logs)
-        transports = {
-            label: nccl.transports("".join(log[label] for log in logs)) for label in library.logs
-        }
-        notes = list(library.refused.values())
-        if self.runs_kernel_for_zero_cta:
-            notes.append(
-                f"{library.name} ran a kernel under its zero-CTA policy: its copy engines want "
-                "CUDA 12.5, symmetric windows and one NVLink domain."
-            )
-        if self.memories:
-            notes.append(
-                f"{library.name} works on buffers from ncclMemAlloc, and our algorithms "
-                "on buffers that all ranks map."
-            )
-        used = sorted(
-            (transport, pair)
-            for pairs in transports.values()
-            for pair, names in pairs.items()
-            for transport in names
-        )
-        staged = [
-            f"{transport}, ranks {pair}"
-            for transport, pair in used
-            if transport.startswith(("SHM", "direct shared", "NET"))
-        ]
-        if staged and self.ranks.hosts == 1:
-            notes.append(
-                f"{library.name} went through host memory ({staged[0]}): it is not a "
-                "peer-to-peer baseline. Where our kernels reach the peers, unset "
-                "NCCL_P2P_DISABLE or export NCCL_P2P_LEVEL=SYS."
-            )
-        if world.memory == "host_staged" and self.device.sharers > 1:
-            notes.append(
-                f"Ranks share a GPU, so {library.name} moves data within its memory, and our "
-                "algorithms through the host: their ratio would compare two kinds of memory, and "
-                "is not shown."
-            )
-        if used:
-            notes.append(f"{library.name} uses {', '.join(dict(used))}.")
-        notes.append(f"{library.name} is {library.file}.")
-        return {
-            "library": library.name,
-            "file": library.file,
-            "transports": {label: pairs for label, pairs in transports.items() if pairs},
-            "channels": {label: nccl.channels(log) for label, log in library.logs.items()},
-            "notes": notes,
-        }
+        return describe(self, world)
 
     def _groups(self, case: CollectiveCase) -> list[list[Call]]:
         rank, ranks, size = self.ranks.rank, self.ranks.size, case.segment_bytes
@@ -331,7 +289,7 @@ class NcclLibrary(Library):
             self._wait_for_first_call(label, title)
         library.agree(library.refused.get(label) or failure() or "")
         choice = nccl.decision(library.logs[label][before:])
-        if self.is_rccl:
+        if self.is_rccl and label != "registered":  # its plan knows of no windows
             first = next((call for group in groups for call in group), None)
             choice = first and library.planned(label, *first)
         # A rank without a partner calls nothing, and still needs a launch, also from a graph.
@@ -356,6 +314,10 @@ class NcclLibrary(Library):
         library = self.nccl
         if library.version < ZERO_CTA_SINCE:
             raise DeviceError(f"{library.name} has no zero-CTA policy; 2.28 has")
+        if library.outweighs.get(POLICY, "ZERO") not in ("ZERO", "2"):
+            raise DeviceError(
+                f"{POLICY}={library.outweighs[POLICY]} is set, and outweighs the zero-CTA policy"
+            )
         operation = self._labelled(case, ZERO_CTA)
         if not library.log:  # the user's log file has it
             return operation
@@ -370,12 +332,24 @@ class NcclLibrary(Library):
         """Makes symmetric windows of the case's buffers for the communicator with this label.
         Raises DeviceError on all ranks."""
         library = self.nccl
-        if library.version < WINDOWS_SINCE:
-            since = release(WINDOWS_SINCE)
+        if "plain" in library.refused:  # it would hang as long
+            raise DeviceError(library.refused["plain"])
+        since = SYMMETRIC_SINCE[self.device.name]
+        if library.version < since:
+            kind = nccl.LIBRARIES[self.device.name][0]
             raise DeviceError(
-                f"{library.name} has no symmetric windows: NCCL has them since {since}"
+                f"{library.name} has no symmetric windows: {kind} has them since {release(since)}"
             )
-        handle = library.connect(label)
+        none = f"{library.name} makes no symmetric windows between these GPUs"
+        if self.is_rccl:
+            none += ": it wants peers, and NCCL_CUMEM_ENABLE=1 in the environment"
+        # The one that is there already says it, too.
+        library.connect("plain")
+        handle = None
+        if not self._lacks_symmetry("plain"):
+            handle = library.connect(label)
+        if handle is None or self._lacks_symmetry(label):
+            raise DeviceError(none)
         for address in (case.send, case.receive):  # all ranks make their windows in the same order
             memory = next(
                 (m for m in self.memories if m.address <= address < m.address + m.size_bytes), None
@@ -390,49 +364,85 @@ class NcclLibrary(Library):
                 # A library that cannot make windows here reports success and returns none.
                 self.windows[label, memory.address] = all(self.ranks.all_gather(bool(window)))
             if not self.windows[label, memory.address]:
-                raise DeviceError(f"{library.name} makes no symmetric windows between these GPUs")
+                raise DeviceError(none)
+
+    def _lacks_symmetry(self, label: str) -> bool:
+        """Whether the log of this communicator on any rank says that it has no symmetric memory."""
+        return any(self.ranks.all_gather(NOT_SYMMETRIC in self.nccl.logs.get(label, "")))
 
     def _tuned(self, world: World, case: CollectiveCase) -> Operation:
-        """The fastest of the default and of the TUNINGS, and of it with other numbers of blocks;
-        the log must confirm a variable."""
+        """The fastest of the default and of the TUNINGS that differ from what the library runs by
+        itself, and of it with other numbers of blocks; the log must confirm each. Raises
+        DeviceError and Mistake on all ranks."""
         library = self.nccl
+        # Nobody has tried numbers of blocks with RCCL 2.26.
+        sets_blocks = not self.is_rccl or library.version >= WINDOWS_SINCE
+        if sets_blocks and (set_here := {*BLOCKS} & library.outweighs.keys()):
+            name = min(set_here)
+            raise Mistake(
+                f"{name}={library.outweighs[name]} is set, and outweighs the numbers of blocks "
+                "among which the library's `tuned` searches: unset it, or leave the search out: "
+                "--library plain,registered"
+            )
         if not self.is_rccl and "plain" in library.refused:  # each setting would hang as long
             raise DeviceError(library.refused["plain"])
         if has_endless_ll(self.device.arch, library.version):
             library.refused["NCCL_PROTO=LL"] = LL_ON_GFX12
-        label = self._fastest(world, case, ["plain", *TUNINGS[self.device.name]])
-        # Nobody has tried numbers of blocks with RCCL 2.26.
-        sets_blocks = not self.is_rccl or library.version >= WINDOWS_SINCE
+        tried = self._tried(case, ["plain"])
+        ran = kernel_of(tried["plain"].choice) if tried else None
+        others = [
+            label
+            for label in TUNINGS[self.device.name]
+            if not ran or ran.isdisjoint(map(str.upper, settings_of(label).values()))
+        ]
+        tried |= self._tried(case, others)
+        label = self._fastest(world, case, tried)
         if sets_blocks and label != "registered":
-            label = self._fastest(world, case, [label, *(f"{label} {n}" for n in CTAS)])
-        operation, choice = self._labelled(case, label), label.replace("plain", "default")
-        ran = operation.choice
-        return replace(operation, choice=f"{choice}: {ran}" if ran and ran != choice else choice)
+            have = nccl.channels(library.logs[label]).get("coll")
+            blocks = [f"{label} {each}" for each in CTAS if each != f"CTAs={have}"]
+            tried |= self._tried(case, blocks)
+            label = self._fastest(
+                world, case, {each: tried[each] for each in (label, *blocks) if each in tried}
+            )
+        operation, choice = tried[label], label.replace("plain", "default")
+        ran_text = operation.choice
+        return replace(
+            operation, choice=f"{choice}: {ran_text}" if ran_text and ran_text != choice else choice
+        )
 
-    def _fastest(self, world: World, case: CollectiveCase, labels: Sequence[str]) -> str:
-        """The label that is fastest, launched as the case is: single or in a row. Raises
-        DeviceError on all ranks."""
-        library, steps = self.nccl, dict[str, Step]()
-        calls = CHAINED_CALLS if case.mode == "chained" else 1
+    def _tried(self, case: CollectiveCase, labels: Sequence[str]) -> dict[str, Operation]:
+        """The case by these labels, without those that cannot run or are not what they say: their
+        reason is in `refused`."""
+        library, tried = self.nccl, dict[str, Operation]()
         for label in labels:
             if label in library.refused:
                 continue
             try:
-                step = self._labelled(case, label).step
-                unread = [
-                    word
-                    for word in label.split()
-                    if word.startswith("NCCL_")
-                    and word.replace("=", " set by environment to ") not in library.logs[label]
-                ]
-                library.agree(f"{library.name} does not say that it read it" if unread else "")
+                operation = self._labelled(case, label)
+                library.agree(library.departure(label))
+                ran, asked = kernel_of(operation.choice), settings_of(label)
+                names = {
+                    asked[name].upper() for name in ("NCCL_PROTO", "NCCL_ALGO") if name in asked
+                }
+                if ran and not names <= ran:
+                    raise DeviceError(f"{library.name} runs {operation.choice} all the same")
             except DeviceError as error:
                 if label == "registered":  # the variant's own row says why
                     continue
                 library.logs.pop(label, None)
                 library.refused[label] = f"{label} is out: {str(error).rstrip('.')}."
                 continue
-            steps[label] = self.device.sequence([step] * calls)
-        if not steps:
-            raise DeviceError(" ".join(library.refused.values()))
+            tried[label] = operation
+        return tried
+
+    def _fastest(self, world: World, case: CollectiveCase, tried: Mapping[str, Operation]) -> str:
+        """The label that is fastest, launched as the case is: single or in a row. Raises
+        DeviceError on all ranks."""
+        calls = CHAINED_CALLS if case.mode == "chained" else 1
+        if not tried:
+            raise DeviceError(" ".join(self.nccl.refused.values()))
+        steps = {
+            label: self.device.sequence([operation.step] * calls)
+            for label, operation in tried.items()
+        }
         return fastest(world, steps, TUNING_ROUNDS, TUNING_CALLS)

@@ -106,6 +106,16 @@ DECISION = re.compile(
 COPY_ENGINES = "copy engines"
 
 
+# What it says of a communicator whose windows are not symmetric. NCCL then makes none, RCCL from
+# 2.30.7 on some for other calls.
+NOT_SYMMETRIC = "Symmetric memory is not supported"
+# NCCL's envConfigOverride (src/init.cc, 2.19 to 2.30): these outweigh ncclConfig_t.
+BLOCKS, POLICY = ("NCCL_MIN_CTAS", "NCCL_MAX_CTAS"), "NCCL_CTA_POLICY"
+# On gfx12 LL has no memory order that makes stores visible (ROCm/rocm-systems issue 5480). Pull
+# requests 6966 and 7183 of June 2026 repair it: too late for 2.28.3, and no list of changes names
+# them, so the first release counts that certainly has them. 2.27.7 began to choose LL by itself.
+LL_REPAIRED_SINCE = 23007
+
 # Calls that progress together: each a name, a function and all its arguments.
 Group = list[tuple[str, Callable[..., int], list[Any]]]
 
@@ -127,6 +137,8 @@ class Nccl:
     logs: dict[str, str] = field(default_factory=dict)  # the log text of each communicator
     refused: dict[str, str] = field(default_factory=dict)  # why a label is not used
     resets_log: bool = False  # whether it can begin and end its log at any time
+    own: dict[str, str] = field(default_factory=dict)  # variables that Wiretax set for the process
+    outweighs: dict[str, str] = field(default_factory=dict)  # of any rank: BLOCKS and POLICY
 
     def complaint(self, call: str, status: int) -> str:
         """The error message for a failed call, without paths and addresses; "" for success."""
@@ -151,7 +163,7 @@ class Nccl:
         if label in self.communicators:
             return self.communicators[label]
         handle, unique, status = ctypes.c_void_p(), UniqueId(), 0
-        settings = dict(word.split("=") for word in label.split() if "=" in word)
+        settings = settings_of(label)
         blocks, policy = settings.pop("CTAs", None), settings.pop("CTAPolicy", None)
         config = configuration(blocks, policy, self.version)
         with environment(settings), self.logging(label):
@@ -165,6 +177,21 @@ class Nccl:
             self.agree(self.complaint("ncclCommInitRankConfig", status))
         self.communicators[label] = handle
         return handle
+
+    def departure(self, label: str) -> str:
+        """Why the communicator with this label is not what the label says, by its log; "" if it
+        is."""
+        log = self.logs.get(label, "")
+        for name, value in settings_of(label).items():
+            if name == "CTAs":
+                have = channels(log).get("coll")
+                if have is None:
+                    return f"{self.name} does not say how many channels it has"
+                if have != int(value):
+                    return f"{self.name} has {counted(have)} all the same"
+            elif name.startswith("NCCL_") and f"{name} set by environment to {value}" not in log:
+                return f"{self.name} does not say that it read it"
+        return ""
 
     def perform(self, groups: Sequence[Group]) -> str:
         """Enqueues the calls of each group until one fails; returns its error message, or ""."""
@@ -216,6 +243,16 @@ class Nccl:
         if status or not (0 <= algorithm < len(ALGORITHMS) and 0 <= protocol < 3):
             return None
         return f"{ALGORITHMS[algorithm]} {PROTOCOLS[protocol]}, at most {counted(channels)}"
+
+
+def settings_of(label: str) -> dict[str, str]:
+    """The settings of a communicator's label: {"NCCL_PROTO": "LL", "CTAs": "4"}."""
+    return dict(word.split("=") for word in label.split() if "=" in word)
+
+
+def has_endless_ll(arch: str, version: int) -> bool:
+    """Whether this RCCL's LL protocol may never end on this architecture."""
+    return arch.startswith("gfx12") and version < LL_REPAIRED_SINCE
 
 
 def release(version: int) -> str:
@@ -293,11 +330,21 @@ def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
         calls = ctypes.CDLL(find_library(device.name))
         calls.ncclGetErrorString.restype = calls.ncclGetLastError.restype = ctypes.c_char_p
         calls.ncclGetVersion(ctypes.byref(number))
-    versions, sharing = zip(*ranks.all_gather((number.value, device.sharers)), strict=True)
+    user = {name: os.environ[name] for name in (*BLOCKS, POLICY) if name in os.environ}
+    every = ranks.all_gather((number.value, device.sharers, user, "NCCL_PROTO" in os.environ))
+    versions, sharing, users, protocols = zip(*every, strict=True)
     if len(releases := set(map(release, versions))) > 1:
         raise Refusal(f"ranks have {kind} {' and '.join(sorted(releases))}")
     sharers, name = max(sharing), f"{kind} {release(number.value)}"
     nccl = Nccl(ranks, calls, name, number.value, loaded_file(device.name))
+    for each in users:
+        nccl.outweighs |= each
+    if kind == "RCCL" and has_endless_ll(device.arch, nccl.version) and not any(protocols):
+        # For the process: RCCL looks at its first call whether the variable is there, and chooses
+        # LL by itself if not (rcclUpdateCollectiveProtocol in its rccl_wrap.cc), whatever a
+        # communicator read.
+        nccl.own = {"NCCL_PROTO": "Simple"}
+        os.environ.update(nccl.own)
     if nccl.version < oldest:
         raise Refusal(f"{nccl.name} is older than {release(oldest)}")
     if sharers > 1 and "NCCL_MULTI_RANK_GPU_ENABLE" not in os.environ:
@@ -341,6 +388,12 @@ def decision(text: str) -> str | None:
     if algorithm:
         return f"{algorithm} {protocol}, {counted(int(high) - int(low) + 1)}"
     return f"{kernel}, {counted(int(channels))}" if kernel else COPY_ENGINES
+
+
+def variables(text: str) -> dict[str, str]:
+    """The variables that the library read by a log, also those from its configuration file."""
+    lines = re.findall(r"\b([NR]CCL_\w+) set by environment to (\S+)", text)
+    return {name: value.rstrip(".") for name, value in lines}
 
 
 def channels(text: str) -> dict[str, int]:

@@ -7,7 +7,7 @@ from tests.launch import ROOT, mpirun
 def test_the_estimator_says_what_limits_the_library_on_a_fake_gpu():
     """It once looked for its kernel in another file. And what it printed did not tell that NCCL was
     limited, so a page took its figures for NCCL's best."""
-    limited = {"NCCL_MULTI_RANK_GPU_ENABLE": "1", "NCCL_MAX_CTAS": "32"}
+    limited = {"NCCL_MULTI_RANK_GPU_ENABLE": "1", "NCCL_NVLS_ENABLE": "0"}
     variables = fake_nccl.environment(gpu={"count": 1}) | limited
     words = "--ranks-share-gpus --device cuda -b 16K -e 16K --algorithm one_shot_push,library"
     program = str(ROOT / "docs/experiments/estimator.py")
@@ -21,4 +21,4 @@ def test_the_estimator_says_what_limits_the_library_on_a_fake_gpu():
     ]
     assert [row[10:36].strip() for row in rows] == forms
     assert library.startswith("library: NCCL 2.32.3; channels: 2 of plain, 2 of registered, ")
-    assert " NCCL_MAX_CTAS=32 NCCL_MULTI_RANK_GPU_ENABLE=1 " in f" {set_here.split(': ')[1]} "
+    assert " NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_NVLS_ENABLE=0 " in f" {set_here.split(': ')[1]} "

@@ -13,7 +13,8 @@ import pytest
 
 from collectives.library import gpu_library as library_gpu
 from collectives.library import nccl
-from collectives.library.gpu_library import has_endless_ll, reduces_float8
+from collectives.library.gpu_library import reduces_float8
+from collectives.library.nccl import has_endless_ll
 from tests.fake_gpu import fake_nccl
 from tests.launch import FULL, few, printed
 
@@ -42,8 +43,9 @@ def each_on_fake_gpus(requests, device="cuda", ranks=2, own=None, **faults) -> l
 def on_fake_gpus(device="cuda", request=None, own=None, **faults) -> list[dict]:
     """The report of each of two ranks. Tuning NCCL takes seconds, so only tests that request it
     do."""
-    untuned = {"variants": ["plain", "registered"]} if device == "cuda" else {}
-    reports = each_on_fake_gpus([untuned | (request or {})], device, own=own, **faults)
+    variants = ["plain", "registered"] if device == "cuda" else ["plain", "tuned"]
+    request = {"variants": variants} | (request or {})
+    reports = each_on_fake_gpus([request], device, own=own, **faults)
     return [report for (report,) in reports]
 
 
@@ -73,7 +75,7 @@ def test_every_type_and_op_is_right_in_every_variant_on_a_fake_gpu(device, graph
     is_cuda = device == "cuda"
     stride = 7 if not is_cuda else 1 if FULL else 3
     more = "float16 avg out", "bfloat16 avg in", "float32 sum in", "int32 min in"
-    untuned = ["graph" if graph else "plain", *["registered"] * is_cuda]
+    untuned = ["graph" if graph else "plain", "registered"]
     common = {"counts": (1, 1031), "graph": graph}
     requests = [
         common | {"cases": [*CASES[::stride], *more], "variants": untuned},
@@ -85,9 +87,12 @@ def test_every_type_and_op_is_right_in_every_variant_on_a_fake_gpu(device, graph
             results = (len(request[name]) for name in ("counts", "variants", "cases"))
             assert len(report["results"]) == math.prod(results)
             assert outcomes(report) == {(None, None)}
-        # Each has its own communicator.
-        assert {*reports[1]["head"]["transports"]} >= {"plain", *library_gpu.TUNINGS[device]}
-        assert bool(reports[1]["windows"].get("registered")) == is_cuda
+        # Each has its own communicator, but for what the library runs by itself: RING SIMPLE.
+        by_itself = {"NCCL_PROTO=Simple", "NCCL_ALGO=Ring"}
+        made = {*reports[1]["head"]["transports"]}
+        assert made >= {"plain", *library_gpu.TUNINGS[device]} - by_itself
+        assert not made & by_itself
+        assert reports[1]["windows"]["registered"] > 0
 
 
 @pytest.mark.parametrize(("device", "ranks"), few([("hip", 2), ("cuda", 3)], 1))
@@ -95,7 +100,7 @@ def test_every_collective_is_right_in_every_variant_on_a_fake_gpu(device, ranks)
     """A comparison needs a baseline that moves the same data to the same place. As above, few cases
     are tuned."""
     stride, is_cuda = 1 if FULL else 3, device == "cuda"
-    untuned = {"variants": ["graph", *["registered"] * is_cuda], "counts": (0, 1, 1031)}
+    untuned = {"variants": ["graph", "registered"], "counts": (0, 1, 1031)}
     requests: list[dict[str, Any]] = [
         {"graph": True, "collective": name, "cases": cases} | settings
         for name in PLACES
@@ -110,8 +115,7 @@ def test_every_collective_is_right_in_every_variant_on_a_fake_gpu(device, ranks)
             results = (len(request[name]) for name in ("counts", "variants", "cases"))
             assert len(report["results"]) >= math.prod(results)
             assert outcomes(report) == {(None,) * ranks}
-            # RCCL would be slow in uncached memory, which slabs have on HIP.
-            assert report["memory"] == ("ncclMemAlloc" if is_cuda else "hipMalloc")
+            assert report["memory"] == "ncclMemAlloc"
 
 
 MEMORY = "Error while creating shared memory segment <set> (size 9637888)"
@@ -261,7 +265,7 @@ def test_nccl_is_tuned_as_rccl_is_on_a_fake_gpu():
     """Ours is tuned by size. A baseline that is not would make ours look better than it is."""
     others = "default", "LL", "Simple", "Ring"
     delays = ",".join([*(f"{each}:7000" for each in others), "Tree:2000,CTAs16:-2000,"])
-    choice = "NCCL_ALGO=Tree CTAs=16: TREE SIMPLE, 2 channels"
+    choice = "NCCL_ALGO=Tree CTAs=16: TREE SIMPLE, 16 channels"
     request = {"variants": ["plain", "tuned"]}
     for report in tuned(choice, request=request, delays_us=delays):
         assert report["chosen"] == {
@@ -297,6 +301,109 @@ def test_a_library_that_hangs_is_aborted_and_unsupported_on_a_fake_gpu():
         assert setting.split()[0] in library_gpu.TUNINGS["hip"]
         assert ran
         assert late in report["head"]["notes"]
+
+
+WINDOWS = "RCCL 2.30.7 makes no symmetric windows between these GPUs"
+
+
+@pytest.mark.parametrize(
+    ("version", "no_windows", "reason"),
+    [
+        (23007, "", None),
+        (23007, "1", f"{WINDOWS}: it wants peers, and NCCL_CUMEM_ENABLE=1 in the environment"),
+        (23007, "said", f"{WINDOWS}: it wants peers, and NCCL_CUMEM_ENABLE=1 in the environment"),
+        (22707, "", "RCCL 2.27.7 has no symmetric windows: RCCL has them since 2.30.7"),
+    ],
+    ids=["windows", "null", "of other calls", "old"],
+)
+def test_rccl_has_symmetric_windows_or_says_why_not_on_a_fake_gpu(version, no_windows, reason):
+    """Where they are not symmetric, RCCL makes some that only other calls use."""
+    request = {"variants": ["plain", "registered"], "counts": (1031,), "graph": True}
+    for report in on_fake_gpus("hip", request, version=version, no_windows=no_windows):
+        assert report["results"] == {
+            "plain float32 sum out 1031": RIGHT,
+            "registered float32 sum out 1031": reason or RIGHT,
+        }
+        assert (report["windows"].get("registered", 0) > 0) == (reason is None)
+        # A communicator is made only where it could have windows.
+        assert ("registered" in report["windows"]) == (not reason or no_windows == "1")
+        # RCCL would be slow in uncached memory, which slabs have on HIP.
+        assert report["memory"] == ("hipMalloc" if version < 23007 else "ncclMemAlloc")
+
+
+@pytest.mark.parametrize("own", [{}, {"NCCL_PROTO": "LL,Simple"}], ids=["unset", "of the user"])
+def test_rccl_begins_with_simple_where_its_ll_may_never_end_on_a_fake_gpu(own):
+    """RCCL 2.27.7 chooses LL on gfx12 by itself, whatever a communicator read, and hung each run
+    for 20 s. That it does not is no default, so the head says it."""
+    request = {"variants": ["plain", "tuned"]}
+    hasty = {"FIRST_CALL_S": "1"} | HASTY | own
+    hangs = {"version": 22707, "chooses": "LL", "stands_still": "LL"}
+    for report in on_fake_gpus("hip", request, hasty, **hangs):
+        assert report["results"] == {f"plain {KEY}": RIGHT, f"tuned {KEY}": RIGHT}
+        head = report["head"]
+        assert head["set_by_wiretax"] == ({} if own else {"NCCL_PROTO": "Simple"})
+        said = [note for note in head["notes"] if note.startswith("Wiretax set NCCL_PROTO=Simple")]
+        assert len(said) == (not own)
+        if not own:  # Simple is what it runs, so nobody makes another communicator for it
+            labels = ["plain", *(f"plain {each}" for each in library_gpu.CTAS)]
+            assert [*report["windows"]] == labels
+
+
+def test_a_label_that_its_channels_do_not_follow_is_refused_on_a_fake_gpu():
+    """Two archived runs searched over 1 to 32 blocks while NCCL had 32 in all communicators: the
+    labels named no setting. A configuration file of NCCL's is in no environment."""
+    request = {"variants": ["tuned"]}
+    for report in on_fake_gpus(request=request, own=HASTY, conf_max_ctas=1):
+        notes = report["head"]["notes"]
+        refused = [note for note in notes if "CTAs=4 is out: " in note]
+        assert refused[0].endswith("NCCL 2.32.3 has 1 channel all the same.")
+        assert not {"plain CTAs=4", "plain CTAs=16"} & {*report["head"]["channels"]}
+        assert "CTAs=4" not in report["chosen"][f"tuned {KEY}"]
+        assert report["head"]["set_by_file"] == {"NCCL_MAX_CTAS": "1"}
+
+
+@pytest.mark.parametrize("name", ["NCCL_MAX_CTAS", "NCCL_MIN_CTAS"])
+def test_a_variable_beside_the_search_that_it_voids_is_an_error_on_a_fake_gpu(name):
+    untied: dict[str, Any] = {"variants": ["plain", "registered"]}
+    [report] = on_fake_gpus(request=untied, own={name: "32"})[:1]
+    assert outcomes(report) == {(None, None)}
+    [report] = on_fake_gpus(request={"variants": ["tuned"]}, own={name: "32"})[:1]
+    assert report["error"].startswith(f"{name}=32 is set, and outweighs the numbers of blocks")
+
+
+def test_a_policy_of_the_user_outweighs_the_zero_cta_policy_on_a_fake_gpu():
+    case = "float32 none out"
+    request = {"collective": "all_gather", "cases": [case], "variants": ["plain", "zero_cta"]}
+    for policy, outcome in (
+        ("EFFICIENCY", "NCCL_CTA_POLICY=EFFICIENCY is set, and outweighs the zero-CTA policy"),
+        ("2", RIGHT),
+    ):
+        report = on_fake_gpus(request=request, own={"NCCL_CTA_POLICY": policy})[0]
+        assert report["results"][f"zero_cta {case} 1000"] == outcome
+
+
+SHM_COPIES = "NCCL_SHM_USE_CUDA_MEMCPY"
+
+
+@pytest.mark.parametrize(
+    ("version", "own", "way", "said"),
+    [
+        (22903, {}, "SHM/direct/direct", "`make libraries GPU=cuda13` measures both"),
+        (22903, {SHM_COPIES: "1"}, "SHM/CE/direct", None),
+        (23203, {}, "SHM/direct/direct", None),
+        (23203, {SHM_COPIES: "1"}, "SHM/direct/direct", "does not copy by copy engines, although"),
+    ],
+    ids=["kernels", "copy engines", "new", "not read"],
+)
+def test_the_other_way_through_the_host_is_said_where_nccl_has_it_on_a_fake_gpu(
+    version, own, way, said
+):
+    """NCCL had the variable until 2.30.4, and reads it once in a process."""
+    faults = {"version": version, "way": "SHM/direct/direct"}
+    report = on_fake_gpus(request={"variants": ["plain"]}, own=own, **faults)[0]
+    assert report["head"]["transports"]["plain"] == {"0 -> 1": [way], "1 -> 0": [way]}
+    notes = [note for note in report["head"]["notes"] if SHM_COPIES in note]
+    assert [said in note for note in notes] == ([True] if said else [])
 
 
 def test_an_rccl_whose_ll_may_hang_is_known_by_its_version():

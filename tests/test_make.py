@@ -67,6 +67,32 @@ def test_the_former_names_of_the_libraries_and_their_variables_still_count():
     assert "-m bench.allreduce --algorithm auto,library -b 1M" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("gpu", "variants"),
+    [
+        ("cuda13", {"nccl": "", "nccl-memcpy": "NCCL_SHM_USE_CUDA_MEMCPY=1"}),
+        (
+            "rocm",
+            {
+                "rccl": "",
+                "rccl-memcpy": "NCCL_SHM_USE_CUDA_MEMCPY=1",
+                "rccl-windows": "NCCL_CUMEM_ENABLE=1",
+            },
+        ),
+    ],
+)
+def test_on_gpus_the_library_is_launched_by_what_it_reads_once_in_a_process(gpu, variants):
+    """The table takes the fastest at each size. None of the launches sets anything else, and no
+    other MPI is installed."""
+    done = run("make", "-n", "libraries", f"GPU={gpu}", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"--variant ([\w-]+)=\"(\S*) '\S+/\.venv-(\w+)/bin/mpiexec'", done.stdout)
+    assert found == [(name, words, gpu) for name, words in variants.items()]
+    assert f"reports libraries libraries-{gpu}" in done.stdout
+    assert "openmpi" not in done.stdout
+    assert "reports compare" not in done.stdout
+
+
 @pytest.mark.parametrize("target", ["allreduce", "check", "test"])
 def test_a_machine_without_a_compiler_is_told_before_anything_is_installed(checkout, target):
     """Otherwise hundreds of tests would fail, each with its own error."""

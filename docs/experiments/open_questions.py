@@ -3,7 +3,7 @@
     PYTHONPATH=. python docs/experiments/open_questions.py --vendor cuda   # or hip
     PYTHONPATH=. python docs/experiments/open_questions.py --vendor cuda --one-card
 
-With `--one-card` MPS runs meanwhile, if it can.
+With `--one-card` MPS runs meanwhile, if it can; `make test-gpu` goes before it.
 The runs go to results/questions/NAME, what a launch prints goes beside them. A launch that hangs is
 ended, and the next one begins; those that may hang, or be wrong, are last."""
 
@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bench.campaigns.processes import run_to_end
 from bench.surveys import mps
@@ -28,28 +29,29 @@ USUAL_S = 60.0  # a launch
 LARGEST_BYTES = 32 << 20
 SHORT = "--sizes 16K,64K,256K -G 1"
 FIVE = "--tuned none --sizes 16K,64K,256K,1M,32M"
-# NCCL reads MULTI_RANK_GPU_ENABLE from 2.30 on; its variants for symmetric memory take one GPU for
-# NVLink. Nothing limits its channels: an H100 held the 64 of each rank at once, and a limit would
-# outweigh the search of `tuned`.
-TWO_RANKS = {
-    "NCCL_MULTI_RANK_GPU_ENABLE": "1",
-    "NCCL_NVLS_ENABLE": "0",
-}
+# NCCL from 2.30 on wants it for two ranks on a GPU. A variable that limits it would outweigh the
+# search of `tuned`, and NCCL with nothing else has not run yet.
+UNTIED = {"NCCL_MULTI_RANK_GPU_ENABLE": "1"}
+# Its variants for symmetric memory take one GPU for NVLink; so it ran on an H100.
+WITHOUT_NVLS = {**UNTIED, "NCCL_NVLS_ENABLE": "0"}
 TORCH = {"TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES": "1"}
 
 
 @dataclass(frozen=True)
 class Question:
     """`line` begins with a module of bench, or with a script beside this one. `vendor`: cuda or
-    hip, "" for both. `needs`: a package. `environment`: of the ranks. `seconds`: of its launch."""
+    hip, "" for both. `needs`: a package. `with_torch`: words that follow where torch is installed.
+    `environment`: of the ranks. `seconds`: of its launch. `is_first`: it finds an empty cache."""
 
     name: str
     title: str
     line: str
     vendor: str = ""
     needs: str = ""
+    with_torch: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     seconds: float = USUAL_S
+    is_first: bool = False
 
 
 TWO_CARDS = (
@@ -135,9 +137,15 @@ OVER_HOST = [
     and "copied" in algorithm.variants
     and algorithm.limits.most(2) >= LARGEST_BYTES
 ]
+# 12 blocks a cell. NCCL would stay in the memory of the card.
 HOST = (
-    "allreduce --memory host_staged -b 1M -e 32M -f 2 --tuned none --mode chained "
-    f"--algorithm {','.join(OVER_HOST)},two_shot_push+1024K,library"
+    "allreduce --memory host_staged -b 1M -e 32M -f 2 --tuned none --mode chained -n 12 "
+    f"--algorithm {','.join(OVER_HOST)},two_shot_push+1024K"
+)
+# A hang ends the launch after 25 s, or NCCL's part in it after 20 s.
+NCCL = (
+    "allreduce --sizes 16K,1M,32M --tuned none --mode chained -G 1 -T 25 "
+    "--algorithm one_shot_push,two_shot_direct,library"
 )
 # Each of torch's rows has its pair: a copy or a kernel's copy first, or the input in mapped memory.
 PAIRS = (
@@ -146,19 +154,41 @@ PAIRS = (
 )
 # In the order of their worth: a card is often lent for a quarter of an hour.
 ONE_CARD = (
-    Question("survey", "The survey of one card", "survey", seconds=280),
     Question(
-        "host_chain",
-        "1 to 32 MiB over host memory, in a chain; NCCL stays in the memory of the card",
-        HOST,
-        environment=TWO_RANKS,
+        "nccl",
+        "NCCL with two ranks on the GPU, from a graph: its windows, its numbers of blocks",
+        NCCL,
+        vendor="cuda",
+        with_torch="--contender torch_symmetric",
+        environment=UNTIED,
+    ),
+    Question(
+        "nccl_without_nvls",
+        "The same without NVLS",
+        NCCL,
+        vendor="cuda",
+        with_torch="--contender torch_symmetric",
+        environment=WITHOUT_NVLS,
+    ),
+    Question(
+        "first",
+        "Does the default command end complete with an empty cache?",
+        "allreduce",
+        is_first=True,
     ),
     Question(
         "host_graph",
-        "The same from a graph",
+        "1 to 32 MiB over host memory, in a chain from a graph",
         f"{HOST} -G 1",
-        environment=TWO_RANKS,
+        seconds=100,
     ),
+    Question(
+        "copy_engines",
+        "Copy engines in the card's memory, whose chains are shorter",
+        "allreduce -b 1M -e 32M -f 2 --tuned none --mode chained --algorithm two_shot,"
+        "two_shot_copy_engine,two_shot_copy_engine_memops,one_shot_copy_engine",
+    ),
+    Question("decode", "Decode step", "decode"),
     Question(
         "host_soak",
         "Are packets and flags right over PCIe?",
@@ -167,17 +197,14 @@ ONE_CARD = (
         seconds=120,
     ),
     Question(
-        "torch_graph",
-        "PyTorch's symmetric memory in the same chain, from a graph",
-        f"{PAIRS} -G 1",
-        vendor="cuda",
-        needs="torch",
-        environment=TORCH,
-        seconds=40,
+        "host_chain",
+        "1 to 32 MiB over host memory, in a chain",
+        f"{HOST} -G 0",
+        seconds=100,
     ),
     Question(
         "torch_in_place",
-        "The same in place",
+        "PyTorch's symmetric memory in place, from a graph",
         f"{PAIRS} -G 1 --in-place",
         vendor="cuda",
         needs="torch",
@@ -186,7 +213,7 @@ ONE_CARD = (
     ),
     Question(
         "torch",
-        "The same launched one by one",
+        "The same out of place, launched one by one",
         PAIRS,
         vendor="cuda",
         needs="torch",
@@ -197,29 +224,24 @@ ONE_CARD = (
         "estimator",
         "How well does the slowest rank's interval stand for a collective's time?",
         "estimator",
-        environment=TWO_RANKS,
+        environment=WITHOUT_NVLS,
         seconds=30,
     ),
     Question(
         "estimator_graph",
         "The same from a graph",
         "estimator -G 1",
-        environment=TWO_RANKS,
+        environment=WITHOUT_NVLS,
         seconds=30,
     ),
     Question(
         "library",
-        "NCCL with two ranks on the GPU",
+        "NCCL launched one by one",
         f"allreduce {FIVE} --algorithm auto,library",
-        environment=TWO_RANKS,
-    ),
-    Question(
-        "library_graph",
-        "NCCL from a graph",
-        f"allreduce {FIVE} --algorithm auto,library -G 1",
-        environment=TWO_RANKS,
+        environment=WITHOUT_NVLS,
     ),
     Question("decode_host", "Decode step through the host", "decode --memory host_staged"),
+    Question("survey", "The survey of one card", "survey", seconds=280),
 )
 
 
@@ -228,11 +250,18 @@ def arguments_of(question: Question, vendor: str, is_one_card: bool, limit_s: fl
     command, *words = question.line.split()
     return [
         *words,
+        *(question.with_torch.split() if find_spec("torch") else []),
         f"--soak={limit_s:.0f}s" if command == "soak" else f"--max-time={limit_s:.0f}",
         f"--device={vendor}",
         f"--out=results/questions/{question.name}",
         *(["--ranks-share-gpus"] if is_one_card and command != "survey" else []),
     ]
+
+
+def variables_of(question: Question) -> dict[str, str]:
+    """What its launch has in the environment beside the user's."""
+    torch = TORCH if question.with_torch and find_spec("torch") else {}
+    return {"WIRETAX_QUIET": "1", **torch, **question.environment}
 
 
 def command_of(question: Question, mpirun: str, arguments: Sequence[str]) -> list[str]:
@@ -254,10 +283,13 @@ def ask(question: Question, options: argparse.Namespace, mpirun: str) -> None:
     words = arguments_of(question, options.vendor, options.one_card, limit_s)
     log = Path("results/questions/logs", question.name)
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "WIRETAX_QUIET": "1", **question.environment}
+    environment = {**os.environ, **variables_of(question)}
     command = command_of(question, mpirun, words)
     longest_s = LONGEST * limit_s + GRACE_S
-    status, last = run_to_end(command, None, environment, longest_s, log)
+    with TemporaryDirectory() as cache:
+        if question.is_first:
+            environment["XDG_CACHE_HOME"] = cache
+        status, last = run_to_end(command, None, environment, longest_s, log)
     print(f"{question.title}: status {status}, {last}", flush=True)
 
 

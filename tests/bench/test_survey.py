@@ -243,6 +243,31 @@ def test_a_benchmark_accepts_the_command_line_of_each_open_question(monkeypatch,
             assert (options.max_time_s, options.ranks_share_gpus) == (5.0, is_one_card)
 
 
+@pytest.mark.parametrize("torch", [None, "a module"])
+def test_on_one_card_nccl_runs_first_and_with_nothing_else_set(monkeypatch, torch):
+    """A limit of ours once stood in README as NCCL's speed. That it may hang costs 25 s."""
+    script = runpy.run_path(str(ROOT / "docs/experiments/open_questions.py"))
+    monkeypatch.setitem(script["variables_of"].__globals__, "find_spec", lambda name: torch)
+    first, second, *others = script["ONE_CARD"]
+    allowed = {"NCCL_MULTI_RANK_GPU_ENABLE": "1"}
+
+    def variables(question):
+        ours = script["variables_of"](question)
+        return {name: text for name, text in ours.items() if name != "WIRETAX_QUIET"}
+
+    of_torch = script["TORCH"] if torch else {}
+    assert variables(first) == of_torch | allowed
+    assert variables(second) == of_torch | allowed | {"NCCL_NVLS_ENABLE": "0"}
+    for question in (first, second):
+        words = script["arguments_of"](question, "cuda", True, 60.0)
+        options = parsed(monkeypatch, "allreduce", words)
+        assert (options.timeout_s, options.graph) == (25.0, 1)
+        assert ("--contender" in words) == bool(torch)
+    # In the others nothing limits NCCL, so nothing voids the search of its `tuned`.
+    for question in others:
+        assert {*variables(question)} <= {*allowed, "NCCL_NVLS_ENABLE", *script["TORCH"]}
+
+
 def survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s, end="exit 0"):
     """A survey whose launcher takes the next run of the folder `made`, in place of a launch."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)

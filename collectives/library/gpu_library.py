@@ -314,7 +314,8 @@ class NcclLibrary(Library):
         library = self.nccl
         if library.version < ZERO_CTA_SINCE:
             raise DeviceError(f"{library.name} has no zero-CTA policy; 2.28 has")
-        if library.outweighs.get(POLICY, "ZERO") not in ("ZERO", "2"):
+        policies = {*library.outweighs.get(POLICY, "ZERO").upper().split("|")}
+        if not policies & {"ZERO", "2"}:
             raise DeviceError(
                 f"{POLICY}={library.outweighs[POLICY]} is set, and outweighs the zero-CTA policy"
             )
@@ -368,7 +369,8 @@ class NcclLibrary(Library):
 
     def _lacks_symmetry(self, label: str) -> bool:
         """Whether the log of this communicator on any rank says that it has no symmetric memory."""
-        return any(self.ranks.all_gather(NOT_SYMMETRIC in self.nccl.logs.get(label, "")))
+        said = NOT_SYMMETRIC.search(self.nccl.logs.get(label, ""))
+        return any(self.ranks.all_gather(bool(said)))
 
     def _tuned(self, world: World, case: CollectiveCase) -> Operation:
         """The fastest of the default and of the TUNINGS that differ from what the library runs by

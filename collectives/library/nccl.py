@@ -106,9 +106,9 @@ DECISION = re.compile(
 COPY_ENGINES = "copy engines"
 
 
-# What it says of a communicator whose windows are not symmetric. NCCL then makes none, RCCL from
-# 2.30.7 on some for other calls.
-NOT_SYMMETRIC = "Symmetric memory is not supported"
+# What it says of a communicator whose windows are not symmetric: until 2.30 and in 2.32. NCCL then
+# makes none, RCCL from 2.30.7 on some for other calls.
+NOT_SYMMETRIC = re.compile(r"Symmetric memory is not supported|symmetricSupport 0\b")
 # NCCL's envConfigOverride (src/init.cc, 2.19 to 2.30): these outweigh ncclConfig_t.
 BLOCKS, POLICY = ("NCCL_MIN_CTAS", "NCCL_MAX_CTAS"), "NCCL_CTA_POLICY"
 # On gfx12 LL has no memory order that makes stores visible (ROCm/rocm-systems issue 5480). Pull

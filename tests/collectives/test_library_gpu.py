@@ -303,18 +303,22 @@ def test_a_library_that_hangs_is_aborted_and_unsupported_on_a_fake_gpu():
         assert late in report["head"]["notes"]
 
 
-WINDOWS = "RCCL 2.30.7 makes no symmetric windows between these GPUs"
+NO_WINDOWS = (
+    "makes no symmetric windows between these GPUs: it wants peers, and NCCL_CUMEM_ENABLE=1 in the "
+    "environment"
+)
 
 
 @pytest.mark.parametrize(
     ("version", "no_windows", "reason"),
     [
         (23007, "", None),
-        (23007, "1", f"{WINDOWS}: it wants peers, and NCCL_CUMEM_ENABLE=1 in the environment"),
-        (23007, "said", f"{WINDOWS}: it wants peers, and NCCL_CUMEM_ENABLE=1 in the environment"),
+        (23007, "1", f"RCCL 2.30.7 {NO_WINDOWS}"),
+        (23007, "said", f"RCCL 2.30.7 {NO_WINDOWS}"),
+        (23203, "said", f"RCCL 2.32.3 {NO_WINDOWS}"),
         (22707, "", "RCCL 2.27.7 has no symmetric windows: RCCL has them since 2.30.7"),
     ],
-    ids=["windows", "null", "of other calls", "old"],
+    ids=["windows", "null", "of other calls", "in other words", "old"],
 )
 def test_rccl_has_symmetric_windows_or_says_why_not_on_a_fake_gpu(version, no_windows, reason):
     """Where they are not symmetric, RCCL makes some that only other calls use."""
@@ -390,8 +394,8 @@ SHM_COPIES = "NCCL_SHM_USE_CUDA_MEMCPY"
     [
         (22903, {}, "SHM/direct/direct", "`make libraries GPU=cuda13` measures both"),
         (22903, {SHM_COPIES: "1"}, "SHM/CE/direct", None),
-        (23203, {}, "SHM/direct/direct", None),
-        (23203, {SHM_COPIES: "1"}, "SHM/direct/direct", "does not copy by copy engines, although"),
+        (23203, {}, "SHM/direct", None),
+        (23203, {SHM_COPIES: "1"}, "SHM/direct", "does not copy by copy engines, although"),
     ],
     ids=["kernels", "copy engines", "new", "not read"],
 )
@@ -399,7 +403,7 @@ def test_the_other_way_through_the_host_is_said_where_nccl_has_it_on_a_fake_gpu(
     version, own, way, said
 ):
     """NCCL had the variable until 2.30.4, and reads it once in a process."""
-    faults = {"version": version, "way": "SHM/direct/direct"}
+    faults = {"version": version, "way": "SHM/direct/direct" if version < 23007 else "SHM/direct"}
     report = on_fake_gpus(request={"variants": ["plain"]}, own=own, **faults)[0]
     assert report["head"]["transports"]["plain"] == {"0 -> 1": [way], "1 -> 0": [way]}
     notes = [note for note in report["head"]["notes"] if SHM_COPIES in note]

@@ -339,8 +339,11 @@ int ncclCommInitRankConfig(Comm** comm, int ranks, UniqueId id, int rank, const 
       "%d coll channels, 0 collnet channels, 0 nvls channels, %d p2p channels, 2 p2p channels per "
       "peer",
       c->channels, c->channels);
+  int release;
+  ncclGetVersion(&release);
   if (setting("FAKE_NCCL_NO_WINDOWS") == "said")
-    say("INIT", "Symmetric memory is not supported. cuMemEnable 0, ginSupport 0");
+    say("INIT", release < 23200 ? "Symmetric memory is not supported. cuMemEnable 0, ginSupport 0"
+                                : "symmetricSupport 0, cuMemEnable 0, globalGinSupport 0");
   return 0;
 }
 

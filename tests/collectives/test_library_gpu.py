@@ -394,8 +394,8 @@ SHM_COPIES = "NCCL_SHM_USE_CUDA_MEMCPY"
     [
         (22903, {}, "SHM/direct/direct", "`make libraries GPU=cuda13` measures both"),
         (22903, {SHM_COPIES: "1"}, "SHM/CE/direct", None),
-        (23203, {}, "SHM/direct", None),
-        (23203, {SHM_COPIES: "1"}, "SHM/direct", "does not copy by copy engines, although"),
+        (23203, {}, "SHM/direct", "says how to compare with an older one"),
+        (23203, {SHM_COPIES: "1"}, "SHM/direct", "has no copy engines at work, although"),
     ],
     ids=["kernels", "copy engines", "new", "not read"],
 )

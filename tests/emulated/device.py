@@ -12,6 +12,7 @@ from kernels.devices.compile_cache import CompileError, compile_once, first_comp
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import CopyEngine, DeviceError, Macros, Step
 from kernels.devices.layout import SOURCES
+from tests.emulated.l2 import L2
 from tests.emulated.machine import CodeObject, Launch, Machine, compiler_version
 from tests.kernels.kernel_resources import HIP, PRELUDE, clang
 
@@ -41,6 +42,7 @@ class EmulatedDevice(CpuDevice):
             kernels,
         )
         self.compiler = compiler_version()
+        self.l2: L2 | None = None
         self.stream: list[Launch | Callable[[], object]] = []
 
     def load(self, stem: str, macros: Macros) -> Any:
@@ -68,7 +70,7 @@ class EmulatedDevice(CpuDevice):
         kernel, threads = loaded.kernels[entry], min(threads or self.threads, self.threads)
 
         def enqueue(blocks: int, argument: Any) -> None:
-            self.stream.append(Launch(kernel, blocks, threads, bytes(argument)))
+            self.stream.append(Launch(kernel, blocks, threads, bytes(argument), self.l2))
 
         return enqueue
 
@@ -100,6 +102,8 @@ class EmulatedDevice(CpuDevice):
         def call() -> None:
             step.function(step.blocks, step.argument)
             self.machine.run([self.launches()])
+            if self.l2:
+                self.l2.host_waited()
 
         return call
 

@@ -3,9 +3,9 @@ interleaved at random.
 
 The instructions come from an emulator in a folder beside the project (`$WIRETAX_EMULATOR`, by
 default ../shared/emulator), and from tinygrad's wheel, which `make test-emulated` installs to
-.venv-emulated. The emulator has no caches: every store is visible to all waves at once. So a test
-shows what the code computes, and that its waits suffice in each interleaving tried; it does not
-show what orders memory on a GPU."""
+.venv-emulated. The emulator has no caches but l2.py's, which a test adds: every store is visible to
+all waves at once. So a test shows what the code computes, and that its waits suffice in each
+interleaving tried; it does not show what orders memory on a GPU."""
 
 import ctypes
 import hashlib
@@ -28,6 +28,7 @@ from typing import Any
 from kernels.devices.compile_cache import cache_folder
 from kernels.devices.cpu import cpu_model, load
 from kernels.devices.layout import Shared
+from tests.emulated.l2 import L2
 from tests.kernels.kernel_resources import NoCompiler, clang
 from tests.launch import ROOT
 
@@ -43,11 +44,10 @@ FP32_DENORMALS = (
     3 << 4
 )  # in the kernel descriptor's float mode: neither inputs nor results are flushed
 REL32, REL64, REL32_LO, REL32_HI = 4, 5, 10, 11  # relocation types, relative to the place
+ACQUIRES, SCOPE_SYS = ("GLOBAL_INV", "BUFFER_INV"), 3
 CACHE_CONTROL = (
     "GLOBAL_WB",
-    "GLOBAL_INV",
     "BUFFER_WBL2",
-    "BUFFER_INV",
     "BUFFER_GL",
     "GL0_INV",
     "GL1_INV",
@@ -250,6 +250,7 @@ class Launch:
     blocks: int
     threads: int
     argument: bytes
+    l2: L2 | None = None
     keep: list[Any] = field(default_factory=list)
 
     def waves(self, pace: float) -> "Iterator[Wave]":
@@ -339,20 +340,25 @@ class Wave:
 
 
 # The kinds of instructions: execute.cpp executes the first ones, and Machine those from SIGNAL on.
-NOT_DECODED, NO_OPERATION, RUN, SIGNAL, WAIT, BARRIER, CLOCK = range(7)
+NOT_DECODED, NO_OPERATION, RUN, SIGNAL, WAIT, BARRIER, CLOCK, ACQUIRE = range(8)
 KINDS = {"S_BARRIER_SIGNAL": SIGNAL, "S_BARRIER_WAIT": WAIT, "S_BARRIER": BARRIER}
 
 
 def decoded(address: int, arch: str) -> Instruction:
-    """The instruction at an address; CLOCK's only parameter is the first register of its result."""
+    """The instruction at an address. CLOCK's only parameter is the first register of its result,
+    ACQUIRE's whether its scope is the system."""
     emu, family = emulator(), FAMILIES[arch]
     raw = ctypes.string_at(address, 16)
     if (
         family == "rdna3" and raw[3] >> 2 == 0x38
     ):  # buffer_gl0_inv and buffer_gl1_inv, which the decoder does not know
-        return Instruction(kind=NO_OPERATION, size=8)
+        return Instruction(kind=ACQUIRE, size=8)
     instruction = emu.decode_inst(raw, family)
     text, size = str(getattr(instruction, "op", "")), instruction.size()
+    if any(part in text for part in ACQUIRES):
+        bits = (emu._iattr(instruction, name) for name in ("sc0", "sc1"))
+        of_system = all(bits) or emu._iattr(instruction, "scope") == SCOPE_SYS
+        return Instruction(kind=ACQUIRE, size=size, parameters=(of_system,))
     if any(part in text for part in CACHE_CONTROL):
         return Instruction(kind=NO_OPERATION, size=size)
     if "SENDMSG_RTN" in text or "MEMREALTIME" in text or "S_MEMTIME" in text:
@@ -399,6 +405,8 @@ class Machine:
                 while callable(item):
                     item()
                     item = next(streams[number], None)
+                if item and item.l2:
+                    item.l2.begin_launch()
                 pace = self.paces[number % len(self.paces)]
                 for wave in item.waves(pace) if item else ():
                     waves.append(wave)
@@ -407,11 +415,12 @@ class Machine:
             if not waves:
                 return
             wave = self.draw.choice(waves)
-            if (
-                wave.can_run
-                and self.draw.random() <= wave.block.pace
-                and self._ends(wave, self.draw.choice(BURSTS))
-            ):
+            if not wave.can_run or self.draw.random() > wave.block.pace:
+                continue
+            ends, l2 = self._ends(wave, self.draw.choice(BURSTS)), wave.launch.l2
+            if l2:
+                l2.write_through()
+            if ends:
                 waves.remove(wave)
                 number = stream_of.pop(id(wave))
                 running[number] -= 1
@@ -449,6 +458,10 @@ class Machine:
                 register = instruction.parameters[0]
                 wave.registers[register] = self.clock & 0xFFFFFFFF
                 wave.registers[register + 1] = self.clock >> 32
+                continue
+            if instruction.kind == ACQUIRE:
+                if wave.launch.l2:
+                    wave.launch.l2.acquire(bool(instruction.parameters[0]))
                 continue
             if instruction.kind != WAIT:
                 wave.arrived_at = block.passed

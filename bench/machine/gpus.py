@@ -20,7 +20,7 @@ from collectives.world import open_device, open_world
 from kernels.devices.device import Device, DeviceError, Watch
 from kernels.devices.gpu_driver import legacy_ipc_fails
 
-UNCACHED_SINCE = 7, 2  # ROCm, on gfx1200 and gfx1201
+UNCACHED_SINCE = 7, 2  # HIP, on gfx1200 and gfx1201; that of ROCm 10.0 is 7.15
 SHM = "/dev/shm"
 # The voltage of the north bridge, which amdgpu shows for processors with a GPU, not for cards
 # (Documentation/gpu/amdgpu/thermal.rst). Under mpirun the GPU's own driver says what it is.
@@ -149,7 +149,7 @@ def examine_peers(
                 "fine-grained memory where uncached is requested: 7.2 and newer do not "
                 "(ROCm/rocm-systems pull request 1670)"
             )
-        facts["uncached"] = f"ROCm {release} gives {device.arch} {memory}"
+        facts["uncached"] = f"HIP {release} gives {device.arch} {memory}"
 
     facts["graphs"] = device.graph_defect
     vendor = {"cuda": pci.NVIDIA, "hip": pci.AMD}[device.name]

@@ -342,7 +342,7 @@ def test_the_peer_memory_of_all_pairs_is_tested_on_a_fake_gpu(way):
     printed = doctor(**environment(vendor="hip", closed=1, fail=fails))
     reads = re.findall(rf"^(\d reads \d) .* mapped {way} +-$", printed, re.MULTILINE)
     assert reads == ["0 reads 1", "1 reads 0"]
-    assert "- ROCm 7.0 gives gfx1201 fine-grained memory" in printed
+    assert "- HIP 7.0 gives gfx1201 fine-grained memory" in printed
     assert "Graphs:" not in printed
     assert max(map(len, printed.splitlines())) <= 100
 
@@ -351,6 +351,7 @@ def test_a_runtime_that_corrupts_graphs_is_named_on_a_fake_gpu():
     printed = doctor(**environment(vendor="hip", runtime=70253211))
     section = " ".join(printed.partition("\nGraphs:\n")[2].split())
     assert section.startswith("- ROCm 7.2.0 to 7.2.3 now and then corrupt replays of graphs")
+    assert "- HIP 7.2 gives gfx1201 the uncached memory" in printed
     assert max(map(len, printed.splitlines())) <= 100
 
 

@@ -276,21 +276,31 @@ class GpuDevice(GpuStream):
             return address, undo.pop_all().close
 
     def _hdp_register(self, owner: str, peer: int) -> int:
-        """A peer's HDP_MEM_FLUSH_CNTL as mapped here; 0 over xGMI, or if the driver has none."""
-        if not self.may_flush_hdp or peer == self.ordinal:
+        """The HDP_MEM_FLUSH_CNTL of the GPU `owner`, number `peer` here, as mapped here; 0 if no
+        flush is needed, or if the driver maps no register: RCCL flushes nothing then either.
+        Raises DeviceError if the driver does not say which, where RCCL does not start."""
+        if not self.may_flush_hdp or peer == self.ordinal or owner in self.over_xgmi:
             return 0
-        link, hops, address = ctypes.c_uint32(), ctypes.c_uint32(), 0
-        with contextlib.suppress(DeviceError):  # a driver may lack both calls
+        link, hops = ctypes.c_uint32(), ctypes.c_uint32()
+        numbers = self.ordinal, peer
+        try:
             self.driver(
-                "hipExtGetLinkTypeAndHopCount",
-                self.ordinal,
-                peer,
-                ctypes.byref(link),
-                ctypes.byref(hops),
+                "hipExtGetLinkTypeAndHopCount", *numbers, ctypes.byref(link), ctypes.byref(hops)
             )
-            if link.value != XGMI:
-                address = self.driver_value("hipDeviceGetAttribute", HDP_MEM_FLUSH_CNTL, peer)
-        return address if address >> 32 else 0  # a driver that knows it as a number writes 32 bits
+            if link.value == XGMI:
+                return 0
+            address = self.driver_value("hipDeviceGetAttribute", HDP_MEM_FLUSH_CNTL, peer)
+        except DeviceError as error:
+            raise DeviceError(
+                f"{error}, so it is unknown how to flush the host data path of GPU {owner}"
+                " (--hdp-flush off flushes none)"
+            ) from error
+        if 0 < address < 1 << 32:  # a driver that knows it as a number writes 32 bits
+            raise DeviceError(
+                f"the driver gives half an address of the register that flushes the host data path"
+                f" of GPU {owner} (--hdp-flush off flushes none)"
+            )
+        return address
 
     def private(self, size_bytes: int) -> Memory:
         return self.allocate_as("", max(size_bytes, 1))

@@ -5,13 +5,17 @@ import json
 import re
 import statistics
 import time
+from typing import Any
 
 import pytest
 
+from kernels.devices.device import DeviceError
+from kernels.devices.gpu import SHARING, GpuDevice
 from tests import fake_gpu
 from tests.bench.launches import launch, stored
 from tests.bench.test_cli import assert_refused
 from tests.fake_gpu import fake_nccl
+from tests.kernels.test_memory_probe import on_a_fake_gpu
 from tests.launch import FULL, few, python
 from wiretax.record.result import read
 
@@ -128,6 +132,66 @@ def test_without_a_flush_of_the_host_data_path_the_probe_takes_other_memory_on_a
         memory = result.run.memory
         assert (memory["behaved"], memory["hdp_flush"]) == expected
         assert result.run.method.get("hdp_flush") == ("off" if option else None)
+
+
+UNKNOWN = r"so it is unknown how to flush the host data path of GPU 0000:\d1:00.0 \(--hdp-flush off"
+
+
+@pytest.mark.parametrize(
+    ("faults", "sentence"),
+    few(
+        [
+            (
+                {"fail": "hipExtGetLinkTypeAndHopCount:rank1"},
+                f"rank 1: .* hipExtGetLinkTypeAndHopCount fails: error 999, {UNKNOWN}",
+            ),
+            (
+                {"fail": "hipDeviceGetAttribute"},
+                f"rank 0: .* hipDeviceGetAttribute fails: error 999, {UNKNOWN}",
+            ),
+            ({"hdp": 2}, "rank 0: the driver gives half an address of the register that flushes"),
+        ],
+        3,
+    ),
+    ids=str,
+)
+def test_a_driver_that_does_not_say_how_to_flush_a_peer_is_refused_on_a_fake_gpu(faults, sentence):
+    report = on_a_fake_gpu(**faults)
+    assert report["sharing"] == "host_staged"
+    assert re.match(f"{', '.join(SHARING['hip'][:-1])}: {sentence}", "; ".join(report["refusals"]))
+
+
+def test_without_the_flush_the_driver_is_not_asked_how_to_flush_on_a_fake_gpu(tmp_path):
+    words = "--device hip --hdp-flush off"
+    result, _ = measured(tmp_path, words, vendor="hip", fail="hipExtGetLinkTypeAndHopCount")
+    assert result.run.memory["behaved"] == "mapped uncached"
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {"hdp": 0},  # a driver that maps no register, where RCCL flushes nothing either
+        {"xgmi": 1, "fail": "hipDeviceGetAttribute"},  # a link that needs no flush
+    ],
+    ids=str,
+)
+def test_a_driver_that_says_that_no_flush_is_there_is_believed_on_a_fake_gpu(faults):
+    report = on_a_fake_gpu(**faults)
+    assert report["sharing"] == "mapped uncached"
+    assert report["types"]["hdp_flush"] == "none"
+
+
+def test_the_kernel_s_word_for_xgmi_spares_the_driver_s():
+    device: Any = object.__new__(GpuDevice)
+    device.may_flush_hdp, device.ordinal, device.over_xgmi = True, 0, ["0000:61:00.0"]
+
+    def fail(*arguments):
+        raise DeviceError("a call fails")
+
+    device.driver = fail
+    assert device._hdp_register("0000:61:00.0", 1) == 0
+    with pytest.raises(DeviceError, match="a call fails, so it is unknown how to flush"):
+        device._hdp_register("0000:81:00.0", 2)
 
 
 PULLED = "one_shot_pull", "two_shot"

@@ -184,6 +184,10 @@ def run_steps(survey: Survey) -> None:
     repeated = [step for step in firsts if step.again and not survey.is_quick]
     kept = sum(each.again["number"] * each.again["share"] for each in repeated)
     for place, step in enumerate(firsts):
+        if step.peers_only and not survey.maps_peers:
+            survey.steps.remove(step)
+            survey.progress.write(f"{step.log.replace('_', ' ')}: left out, no peers' memory")
+            continue
         left_s = end_s - time.monotonic()
         share_s = left_s * step.share / (kept + sum(each.share for each in firsts[place:]))
         if share_s >= steps.LEAST_STEP_S:

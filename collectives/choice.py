@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from collectives import wire_cost
-from collectives.auto_table import Tables, best_row, parsed
+from collectives.auto_table import Tables, best_row, distance, parsed
 from collectives.build import Build, BuildName
 from collectives.operation import (
     ONE_HOST,
@@ -81,12 +81,20 @@ def ranked(
 ) -> Iterator[tuple[World, Algorithm]]:
     """The algorithms for a case, each over its memory, in the order in which `auto` tries them, or
     `auto_stable` does: those of the user's rows, of the suite's `own`, those that lead, and the
-    others by the model's cost. Rows of algorithms that are not here are passed over."""
+    others by the model's cost. Rows of algorithms that are not here are passed over. Over several
+    kinds of memory, rows of the first kind alone count where no row over all of them is nearer, and
+    the model takes the first kind: nobody has measured the others against it."""
     worlds, facts = (world, *world.other_memory), facts_of(world, case) | {"stable": stable}
+    memories = dict.fromkeys((facts["memory"], world.memory))
     known = {each.base: each for each in algorithms if each.sums_in_rank_order or not stable}
     for table in (world.rows, own):
         rows = [row for row in table if BuildName.parse(row.algorithm).algorithm in known]
-        row = best_row(rows, case.collective.name, case.segment_bytes, facts)
+        nearest = (
+            best_row(rows, case.collective.name, case.segment_bytes, facts | {"memory": memory})
+            for memory in memories
+        )
+        size_bytes = case.segment_bytes
+        row = min(filter(None, nearest), key=lambda row: distance(row, size_bytes), default=None)
         if row:
             over = next((each for each in worlds if each.memory == row.memory), world)
             algorithm = parsed(row.algorithm, known)
@@ -98,8 +106,8 @@ def ranked(
     is_gpu = not world.device.is_cpu
     places = [
         # Of equals one that pushes: a GPU waits for what it reads.
-        ((not leads, cost_us(over, each, case), not (each.pushes and is_gpu)), over, each)
-        for over in worlds
+        ((kind, not leads, cost_us(over, each, case), not (each.pushes and is_gpu)), over, each)
+        for kind, over in enumerate(worlds)
         for leads, each in modelled(over, case, known.values())
     ]
     for _, over, algorithm in sorted(places, key=itemgetter(0)):

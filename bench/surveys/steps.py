@@ -35,6 +35,7 @@ LEAST_STEP_S = 1.0
 GRACE_S = 15.0  # for a step that starts slowly
 NO_TIME = "time ran out"  # as benchmarks say it
 TABLE, RESULTS, LOGS = "tuned.toml", "results", "logs"
+BOTH_MEMORIES = "tune_memory"  # the step whose rows `auto` takes over both kinds of memory alone
 SYSTEM_FOLDERS = "dev|etc|lib|lib64|opt|proc|sys|usr"
 # A folder that could name a user or a project; the system's own folders tell nobody anything.
 PRIVATE_FOLDER = re.compile(rf"(?<![\w/.>])~?/(?!(?:{SYSTEM_FOLDERS})/)(?:[^\s/'\":,;()]+/)+")
@@ -55,6 +56,7 @@ class SurveyStep:
     again: dict[str, Any] = field(default_factory=dict)
     reads: Sequence[str] = ()
     gpus_only: bool = False
+    peers_only: bool = False
     launch: int = 1
     status: Status = "not run"
     sentence: str = "its turn never came"
@@ -110,6 +112,12 @@ class Survey:
     def launches(self, name: str) -> list[SurveyStep]:
         """The launches of a step that measured something."""
         return [step for step in self.steps if step.name == name and step.is_measured]
+
+    @property
+    def maps_peers(self) -> bool:
+        """Whether the step `link` measured GPUs that map each other's memory."""
+        cases = (case for result in self.results("link") for case in result.cases)
+        return bool(self.vendor) and any(case.memory == "mapped" for case in cases)
 
     def results(self, name: str) -> list[Result]:
         return [step.result for step in self.launches(name) if step.result]
@@ -173,6 +181,8 @@ def command_line(survey: Survey, step: SurveyStep, time_s: float) -> list[str]:
         words.append(f"--table={table}")
     elif step.command == "allreduce" and "--tuned" not in step.line and table.exists():
         words.append(f"--tuned={table}")
+        if survey.launches(BOTH_MEMORIES):
+            words.append("--memory=mapped,host_staged")
     return words
 
 

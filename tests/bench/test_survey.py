@@ -9,6 +9,7 @@ import signal
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from tests.bench.faulty_runs import wait_for
 from tests.bench.launches import watched
 from tests.launch import ROOT, SLOW_TEST
 from tests.reports.advice.test_procure import R9700, write_launches
-from tests.reports.synthetic_run import mark_wrong, write_run
+from tests.reports.synthetic_run import mark_wrong, rewrite_cases, run_id, write_run
 from wiretax import load
 from wiretax.common.interpreter import module_command
 
@@ -319,6 +320,43 @@ def test_what_is_left_of_the_time_goes_into_launches_that_procure_can_judge(
     archived(folder)
     assert reports_main(["procure", str(folder / "spec.toml")]) == 3  # tokens are an upper limit
     assert "may meet every requirement, but nobody measured 70b-q4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("vendor", "memory", "is_tuned"),
+    [("hip", "mapped", True), ("hip", "host_staged", False), ("", "mapped", False)],
+)
+def test_gpus_that_map_each_others_memory_are_tuned_over_host_memory_too(
+    tmp_path, monkeypatch, vendor, memory, is_tuned
+):
+    """Then the all-reduces have both kinds: a table says nothing of a kind that a run lacks."""
+    names = "link", "tune_memory", "confirm_memory", "allreduce"
+    for number, _ in enumerate(names):
+        write_run(tmp_path / "made", sizes=(16384,), run_id=run_id(number))
+    for path in (tmp_path / "made").glob("*.jsonl"):
+        rewrite_cases(path, lambda case: case.update(memory=memory))
+    steps = [step for step in plan("separate", vendor or "hip", False) if step.name in names]
+    record = f'printf "%s\\0" "$*" >> {tmp_path}/words; exit 0'
+    survey = survey_of_stored_runs(monkeypatch, tmp_path, steps, 200.0, record)
+    survey = replace(survey, vendor=vendor)
+    (survey.inside / "tuned.toml").touch()
+    run_survey(survey)
+    launches = (tmp_path / "words").read_text().split("\0")
+    tuned = [words for words in launches if "bench.tune" in words]
+    assert len(tuned) == (2 if is_tuned else 0)
+    assert all("--memory mapped,host_staged -G 1" in words for words in tuned)
+    reduced = [words for words in launches if "bench.allreduce" in words]
+    assert reduced
+    assert {"--memory=mapped,host_staged" in words for words in reduced} == {is_tuned}
+    assert "bench.link" in launches[0]
+    assert "--memory" not in launches[0]
+    left = {step.name for step in survey.steps}
+    assert ({"tune_memory", "confirm_memory"} <= left) == is_tuned
+    assert is_tuned or not {"tune_memory", "confirm_memory"} & left
+
+
+def test_a_quick_survey_tunes_one_kind_of_memory():
+    assert not [step for step in plan("separate", "hip", True) if step.peers_only]
 
 
 def test_what_is_no_log_is_left_out(tmp_path):

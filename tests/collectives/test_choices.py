@@ -171,6 +171,28 @@ def test_auto_takes_the_memory_that_a_row_names():
     assert over[1 << 20] == (both, KNOWN["two_shot"])
 
 
+def test_auto_takes_another_memory_from_measured_rows_alone():
+    """Rows of peers' memory alone serve a run over both, where those over both are farther."""
+    host = world(is_cpu=False, memory="host_staged", wire=BESIDE_SLOW._replace(round_trip_ns=1.0))
+    both = {"memory": "mapped,host_staged", "device": "gpu"}
+    rows = [
+        ChoiceRow("all_reduce", "one_shot_push", (4096, 16384), both, (), "host_staged"),
+        row("two_shot", 16384, 1 << 20, memory="mapped", device="gpu"),
+        row("ring", 32768, 1 << 20, memory="host_staged", device="gpu"),
+    ]
+    for size_bytes, used, expected in (
+        (16384, rows, (True, "one_shot_push")),
+        (65536, rows, (False, "two_shot")),
+        (65536, rows[:1], (True, "one_shot_push")),  # the nearest row, within 8x
+        (16384, rows[2:], (False, "one_shot_ll")),
+        (1 << 20, rows[:1], (False, "one_shot_push")),
+    ):
+        of = world(is_cpu=False, wire=BESIDE_SLOW, rows=used)
+        of.other_memory = (host,)
+        over, algorithm = next(ranked(of, all_reduce(size_bytes), OURS, []))
+        assert (over is host, algorithm.name) == expected, (size_bytes, used)
+
+
 @pytest.mark.parametrize("name", ["one_shot_ll", "one_shot_sentinel"])
 def test_packets_run_only_where_the_probe_saw_them(name):
     """Elsewhere they hang: as RCCL's in host memory on gfx12."""

@@ -185,6 +185,7 @@ def test_auto_takes_another_memory_from_measured_rows_alone():
         (65536, rows, (False, "two_shot")),
         (65536, rows[:1], (True, "one_shot_push")),  # the nearest row, within 8x
         (16384, rows[2:], (False, "one_shot_ll")),
+        (32768, rows[2:], (False, "one_shot_push")),  # the model has host memory for faster
         (1 << 20, rows[:1], (False, "one_shot_push")),
     ):
         of = world(is_cpu=False, wire=BESIDE_SLOW, rows=used)

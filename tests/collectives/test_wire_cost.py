@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from bench.tuning.search import candidates
 from collectives.auto_table import parsed
+from collectives.choice import ranked
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import CollectiveCase
+from collectives.operation import ChoiceRow, CollectiveCase
 from collectives.peer_buffer import WireSpeed
 from collectives.probe import WIRE_BYTES
 from collectives.registry import ALGORITHMS
@@ -171,3 +173,29 @@ def test_a_lone_rank_has_a_wire_without_flags_on_a_fake_gpu(tmp_path):
     wire = measured(tmp_path, 1)
     assert wire.round_trip_ns == 0
     assert min(wire.store_gb_s, wire.read_gb_s or 0, *wire.own_gb_s) > 0
+
+
+@pytest.mark.unit
+def test_multimem_carries_what_a_link_does_and_waits_for_a_measured_row():
+    """A link carries (1 + 1/n) S bytes each way, in place of 2 (n-1)/n S (nccl-tests pull 239); the
+    order of a sum is the switch's, and without a row `auto` promises that of the ranks."""
+    wire = WireSpeed(2000.0, 400.0, 400.0, (1800.0,), 200.0, 1.0)
+    faster = {}
+    for ranks in (2, 8):
+        world = model_regret.world_over("mapped", wire)
+        world.ranks = ranks
+        by_switch, by_push = (
+            cost_us(world, ALGORITHMS["all_reduce"][name], all_reduce(8 << 20), wire)
+            for name in ("two_shot_multimem", "two_shot_push")
+        )
+        faster[ranks] = by_switch < by_push
+        ours = [each for each in ALGORITHMS["all_reduce"].values() if each.needs_peers]
+        by_model = {each.base for _, each in ranked(world, all_reduce(8 << 20), ours, [])}
+        assert not [name for name in by_model if "multimem" in name]
+        world.other_memory = ()
+        tried = {each.name for each in candidates(world, 8 << 20)}
+        assert {"two_shot_multimem", "two_shot_multimem+1024K"} <= tried
+    assert faster == {2: False, 8: True}
+    row = ChoiceRow("all_reduce", "two_shot_multimem", (8 << 20, 8 << 20), {"memory": "mapped"})
+    world.rows = [row]
+    assert next(ranked(world, all_reduce(8 << 20), ours, []))[1].base == "two_shot_multimem"

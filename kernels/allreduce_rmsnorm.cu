@@ -4,14 +4,14 @@
 //   residual_out = sum + residual, rounded
 //   normed = residual_out / sqrt(mean(residual_out^2) + epsilon) * weight, in fp32, rounded
 // The bits are those of a one- or two-shot all-reduce and `add_rmsnorm`, the compute alone; this
-// saves a launch. A block takes a token. Each rank pulls the parts of all tokens, (n-1) S bytes,
-// out of its peers' slabs, whole tokens at a time, or out of their registered send buffers. No sum
-// is stored.
+// saves a launch. A block takes a token. Each rank gets the parts of all tokens, (n-1) S bytes,
+// whole tokens at a time: it pulls them out of its peers' slabs or out of their registered send
+// buffers, or they push them into its slab. No sum is stored.
 #include "include/exchange.h"
 #include "include/norm.h"
 
-RANK_KERNEL(allreduce_rmsnorm_pull) {
-  const Norm& n = more_of<Norm>(a);
+template <Path PATH>
+DEVICE void exchange_and_norm(const Norm& n) {
   const long row_bytes = n.hidden * ELEMENT_BYTES, stride = stride_of(row_bytes);
   const Launch launch(n.ranks);
   const auto give = [&](long, long start, long tokens, char* slot) {
@@ -25,9 +25,11 @@ RANK_KERNEL(allreduce_rmsnorm_pull) {
       norm_row<WT_WORLD>(n, t, inputs_of_all(n.ranks, n.ranks.send + t * row_bytes, from_peer));
     });
   };
-  exchange_from<PULL, ALL>(launch, 0, n.tokens, n.ranks.chunk_bytes / stride, give, take);
+  exchange_from<PATH, ALL>(launch, 0, n.tokens, n.ranks.chunk_bytes / stride, give, take);
   launch.leave();
 }
+RANK_KERNEL(allreduce_rmsnorm_push) { exchange_and_norm<PUSH>(more_of<Norm>(a)); }
+RANK_KERNEL(allreduce_rmsnorm_pull) { exchange_and_norm<PULL>(more_of<Norm>(a)); }
 
 RANK_KERNEL(allreduce_rmsnorm_pull_registered) {
   const Norm& n = more_of<Norm>(a);

@@ -20,7 +20,7 @@ from collectives.operation import Algorithm, CollectiveCase, Operation
 
 FORMS = FUSED | OVERLAPPED
 CPU_SCALE = Fraction(1, 64)  # of a layer's columns, because a CPU computes slowly
-USUAL = "then_library", "then_auto", "fused"
+USUAL = "then_library", "then_auto", "fused", "fused_push"
 WIRE = "float32", "float16", "bfloat16"  # types of elements there
 
 
@@ -114,8 +114,9 @@ def bind_forms(
         return checked_iteration(session.world, case, operation, *contents(case), keep)
 
     forms = FORMS[session.options.command]
-    usual = () if options.footprint else USUAL
-    chosen = options.algorithms or [forms[name] for name in usual]
+    usual = () if options.footprint else [forms[name] for name in USUAL if name in forms]
+    world = session.world.node or session.world
+    chosen = options.algorithms or [form for form in usual if form.by_default(world)]
     contenders = contender_forms(session.options.command, of_features(session))
     listed = list(dict.fromkeys([forms["compute"], *chosen, *contenders]))
     # A form that does not support a size is listed with its reason.

@@ -94,6 +94,10 @@ COMMANDS = {
         ["hidden"],
         # A round of all forms with 2048 tokens takes two CPU cores 5 s; 60 s hold too few.
         defaults={"max_time_s": 120.0},
+        texts={
+            "algorithms": "fused, fused_push (by default on GPUs), then_library or then_ALGORITHM, "
+            "next to compute (all that suit the size)"
+        },
     ),
     "gemv_allreduce": Command(
         f"Times GEMV + all-reduce, fused and {HIDES}",

@@ -31,6 +31,7 @@ COLLECTIVE = {
     name: replace(COLLECTIVES["all_reduce"], name=name)
     for name in ("allreduce_rmsnorm", "gemv_allreduce")
 }
+NORM_PUSH = "fused_push"
 Bind = Callable[[World, Any], Bound]  # its cases are of one subclass of CollectiveCase
 Then = Callable[[Algorithm, World, Any], Bound]
 
@@ -95,28 +96,34 @@ class GemvCase(CollectiveCase):
     weight_type: Datatype
 
 
-def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
+def norm(world: World, case: NormCase, sums: int | None = None, pushes: bool = False) -> Bound:
     """Adds the residual to sums, and normalises. All ranks call it. Raises DeviceError, and Refusal
-    without mapped memory, of which the compute alone uses this rank's part.
+    without mapped memory, of which the compute alone uses this rank's part. Unless it `pushes`,
+    rows are pulled where reads of peers' memory are routed.
 
     | `sums` | variant | kernel |
     |---|---|---|
     | an address | any | add_rmsnorm: of the sums there |
-    | None | copied | allreduce_rmsnorm_pull: of the parts of all ranks, over slabs |
+    | None | copied | allreduce_rmsnorm_pull, or _push: of the parts of all ranks, over slabs |
     | None | registered | allreduce_rmsnorm_pull_registered: the same, over the ranks' buffers |
     """
     world, structure = world.node or world, case.norm
     structure.tokens, structure.epsilon = case.count // structure.hidden, EPSILON
-    peers, entry = world.mapped, "add_rmsnorm"
+    peers, entry, choice = world.mapped, "add_rmsnorm", None
     arguments = peers.arguments(sums or case.send, case.receive, case.count)
     if sums is None and case.variant == "registered":
         entry = "allreduce_rmsnorm_pull_registered"
+        if refused := peers.shown.no_reads or peers.shown.no_registered:
+            return Unsupported(refused)
         if not peers.locate(case.send, arguments.sends):
             return NOT_MAPPED
     elif sums is None:
-        entry = "allreduce_rmsnorm_pull"
+        if peers.shown.no_reads and not pushes:
+            pushes, choice = True, NORM_PUSH
+        entry = "allreduce_rmsnorm_push" if pushes else "allreduce_rmsnorm_pull"
+        slots = 2 * world.ranks if pushes else 2  # all readers of a pull share one
         row_bytes = structure.hidden * case.datatype.size_bytes
-        arguments.chunk_bytes = chunk_that_fits(world, case, peers.half_bytes / 2)
+        arguments.chunk_bytes = chunk_that_fits(world, case, peers.half_bytes / slots)
         if arguments.chunk_bytes < row_stride(row_bytes):
             return Unsupported(
                 f"a token's {row_bytes} B are more than a slot of {arguments.chunk_bytes} B",
@@ -124,7 +131,8 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
             )
     # A block handles whole tokens.
     blocks = min(structure.tokens, world.device.blocks_for(1 << 30))
-    return launch_with(world, case, arguments, structure, "allreduce_rmsnorm", entry, blocks)
+    bound = launch_with(world, case, arguments, structure, "allreduce_rmsnorm", entry, blocks)
+    return replace(bound, choice=choice)
 
 
 def _reduce_then_norm(collective: Algorithm, world: World, case: NormCase) -> Bound:
@@ -204,7 +212,8 @@ def forms(
     variants: tuple[str, ...] = ("copied", "registered"),
     kind: type[KernelAlgorithm] = KernelAlgorithm,
 ) -> dict[str, Algorithm]:
-    """Compute alone, then each algorithm of a collective, or fused, in these variants."""
+    """Compute alone, then each algorithm of a collective, or fused, in these variants. Fused, no
+    form reads a peer's memory where such reads are not routed."""
     listed = [
         Algorithm("compute", "compute alone", alone),
         *(
@@ -212,9 +221,22 @@ def forms(
             for algorithm in ALGORITHMS[collective].values()
             if not algorithm.is_lossy
         ),
-        kind("fused", "both at once", fused, variants=variants, sums_in_rank_order=True),
+        kind(
+            "fused",
+            "both at once",
+            fused,
+            variants=variants,
+            sums_in_rank_order=True,
+            pushes=True,
+        ),
     ]
     return {form.base: form for form in listed}
+
+
+def _pushes_by_default(world: World) -> bool:
+    """Cores of a CPU gain nothing by it (docs/layers.md), and where no read is routed `fused` is
+    this form."""
+    return not world.device.is_cpu and not world.mapped.shown.no_reads
 
 
 THEN: dict[str, Then] = {
@@ -236,3 +258,11 @@ FUSED = {
         ("copied",),
     ),
 }
+FUSED["allreduce_rmsnorm"][NORM_PUSH] = KernelAlgorithm(
+    NORM_PUSH,
+    "both at once; each rank stores its rows into every peer's slab",
+    partial(norm, pushes=True),
+    sums_in_rank_order=True,
+    pushes=True,
+    by_default=_pushes_by_default,
+)

@@ -12,8 +12,9 @@ while the next one is multiplied. `bench.layers.overlap_cases` measures it.
 
 gemm_reduce_scatter leaves rank r the r-th of `ranks` equal parts of each chunk.
 
-The matmul is the vendor's, through numpy or CuPy. The overlapped collective reads peers' memory, as
-`direct_pull` does, in a second stream of a GPU."""
+The matmul is the vendor's, through numpy or CuPy. The overlapped collective runs in a second stream
+of a GPU, and reads peers' memory, as `direct_pull` does; where no read is routed it is
+`direct_push`."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -152,7 +153,8 @@ def _bind_fused(world: World, case: MatmulCase) -> Bound:
     if world.device.is_cpu:
         return Unsupported("a CPU has no second stream, which would move a chunk; GPUs have one")
     variant, chunks = VARIANTS[case.variant]
-    algorithm = general(ALONE[case.collective.name].name, pushes=False, variant=variant)
+    pushes = bool(world.mapped.shown.no_reads)
+    algorithm = general(ALONE[case.collective.name].name, pushes, variant)
     if isinstance(algorithm, Unsupported):
         return algorithm
     beside = list[tuple[Step, Step]]()

@@ -85,10 +85,16 @@ def routed_item(
 
 
 def norm_item(
-    bed: LocalRanks, name: str, datatype: Datatype, tokens: int, hidden: int, **options: Any
+    bed: LocalRanks,
+    name: str,
+    datatype: Datatype,
+    tokens: int,
+    hidden: int,
+    form: str = "fused",
+    **options: Any,
 ) -> None:
-    """All-reduce, residual and RMSNorm of rows with one mean of squares. The residual lies behind
-    the rank's part, and the sum behind the normed rows."""
+    """All-reduce, residual and RMSNorm in a fused form, of rows with one mean of squares. The
+    residual lies behind the rank's part, and the sum behind the normed rows."""
     weight = bed.worlds[0].device.store(datatype.encode(np.full(hidden, fused_cases.NORM_WEIGHT)))
     bed.keep.append(weight)
     size = tokens * weight.size_bytes
@@ -108,7 +114,7 @@ def norm_item(
             for address, table in zip((case.send, case.receive), tables, strict=True)
         )
 
-    bed.add(name, cases, FUSED["allreduce_rmsnorm"]["fused"].bind, contents)
+    bed.add(name, cases, FUSED["allreduce_rmsnorm"][form].bind, contents)
 
 
 def gemv_item(

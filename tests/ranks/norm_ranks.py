@@ -22,6 +22,7 @@ BUILDS = Build(), Build(chunk_bytes=64 << 10)
 FORMS = (
     ("fused", "copied"),
     ("fused", "registered"),
+    ("fused_push", "copied"),
     ("then_two_shot", "copied"),
     ("compute", "copied"),
 )

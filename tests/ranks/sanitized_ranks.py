@@ -268,6 +268,9 @@ def fused_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
         if wanted(name := f"allreduce_rmsnorm {variant} {tokens}"):
             hidden, options = bed.draw.choice([31, 248, 1024]), {"variant": variant}
             norm_item(bed, name, datatype, tokens, hidden, build=SMALL_CHUNKS, **options)
+    if wanted(name := "allreduce_rmsnorm push 3"):
+        hidden = bed.draw.choice([31, 248, 1024])
+        norm_item(bed, name, datatype, 3, hidden, form="fused_push", build=SMALL_CHUNKS)
     if wanted(name := "gemv_allreduce"):
         hidden, inner = (bed.draw.choice([64, 320]) for _ in range(2))
         gemv_item(bed, name, datatype, 1 + bed.seed % 8, hidden, inner)

@@ -173,12 +173,13 @@ def add_routed(bed: OneRank) -> None:
 
 
 def add_norms(bed: OneRank) -> None:
-    """Of several shapes, in either variant."""
+    """Of several shapes, in each form and variant."""
     draw, datatype = bed.draw, DATATYPES[("float32", "bfloat16", "float16")[bed.seed % 3]]
     for _ in range(5):
         hidden, tokens = draw.choice([1, 31, 248, 1024, 8192]), draw.choice([1, 3, 9, 40])
-        variants = FUSED["allreduce_rmsnorm"]["fused"].variants_in(bed.worlds[0])
-        norm_item(bed, "norm", datatype, tokens, hidden, variant=draw.choice(variants))
+        form = draw.choice(["fused", "fused_push"])
+        variants = FUSED["allreduce_rmsnorm"][form].variants_in(bed.worlds[0])
+        norm_item(bed, "norm", datatype, tokens, hidden, form, variant=draw.choice(variants))
 
 
 def add_gemvs(bed: OneRank) -> None:

@@ -85,10 +85,11 @@ def parse() -> tuple[RunOptions, tuple[int, ...]]:
 
 
 def prepare(sizes: Sequence[int], session: Session) -> Suite:
-    """All measurements, over buffers of the largest size. Raises Refusal, also if a host's ranks
-    map no memory."""
+    """All measurements, over buffers of the largest size; those that read peers are listed with
+    the reason where no read is routed. Raises Refusal, also if a host's ranks map no memory."""
     link, communicator = open_link(session, sizes[-1]), session.communicator
     ranks_can = communicator.all_gather([each.is_possible(link) for each in MEASUREMENTS])
+    no_reads = communicator.first_reason(link.near.mapped.shown.no_reads)
     suite = Suite()
     session.flight.note("compile", text="link")
     for measurement, possible in zip(MEASUREMENTS, zip(*ranks_can, strict=True), strict=True):
@@ -96,12 +97,16 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
             continue
         groups = measurement.groups(communicator.nodes)
         for size_bytes, pairs in product(measurement.sizes(sizes), groups):
+            header = measurement.header(link, pairs, size_bytes)
+            if measurement.reads_peers and no_reads:
+                suite.add(header, Unsupported(no_reads))
+                continue
             # A library's ranks talk to each other here: a failed one cannot be waited for.
             with nullcontext() if measurement.is_by_library else communicator.all_or_none():
                 iteration = measurement.iteration(link, pairs, size_bytes)
             if not isinstance(iteration, Unsupported):
                 iteration.text = measurement.text(pairs, size_bytes)
-            suite.add(measurement.header(link, pairs, size_bytes), iteration)
+            suite.add(header, iteration)
     return suite
 
 

@@ -1,6 +1,7 @@
 """Maps every rank's memory in all others, in the first sharing mode that passes the probe.
 
-If one rank cannot use a mode, or its memory fails the probe, all ranks try the next one."""
+If one rank cannot use a mode, or its memory fails the probe, all ranks try the next one. Of several
+`mapped` modes the first wins that also shows reads of peers' memory, else the first of them."""
 
 import ctypes
 from collections.abc import Sequence
@@ -37,7 +38,10 @@ def connect(
     if communicator.size > MOST_RANKS:
         return Unsupported(f"{communicator.size} ranks, and a slab serves {MOST_RANKS} at most")
     refusals, reasons, probe_failed = list[str](), dict[str, list[str]](), False
+    unread: tuple[PeerBuffer, ExitStack] | None = None  # the first without reads of peers' memory
     for number, sharing in enumerate(modes):
+        if unread and not may_show_reads(sharing):
+            break
         undo = ExitStack()
         try:
             controls = share(communicator, device, sharing, ctypes.sizeof(Control), undo)
@@ -54,22 +58,23 @@ def connect(
             if not probes:
                 return peers
             peers.shown = probe(peers)
-            has_another = any(
-                mode.startswith("mapped") and "vmm" not in mode for mode in modes[number + 1 :]
-            )
-            if has_another and peers.shown.no_reads:  # other memory may show reads too
+            if (
+                peers.shown.no_reads
+                and not unread
+                and any(map(may_show_reads, modes[number + 1 :]))
+            ):
+                unread = peers, undo
+                continue
+            if peers.shown.no_reads and unread:
                 raise ProbeFailed(peers.shown.no_reads)
-            if not device.is_cpu:
-                peers.wire = wire_speed(peers)
-            unused = {
-                "reads of peers' memory": peers.shown.no_reads,
-                "registered buffers": peers.shown.no_registered,
-            }
-            refusals += [f"{use}: {reason}" for use, reason in unused.items() if reason]
-            return peers
+            if unread:
+                first, undo_first = unread
+                undo_first.close()
+                refusals.append(f"{first.sharing}: {first.shown.no_reads}")
+            return completed(peers)
         except Refusal as refusal:
             undo.close()
-            if refusal.lacks_memory:
+            if refusal.lacks_memory and not unread:
                 raise
             if isinstance(refusal, ProbeFailed):
                 probe_failed = True
@@ -77,6 +82,29 @@ def connect(
             remedy = REMEDY if any(words in str(refusal) for words in SHARING) else ""
             reasons.setdefault(f"{refusal}{remedy}", []).append(sharing)
             refusals[:] = [f"{', '.join(which)}: {reason}" for reason, which in reasons.items()]
+    if unread:
+        peers, _ = unread
+        device.flushes_hdp = any(peers.hdp_flush)
+        return completed(peers)
     if probe_failed:
         return Unsupported("; ".join(refusals))
     raise Refusal("; ".join(refusals))
+
+
+def may_show_reads(sharing: str) -> bool:
+    """Whether it is worth trying where another mode's memory shows no reads of peers: other memory,
+    mapped by the same wire. Virtual memory management maps what IPC does."""
+    return sharing.startswith("mapped") and "vmm" not in sharing
+
+
+def completed(peers: PeerBuffer) -> PeerBuffer:
+    """The peers' memory that is used, with its speed and what does not work in it. All ranks call
+    it. Raises Refusal."""
+    if not peers.device.is_cpu:
+        peers.wire = wire_speed(peers)
+    shown = peers.shown
+    if shown.no_reads:
+        peers.refusals.append(shown.no_reads)
+    if shown.no_registered:
+        peers.refusals.append(f"registered buffers: {shown.no_registered}")
+    return peers

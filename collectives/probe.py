@@ -45,23 +45,26 @@ def probe(peers: PeerBuffer) -> ProbeResult:
     if sentence := show(peers, "show_stores"):
         raise ProbeFailed(sentence)
     no_reads = show(peers, "show_reads")
+    if no_reads:
+        no_reads = f"reads of peers' memory: {no_reads}"
     no_packets = show(peers, "show_packets")
     writes_back = not peers.sharing.endswith(" uncached") or bool(
         show(peers, "show_stores", macros=UNCACHED)
         or (not no_reads and show(peers, "show_reads", macros=UNCACHED))
     )
-    no_registered = probe_ordinary(peers)
+    no_registered = probe_ordinary(peers, reads=not no_reads)
     peers.waits.forget()
     return ProbeResult(no_packets, no_reads, no_registered, writes_back)
 
 
-def probe_ordinary(peers: PeerBuffer) -> str | None:
+def probe_ordinary(peers: PeerBuffer, reads: bool) -> str | None:
     """Why one launch does not show what the one before has stored in ordinary memory; None where it
     does. HIP promises to show it after a synchronisation alone, and within a stream or a graph it
     dispatches kernels with an acquire at the agent's scope, which leaves a peer's old lines in L2;
     on gfx1200 and gfx1201 at the system's (ROCm/rocm-systems, projects/clr,
     rocclr/device/rocm/rocvirtual.cpp: dispatchPacketHeader_). So the host waits once, after all
-    launches. All ranks call it. Raises Refusal."""
+    launches. Unless it `reads`, what peers have stored into the own memory alone. All ranks call
+    it. Raises Refusal."""
     device = peers.device
     if device.name != "hip" or peers.kind == "host_staged":
         return None
@@ -75,12 +78,13 @@ def probe_ordinary(peers: PeerBuffer) -> str | None:
         for size_bytes in (PROBE_BYTES, LONG_BYTES, PROBE_BYTES)
         for number in range(LAUNCHES)  # in the third, a place has had other contents
     ]
+    entry = "show_later" if reads else "show_later_stores"
     with ExitStack() as undo:
         own = peers.communicator, device, peers.sharing
         slabs = share(*own, slab_bytes(device), undo, ordinary=True)
         ordinary = replace(peers, slabs=slabs)
         sentences = (
-            show_in(ordinary, "show_later", launches, f"in ordinary memory, {way},", joined)
+            show_in(ordinary, entry, launches, f"in ordinary memory, {way},", joined)
             for way, joined in ways.items()
         )
         return next(filter(None, sentences), None)

@@ -3,8 +3,8 @@
 // slab (`show_stores`) or in the writer's (`show_reads`: some hosts route no reads between
 // devices). All ranks write and read at once, by the accesses that the collectives use. A round
 // writes new contents where the round before the last one wrote, so a line that stays in a reader's
-// cache shows. `show_later` compares in the next launch, as registered buffers are read: the host
-// must not wait in between.
+// cache shows. `show_later` compares in the next launch, as registered buffers are read, and
+// `show_later_stores` there in its own slab alone: the host must not wait in between.
 #include "include/pack.h"
 
 constexpr int ACCESSES = 4;         // before the packets
@@ -147,16 +147,19 @@ RANK_KERNEL(show_reads) {
   if constexpr (!ON_CPU) show<THEIRS>(a);
 }
 // Compares, unless `count` is 0, what the launch before stored.
-RANK_KERNEL(show_later) {
+template <Slabs SLABS>
+DEVICE void compare_later(const Arguments& a) {
   if constexpr (!ON_CPU) {
     const Launch launch(a), last(a, 0);
     launch.meet(1);
-    if (a.count) Round{last, 1}.compare_all<BOTH>();
+    if (a.count) Round{last, 1}.compare_all<SLABS>();
     launch.meet(2);
     Round{launch, 1}.store_in_all();
     launch.leave();
   }
 }
+RANK_KERNEL(show_later) { compare_later<BOTH>(a); }
+RANK_KERNEL(show_later_stores) { compare_later<OURS>(a); }
 // The same with packets that are polled without flags, as in packets.h.
 RANK_KERNEL(show_packets) {
   const Launch launch(a);

@@ -309,7 +309,7 @@ def link_parts(
     DeviceError.
 
     copy_in_us    a rank copies into its slab
-    peer_read_us  it reads what a peer has just stored into its own
+    peer_read_us  it reads what a peer has just stored into its own; not where no read is routed
     memory_us     it copies through memory
     memory_nt_us  it does so around the caches: long messages of CPU cores
     push_us       it stores into a peer's slab: GPUs
@@ -347,16 +347,18 @@ def link_parts(
         )
 
     idle = nothing(world)
-    copy_in, read_peer, push_out, use_buffers = (
-        step(entry, through_slab, chunk_bytes)
-        for entry in ("copy_in", "read_peer", "push_out", "copy_local")
+    has_reads = not peers.shown.no_reads
+    copy_in, push_out, use_buffers = (
+        step(entry, through_slab, chunk_bytes) for entry in ("copy_in", "push_out", "copy_local")
     )
+    read_peer = step("read_peer", through_slab, chunk_bytes) if has_reads else idle
     copy_local = step("copy_local", copied_bytes, copied_bytes)
     parts = {
         "copy_in_us": part(copy_in, read_peer, use_buffers, through_slab),
-        "peer_read_us": part(read_peer, copy_in, use_buffers, through_slab),
         "memory_us": part(copy_local, idle, idle, copied_bytes),
     }
+    if has_reads:
+        parts["peer_read_us"] = part(read_peer, copy_in, use_buffers, through_slab)
     if device.is_cpu and copied_bytes >= STREAMED_BYTES:
         copy_around = step("copy_local", copied_bytes, copied_bytes, WT_STREAM_RECEIVE=1)
         parts["memory_nt_us"] = part(copy_around, idle, idle, copied_bytes)

@@ -58,11 +58,6 @@ class RankLink:
         return nothing(self.world)
 
     @property
-    def has_reads(self) -> bool:
-        """Whether kernels can read the memory of the host's other ranks."""
-        return not self.near.mapped.shown.no_reads
-
-    @property
     def has_graphs(self) -> bool:
         return not self.near.device.reason_against_graphs()
 
@@ -113,6 +108,7 @@ class Measurement(ABC):
 
     key: ClassVar[str]  # the algorithm of its cases
     is_by_library: ClassVar[bool] = False  # messages of the library move the bytes, between hosts
+    reads_peers: ClassVar[bool] = False  # its kernel reads other ranks' memory
 
     @abstractmethod
     def groups(self, hosts: Hosts) -> list[Pairs]:

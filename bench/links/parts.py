@@ -62,20 +62,16 @@ class Loads(Stream):
     """The wire down: loads from the other rank's buffer."""
 
     key = "loads"
+    reads_peers = True
     entry = "link_loads"
-
-    def is_possible(self, link: RankLink) -> bool:
-        return link.has_reads
 
 
 class StoresAndLoads(Stream):
     """The wire both ways: a copy within the other rank's buffers."""
 
     key = "stores_and_loads"
+    reads_peers = True
     entry = "link_stores_and_loads"
-
-    def is_possible(self, link: RankLink) -> bool:
-        return link.has_reads
 
 
 class Repeated(Part):
@@ -109,10 +105,8 @@ class DependentLoads(Repeated):
     """A read's round trip: where the next load is depends on the last."""
 
     key = "dependent_loads"
+    reads_peers = True
     entry = "link_dependent_loads"
-
-    def is_possible(self, link: RankLink) -> bool:
-        return link.has_reads
 
     def sizes(self, requested: Sequence[int]) -> Sequence[int]:
         return [0]

@@ -56,10 +56,8 @@ class Pull(Move):
     """The destination reads the source's buffer into its own."""
 
     key = "pull"
+    reads_peers = True
     entry = "link_pull"
-
-    def is_possible(self, link: RankLink) -> bool:
-        return link.has_reads
 
     def movers(self, pairs: Pairs) -> Iterable[int]:
         return [destination for _, destination in pairs]

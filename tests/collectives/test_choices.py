@@ -204,6 +204,16 @@ def test_packets_run_only_where_the_probe_saw_them(name):
         assert not KNOWN["one_shot_push"].feasible(of, all_reduce(16 << 10))
 
 
+@pytest.mark.parametrize("memory", ["mapped", "host_staged"])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_without_a_time_for_reads_the_model_still_compares_what_pushes(ranks, memory):
+    shown = ProbeResult(no_reads="a read showed old data")
+    of = world(ranks, False, shown=shown, wire=ONE_H100._replace(read_gb_s=None))
+    of.memory = memory
+    for size_bytes in SIZES:
+        assert by_model(of, all_reduce(size_bytes), OURS).pushes
+
+
 def message(way: str) -> CollectiveCase:
     return CollectiveCase(
         COLLECTIVES["sendrecv"], 4 << 20, FLOAT32, "none", 0, 0, shape={"way": way}

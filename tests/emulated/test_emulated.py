@@ -45,7 +45,7 @@ KINDS = {
     "plain": (plain_items, 40),
     "routed": (routed_items, 9),
     "fused": (fused_items, 5),
-    "link": (link_items, 9),
+    "link": (link_items, 10),
 }
 # AMD has no instruction for multicast addresses: the software GPU executes this file.
 NOT_FOR_AMD = {"allreduce_multimem"}

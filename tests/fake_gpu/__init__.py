@@ -59,13 +59,14 @@ def environment(**faults: object) -> dict[str, str]:
     closed to the host (FAKE_GPU_CLOSED). The compile cache is separate from the cache for real
     GPUs."""
     folder = _folder()
+    kernels = "cache_of_reads" if "reads" in faults else "cache"  # they are built otherwise
     vendors = str(faults.get("vendor", "cuda")).split(",")
     libraries = [str(folder / vendor) for vendor in vendors]
     paths = [str(HERE), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")]
     return {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "LD_LIBRARY_PATH": os.pathsep.join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")]),
-        "XDG_CACHE_HOME": str(folder / "cache"),
+        "XDG_CACHE_HOME": str(folder / kernels),
         "FAKE_GPU_LIBRARY": str(folder / "gpu.so"),
         "FAKE_NCCL_BINDING": "none",
         **{

@@ -17,6 +17,10 @@ bool is_hip();
 // Whether a kernel may use an address: device memory, or host memory that the driver knows.
 bool reachable(uintptr_t address);
 bool on_host(uintptr_t address);  // whether it is registered host memory
+// Notes that a kernel, or a copy, reads a peer's memory: a name once, in the file of
+// FAKE_GPU_READS.
+void note_read(const char* name);
+bool of_peer(const void* at);
 // Device memory of another source; without `opens` no access is ever allowed.
 void add_memory(void* at, size_t bytes, bool opens);
 void remove_memory(void* at);

@@ -6,6 +6,7 @@
 // hangs.
 #include "launch.h"
 
+#include <dlfcn.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <string.h>
@@ -16,6 +17,8 @@
 #include <deque>
 #include <memory>
 #include <vector>
+
+#include "device.h"
 
 constexpr size_t STACK_BYTES = 128 << 10;
 constexpr unsigned WAVE_THREADS = 32, SHARED_BYTES = 64;  // as in emulation.h
@@ -75,6 +78,19 @@ extern "C" unsigned long long gpu_clock_ns() {
   timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec;
+}
+
+// What a kernel calls before each load, if nvrtc.py builds it so.
+static void about_to_load(const void* at) {
+  Dl_info found;
+  if (launched && of_peer(at) && dladdr(launched->function, &found)) note_read(found.dli_sname);
+}
+extern "C" {
+void __sanitizer_cov_load1(const void* at) { about_to_load(at); }
+void __sanitizer_cov_load2(const void* at) { about_to_load(at); }
+void __sanitizer_cov_load4(const void* at) { about_to_load(at); }
+void __sanitizer_cov_load8(const void* at) { about_to_load(at); }
+void __sanitizer_cov_load16(const void* at) { about_to_load(at); }
 }
 
 // Passes the parameter by value. Above 16 bytes it lies on the stack, and the kernel reads only its

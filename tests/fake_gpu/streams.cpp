@@ -236,6 +236,7 @@ static int copy(void* to, const void* from, size_t bytes, int kind, Stream& stre
   }
   stream.put([=] {
     if (between) usleep(300);
+    if (of_peer(from)) note_read("copy");
     memcpy(to, from, bytes);
   });
   // Between two places of host memory the host waits, as CUDA's manual says.

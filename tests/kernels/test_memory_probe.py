@@ -83,6 +83,54 @@ def test_the_probe_decides_which_memory_is_used_on_a_fake_gpu(faults, sharing, r
     assert re.search(refusal, "; ".join(report["refusals"]))
 
 
+READS = "reads of peers' memory: within one launch rank . read old or wrong data"
+# The second mode is refused: as by a driver, or for want of memory.
+REFUSED = """
+from collectives import connect
+from collectives.communicator import Refusal
+share = connect.share
+def refusing(communicator, device, sharing, *rest):
+    if sharing.endswith("fine_grained"):
+        refusal = Refusal("refused")
+        refusal.lacks_memory = LACKS
+        raise refusal
+    return share(communicator, device, sharing, *rest)
+connect.share = refusing
+from tests.ranks import memory_ranks
+"""
+
+
+@pytest.mark.parametrize(
+    ("cached", "program", "sharing", "refusals"),
+    [
+        (3, PROGRAM, "mapped fine_grained", [f"mapped uncached: {READS}"]),
+        (31, PROGRAM, "mapped uncached", [f"mapped fine_grained: {READS}", READS]),
+        *few(
+            [
+                (
+                    3,
+                    ("-c", REFUSED.replace("LACKS", lacks)),
+                    "mapped uncached",
+                    ["mapped fine_grained: refused", READS],
+                )
+                for lacks in ("True", "False")
+            ],
+            1,
+        ),
+    ],
+)
+def test_memory_with_reads_wins_else_the_first_that_shows_stores(
+    cached, program, sharing, refusals
+):
+    """Later memory that shows no reads either, or that cannot be had, is no reason to leave it."""
+    report = on_a_fake_gpu(program=program, cached=cached, coherent="pushes")
+    assert report["sharing"] == report["types"]["behaved"] == sharing
+    assert len(report["refusals"]) == len(refusals)
+    assert all(map(re.match, refusals, report["refusals"])), report["refusals"]
+    assert bool(report["no_reads"]) == (sharing == "mapped uncached")
+    assert report["no_registered"] is None  # own memory shows what peers have stored
+
+
 def test_memory_that_is_really_uncached_needs_no_write_back_on_a_fake_gpu():
     report = on_a_fake_gpu()
     assert report["sharing"] == "mapped uncached"
@@ -100,7 +148,8 @@ def test_a_build_without_a_part_of_the_protocol_is_found_on_a_fake_gpu(patch, tm
     fences."""
     apply(tree(tmp_path / "tree", breaks_probe=True), [patch])
     report = on_a_fake_gpu(folder=tmp_path / "tree", cached=3, coherent="fence")
-    assert report["refusals"][0].startswith("mapped uncached: within one launch rank ")
+    found = r"mapped uncached: (reads of peers' memory: )?within one launch rank "
+    assert re.match(found, report["refusals"][0])
 
 
 def test_memory_in_which_packets_stay_away_serves_all_that_have_flags(tmp_path):

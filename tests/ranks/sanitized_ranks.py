@@ -298,7 +298,7 @@ def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
             bed.items[name] = [
                 (steps(world, *at), None) for world, at in zip(bed.worlds, addresses, strict=True)
             ]
-    for entry in ("show_stores", "show_reads", "show_later", "show_packets"):
+    for entry in ("show_stores", "show_reads", "show_later", "show_later_stores", "show_packets"):
         if wanted(name := f"link {entry}"):
             bed.items[name] = [probe_item(bed, world, entry) for world in bed.worlds]
 
@@ -375,7 +375,7 @@ def probe_item(bed: Bed, world: World, entry: str) -> tuple[list[Step], Any]:
             world.device.blocks_for(PROBE_BYTES),
             WT_WORLD=world.ranks,
         )
-        for rounds in ((0, 1, 1) if entry == "show_later" else (3,))
+        for rounds in ((0, 1, 1) if entry.startswith("show_later") else (3,))
     ]
 
     def total() -> Bytes:

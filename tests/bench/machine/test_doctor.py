@@ -265,7 +265,9 @@ def test_a_slow_link_under_load_and_ranks_that_run_apart_are_told(examined):
     sentence = only(problems(facts), "GPU 1 (0000:03:00.0) runs at PCIe 5 x1 under load")
     assert "where both ends claim PCIe 5 x8: reseat the card, check the riser" in sentence
     assert "own memory run at 900, 700 GB/s" in only(problems(facts), "Ranks differ apart from")
-    assert "a flag there and back 1.2 us" in page(facts)
+    assert "stores 5 GB/s, reads 4 GB/s, a flag there and back 1.2 us" in page(facts)
+    facts["wire"] = facts["wire"]._replace(read_gb_s=None)
+    assert "stores 5 GB/s, reads not routed, a flag there and back 1.2 us" in page(facts)
 
 
 CONFIG = "CONFIG_HSA_AMD_P2P=y\n# CONFIG_PCI_P2PDMA is not set\nCONFIG_DMABUF_MOVE_NOTIFY=y\n"

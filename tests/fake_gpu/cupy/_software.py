@@ -19,6 +19,7 @@ FAKE_GPU_CACHED: flags of hipExtMallocWithFlags (0: ordinary memory), and types 
 FAKE_GPU_COHERENT: launch (default), fence or hdp: when that cache writes back and forgets; pushes:
   at a fence it writes back, and it never forgets; synchronisation: the same, but it forgets when
   the host has waited for a stream; graph: also at launches, but not at those within a graph
+FAKE_GPU_READS: a file that gets the name of each kernel that reads a peer's memory, and `copy`
 FAKE_GPU_HDP=1: the driver gives the HDP register's address; 2: it writes 32 bits
 FAKE_GPU_XGMI=1: the driver names xGMI as the link between all GPUs
 FAKE_GPU_CORRUPT_IPC: from this byte on, a mapping of a peer's memory is a copy without later writes

@@ -1,6 +1,7 @@
 """`cupy.cuda.nvrtc` of the software GPU: clang compiles for the host, and a binary is a shared
 object."""
 
+import os
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ FLAGS = [
     "-nostdlib++",
     "-w",
 ]
+if os.environ.get("FAKE_GPU_READS"):  # a kernel calls __sanitizer_cov_loadN before each load
+    FLAGS.append("-fsanitize-coverage=func,trace-loads")
 
 
 class NVRTCError(RuntimeError):

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from bench.campaigns.campaign_options import MORE_PILOTS, Stop, parse, time_text
+from bench.campaigns.campaign_options import LEAST_LAUNCH_S, MORE_PILOTS, Stop, parse, time_text
 from bench.campaigns.ending import run_command
 from bench.campaigns.launches import retry_launch
 from bench.campaigns.open_campaign import OpenCampaign, check_new
@@ -92,11 +92,21 @@ def announce(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
     are too short."""
     head, progress = campaign.options.head, campaign.progress
     finished = grouped(campaign.finished("pilot"), attrgetter("variant"))
-    pair_s = sum(median(launch.elapsed_s for launch in own) for own in finished.values())
     pilots = [
         Side(name, [read(campaign.folder / str(launch.run)) for launch in own])
         for name, own in finished.items()
     ]
+    compiled_s = {
+        str(run.path): run.end.compile_s for each in pilots for run in each.launches if run.end
+    }
+    share_budget(campaign, sum(compiled_s.values()))
+    pair_s = sum(
+        median(
+            launch.elapsed_s - compiled_s.get(str(campaign.folder / str(launch.run)), 0.0)
+            for launch in own
+        )
+        for own in finished.values()
+    )
     pairs = campaign.pairs = pairs_in_budget(campaign, pair_s)
     all_s = pairs * pair_s
     progress.write(f"{pairs} pairs, {pair_s / len(pilots):.1f} s per launch: {time_text(all_s)}")
@@ -129,10 +139,33 @@ def announce(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
         )
 
 
+def share_budget(campaign: OpenCampaign, compile_s: float) -> None:
+    """Takes the time of the pilots' compilers, which their --max-time did not count, from the
+    launches of the pairs: these find all compiled. Raises Stop if too little is left."""
+    options = campaign.options
+    if campaign.launch_s is None or options.budget_s is None or compile_s < 1.0:
+        return
+    sides, pilots = len(options.variants), len(campaign.finished("pilot"))
+    left_s = options.budget_s - pilots * campaign.launch_s - compile_s
+    least = min(campaign.pairs, MIN_PAIRS)
+    fitting = int(left_s / LEAST_LAUNCH_S / sides)
+    if fitting < least:
+        raise Stop(
+            USAGE,
+            f"--budget: compilers took {compile_s:.0f} s of it, and {least} pairs do not fit the "
+            "rest: type it again, for what is compiled is kept",
+        )
+    campaign.pairs = min(campaign.pairs, fitting)
+    campaign.launch_s = min(campaign.launch_s, left_s / (campaign.pairs * sides))
+    campaign.progress.write(
+        f"compilers took {compile_s:.0f} s: each further launch gets {campaign.launch_s:.1f} s"
+    )
+
+
 def pairs_in_budget(campaign: OpenCampaign, pair_s: float) -> int:
     """The pairs that the rest of the budget allows, where launches of other harnesses take the time
     that they take. Raises Stop if these are too few for a verdict."""
-    options, pairs = campaign.options, campaign.options.head.pairs
+    options, pairs = campaign.options, campaign.pairs
     if options.budget_s is None or not any(each.is_foreign for each in options.variants.values()):
         return pairs
     spent_s = time.monotonic() - campaign.started_s

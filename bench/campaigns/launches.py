@@ -69,12 +69,12 @@ def launch_once(campaign: OpenCampaign, record: Launch) -> None:
 def launch_own(campaign: OpenCampaign, record: Launch, log: Path) -> None:
     """A launch of a benchmark of Wiretax, which stores its run itself. Raises Stop if it refuses to
     run, stores no run, or ran other code than that of its revision."""
-    options, variant = campaign.options, campaign.options.variants[record.variant]
+    variant = campaign.options.variants[record.variant]
     folder = campaign.folder_of(variant.name)
     command = [*variant.launcher, "--out", str(folder.resolve())]
     command += ["--seed", seed_of(campaign, record)]
-    if options.launch_s:
-        command += ["--max-time", f"{options.launch_s:.1f}"]
+    if campaign.launch_s:
+        command += ["--max-time", f"{campaign.launch_s:.1f}"]
     command += variant.arguments  # of two equal options the last one counts: the variant's own
     runs_before = set(folder.glob("*.jsonl"))
     status, last_line = perform(campaign, record, command, log)

@@ -33,7 +33,7 @@ class OpenCampaign:
 
     def __init__(self, options: CampaignOptions, command: str = "campaign") -> None:
         self.options, self.pairs = options, options.head.pairs
-        self.started_s = time.monotonic()
+        self.started_s, self.launch_s = time.monotonic(), options.launch_s
         self.progress = Progress(command, options.quiet)
         self.revisions = ""  # the folder of their files, while there are any
         self.programs = dict[str, str]()  # of variants with a revision, the digest of its code

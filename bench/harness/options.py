@@ -107,7 +107,8 @@ class RunOptions:
         type=seconds,
         metavar="S",
         default=60.0,
-        help="seconds for the whole command (%(default)g)",
+        help="seconds for the command, without those of compilers, which take at most as long "
+        "again (%(default)g)",
     )
     seed: int = changes_nothing(
         ["--seed"],

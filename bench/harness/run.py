@@ -119,7 +119,12 @@ def measure(
     if not session.world.shares_clock():
         measure_empty_launch(session)
     run_head = head.describe(session, machine, suite)
-    run = RunInProgress(session, suite, STARTED_S + options.max_time_s - CLOSING_S)
+    compile_s = session.compile_s()
+    if compile_s >= 1.0:
+        sentence = f"compilers took {compile_s:.0f} s, which --max-time does not count"
+        flight.progress.show("compiled", sentence)
+    deadline_s = STARTED_S + options.max_time_s + compile_s - CLOSING_S
+    run = RunInProgress(session, suite, deadline_s)
     if communicator.rank == 0:
         run.file = RunFile.create(Path(options.out), run_head)
     cpus_here = {*chain(*communicator.node_gather(session.place.cpus))}
@@ -158,6 +163,7 @@ def measure(
         status="incomplete" if reason else "complete",
         reason=reason,
         elapsed_s=time.monotonic() - STARTED_S,
+        compile_s=compile_s,
         steal_share=steal_share(ticks_before, cpu_ticks(cpus_here)),
         note="; ".join(notes) or None,
         gpus=[*chain(*gpus)],

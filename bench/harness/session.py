@@ -75,6 +75,12 @@ class Session:
     def communicator(self) -> Communicator:
         return self.world.communicator
 
+    def compile_s(self) -> float:
+        """For how many seconds a rank has waited for compilers, at most --max-time, which does not
+        count them. All ranks call it."""
+        waited_s = float(max(self.communicator.all_gather(sum(compile_cache.waits_s))))
+        return min(waited_s, self.options.max_time_s)
+
     @cached_property
     def meet(self) -> Step:
         """The meeting before each timed stretch. All ranks make it. Raises Refusal."""

@@ -36,7 +36,7 @@ from collectives.operation import (
 from collectives.registry import ALGORITHMS, LIBRARY, by_default
 from wiretax.record.schema import CaseHeader
 
-COMPILE_SHARE = 0.7  # of --max-time; later no case is compiled
+COMPILE_SHARE = 0.7  # of --max-time, without the compilers' time; later no case is prepared
 # Longer operations have shorter chains: a stream holds 1,000 entries, also those between the calls.
 # Behind a gate an H200 took a graph of 2,880 copies, flags and kernels, and waited for ever at one
 # of 4,480.
@@ -92,7 +92,7 @@ def bind_cases(
     """The cases of the run, bound if they can be, as long as time is left to measure them. All
     ranks call it. Raises Refusal."""
     suite, communicator = Suite(), session.communicator
-    late_s = STARTED_S + COMPILE_SHARE * session.options.max_time_s
+    share_s = COMPILE_SHARE * session.options.max_time_s
 
     def add(world: World, case: CollectiveCase, algorithm: Algorithm) -> None:
         # Nothing if nobody requested the case and it cannot be.
@@ -134,6 +134,7 @@ def bind_cases(
                 modes = ["isolated", "chained"]
             variants = algorithm.variants_in(session.world)
             placed = axes.for_library(case) if algorithm.is_library else case
+            late_s = STARTED_S + share_s + session.compile_s()
             is_late = bool(suite.iterations) and time.monotonic() > late_s
             suite.is_cut_short = communicator.broadcast(is_late)
             if suite.is_cut_short:

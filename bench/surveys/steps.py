@@ -32,7 +32,7 @@ from wiretax.record.schema import Result
 
 MEASURING_SHARE = 0.9  # of a step's time; in the rest it starts, and prints
 LEAST_STEP_S = 1.0
-GRACE_S = 15.0  # for a step that starts slowly
+GRACE_S = 15.0  # for a step that starts slowly; compilers may take as long as its --max-time
 NO_TIME = "time ran out"  # as benchmarks say it
 TABLE, RESULTS, LOGS = "tuned.toml", "results", "logs"
 BOTH_MEMORIES = "tune_memory"  # the step whose rows `auto` takes over both kinds of memory alone
@@ -206,7 +206,7 @@ def to_type(survey: Survey, step: SurveyStep) -> str:
 def perform(survey: Survey, step: SurveyStep, share_s: float, left_s: float) -> None:
     """Launches the step for about `share_s` seconds, ends it when it takes far longer, sets its
     status and sentence, and tells how it began and ended."""
-    name, limit_s = step.log.replace("_", " "), min(1.5 * share_s + GRACE_S, left_s)
+    name, limit_s = step.log.replace("_", " "), min(2 * share_s + GRACE_S, left_s)
     rest = time_text(max(0.0, survey.deadline_s - time.monotonic()))
     survey.progress.write(f"{name}: starts, about {time_text(share_s)}; {rest} left")
     try:

@@ -7,7 +7,10 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from kernels.devices.device import CONSTANTS, Arguments, DeviceError, Macros
@@ -17,6 +20,7 @@ from wiretax.common.owners import REMEDY, private_folder
 LEAST_FREE_BYTES = 4 << 20  # a compiler that finds less complains of anything but the disk
 
 listeners: list[Callable[[str], None]] = []  # get the name of a file that is about to be compiled
+waits_s: list[float] = []  # how long the main thread has waited for compilers, each time
 
 
 class CompileError(DeviceError):
@@ -71,6 +75,17 @@ def cached_file(folder: Path, name: str) -> Path | None:
     return None
 
 
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Adds the time inside to `waits_s`, if it is the main thread's."""
+    started_s = time.monotonic()
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            waits_s.append(time.monotonic() - started_s)
+
+
 def compile_once(
     source: Path,
     inputs: Sequence[str],
@@ -93,12 +108,13 @@ def compile_once(
         listener(source.name)
     lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if binary := cached_file(folder, name):
-            return binary
-        build(unfinished, options, checks)
-        digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
-        return unfinished.replace(folder / f"{name}-{digest}")
+        with waiting():
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if binary := cached_file(folder, name):
+                return binary
+            build(unfinished, options, checks)
+            digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
+            return unfinished.replace(folder / f"{name}-{digest}")
     except CompileError as error:
         if shutil.disk_usage(folder).free >= LEAST_FREE_BYTES:
             raise

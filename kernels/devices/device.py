@@ -1,15 +1,18 @@
 """The Device protocol, and the structures of `sync.h`, `link.cu` and `iteration.cu` in Python."""
 
 import ctypes
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from ctypes import c_long, c_uint64, c_void_p
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from kernels.devices.layout import Shared
+from kernels.devices.layout import SOURCES, Shared
 
 # Of sync.h: see CONSTANTS.
 MOST_RANKS = 8
@@ -29,6 +32,8 @@ CONSTANTS = {  # each compilation compares them with those of sync.h
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Stamps = np.ndarray[Any, np.dtype[np.int64]]
 Macros = Mapping[str, str | int]  # what a build defines with -D, by name
+LOOP = "iteration"  # the kernel file that frames iterations; it raises no peer's flag
+ON_CPUS_ALONE = ("WT_SEVERAL_PAGES",)  # macros that change no code of a GPU
 
 
 class DeviceError(Exception):
@@ -40,6 +45,13 @@ class DeviceError(Exception):
 
 class OutOfMemory(DeviceError):
     """A device has no memory left; another way of sharing memory would not help."""
+
+
+@cache
+def default_macros() -> dict[str, str]:
+    """The values of platform.h for macros that a build does not define."""
+    text = (SOURCES / "include/platform.h").read_text()
+    return dict(re.findall(r"^#ifndef (?P<name>WT_\w+).*\n#define (?P=name) (\S+)$", text, re.M))
 
 
 class Line(Shared, file="include/sync.h"):
@@ -290,17 +302,25 @@ class Device(Protocol):
         **macros: str | int,
     ) -> Step:
         """A launch of an entry of `kernels/<stem>.cu`, as `load` and `function` have it. A file is
-        loaded once with the same macros."""
-        if self.flushes_hdp:
+        loaded once with the same macros; those that change nothing in ours are left out."""
+        if self.flushes_hdp and stem != LOOP:
             macros["WT_HDP_FLUSH"] = 1
+        if not Path(stem).is_absolute():
+            macros = {name: macros[name] for name in macros if self.has_effect(name, macros[name])}
         key = stem, tuple(sorted(macros.items()))
         if key not in self.loaded:
             self.loaded[key] = self.load(stem, macros)
         return Step(entry, self.function(self.loaded[key], entry, threads), argument, blocks)
 
+    def has_effect(self, macro: str, value: str | int) -> bool:
+        """Whether a build with this macro can differ from one without."""
+        if macro in ON_CPUS_ALONE and not self.is_cpu:
+            return False
+        return default_macros().get(macro) != str(value)
+
     def loop_step(self, entry: str, argument: Any, blocks: int = 1) -> Step:
         """A launch of iteration.cu, for buffers at any address."""
-        return self.step("iteration", entry, argument, blocks, WT_ELEMENT="Uint8")
+        return self.step(LOOP, entry, argument, blocks, WT_ELEMENT="Uint8")
 
     def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False) -> Memory:
         """Zeroed memory that peers can map. `ordinary` memory shows a peer's stores from the next

@@ -211,7 +211,8 @@ def more_time(result: Result) -> str:
     end = result.end
     if not end or end.reason == "interrupted" or result.run.imported_from:
         return ""
-    return f": {typed('--max-time', 10 * ceil(0.15 * (end.elapsed_s or 60.0)))}"
+    counted_s = (end.elapsed_s or 60.0) - end.compile_s
+    return f": {typed('--max-time', 10 * ceil(0.15 * counted_s))}"
 
 
 def lay_out_run(

@@ -346,6 +346,7 @@ class End(Line, kw_only=True):
     reason: str | None = None
     n_wrong: Count | None = None
     elapsed_s: Measured = None
+    compile_s: NotNegative = 0.0  # of it, which a rank waited for compilers
     rtt_ns: Measured = None  # a flag's round trip in the run's state of the link
     left_out_blocks: Count = 0  # of other states
     steal_share: Measured = None

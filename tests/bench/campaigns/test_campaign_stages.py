@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import campaign
-from bench.campaigns.campaign_options import parse
+from bench.campaigns.campaign_options import LEAST_LAUNCH_S, Stop, parse
 from bench.campaigns.open_campaign import OpenCampaign
 from tests.bench.campaigns.test_campaign_command import QUICK, named
 from wiretax.record.manifest import Launch
@@ -56,3 +56,26 @@ def test_pairs_without_a_common_state_of_the_link_are_replaced_over_faked_launch
     campaign.run_pairs(opened)
     assert list(dict.fromkeys(end for end, _ in ends)) == made
     assert [pair for _, pair in ends] == list(range(1, made[-1] + 1))
+
+
+@pytest.mark.parametrize(("compile_s", "pairs"), [(0.5, 27), (60.0, 27), (450.0, 14)])
+def test_the_time_of_the_pilots_compilers_is_taken_from_the_pairs(tmp_path, compile_s, pairs):
+    """Three pilots and 27 pairs of two share ten minutes: 10.5 s each; below 4 s pairs are left
+    out."""
+    argv = [*named(a=QUICK, b=QUICK), "--out", str(tmp_path / "c"), "--budget", "10m"]
+    opened = OpenCampaign(parse(argv))
+    launch_s = opened.launch_s
+    assert launch_s
+    for name in ("a", "b", "a"):
+        opened.record(msgspec.structs.replace(finished(name, 0), stage="pilot"))
+    campaign.share_budget(opened, compile_s)
+    assert opened.pairs == pairs
+    assert opened.launch_s
+    whole_s = 3 * launch_s + 2 * pairs * opened.launch_s
+    if compile_s < 1:
+        assert opened.launch_s == launch_s
+    else:
+        assert opened.launch_s >= LEAST_LAUNCH_S
+        assert whole_s + compile_s == pytest.approx(600)
+    with pytest.raises(Stop, match=r"--budget: compilers took 550 s of it, and 6 pairs do not"):
+        campaign.share_budget(opened, 550.0)

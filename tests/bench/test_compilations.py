@@ -1,0 +1,82 @@
+"""What a first run compiles: no code twice, and in no time that --max-time counts."""
+
+from collections import Counter
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from tests import fake_gpu
+from tests.launch import few, mpirun
+from wiretax.record.result import read
+
+# One size below and one from where a CPU walks several pages at once.
+SIZES = "-b", "16K", "-e", "8M", "-f", "512"
+GPUS: dict[str, dict[str, object]] = {
+    # The default memory holds stores back until its register is written, which gives a build its
+    # flush.
+    "hip": {"vendor": "hip", "cached": 3, "coherent": "hdp", "hdp": 1},
+    "cuda": {"vendor": "cuda"},
+    "cpu": {},
+}
+
+
+# Nothing is measured: each case is bound, and so compiled.
+BIND_ALONE = """
+import runpy
+import bench.harness.run
+bench.harness.run.measure_all = lambda run, policy: None
+runpy.run_module("bench.allreduce", run_name="__main__")
+"""
+
+
+def run(
+    folder: Path, device: str, program: tuple[str, str], *options: str, **more: str
+) -> CompletedProcess[str]:
+    """A default run, or one with these options; its results and its compile cache are in
+    `folder`."""
+    variables: dict[str, Any] = fake_gpu.environment(**GPUS[device]) if GPUS[device] else {}
+    variables |= {"XDG_CACHE_HOME": str(folder / "cache"), **more}
+    command = "--device", device, "--out", str(folder / "results"), *SIZES, "--tuned", "none"
+    return mpirun(2, *program, *command, *options, **variables)
+
+
+@pytest.mark.parametrize("device", few(GPUS, 3))
+def test_a_first_run_compiles_no_code_twice(device, tmp_path):
+    """A binary's name ends with its digest: two of the same code have the same."""
+    done = run(tmp_path, device, ("-c", BIND_ALONE), "--max-time", "120")
+    assert "time ran out before a case was measured" in done.stderr, done.stderr
+    names = [path.name for path in (tmp_path / "cache/wiretax").iterdir()]
+    stems = {name.partition("-")[0] for name in names}
+    assert {"iteration", "link_probe", "allreduce_one_shot", "allreduce_two_shot"} <= stems
+    digests = Counter(name.rsplit("-", 1)[1] for name in names)
+    assert [name for name in names if digests[name.rsplit("-", 1)[1]] > 1] == []
+
+
+COMMAND = "-m", "bench.allreduce"
+SLOW_S = 12
+
+
+def test_a_compilers_time_is_not_counted_and_said(tmp_path):
+    """The compiler takes longer for one file than --max-time; the others are in the cache."""
+    compiler = tmp_path / "slow-c++"
+    compiler.write_text(
+        f'#!/bin/sh\ncase "$*" in *allreduce_ring*) sleep {SLOW_S} ;; esac\nexec c++ "$@"\n'
+    )
+    compiler.chmod(0o755)
+    options = "-e", "16K", "--mode", "isolated", "-n", "1", "--algorithm"
+    variables = {"CXX": str(compiler), "WIRETAX_QUIET": ""}
+    before = run(tmp_path, "cpu", COMMAND, *options, "two_shot", **variables)
+    assert before.returncode == 0, before.stderr
+    done = run(
+        tmp_path, "cpu", COMMAND, *options, "ring", "--max-time", str(SLOW_S - 1), **variables
+    )
+    assert done.returncode == 0, done.stderr
+    assert "compiled: compilers took 11 s, which --max-time does not count" in done.stderr
+    last = read(max((tmp_path / "results").glob("*.jsonl")))
+    assert last.end
+    assert last.end.elapsed_s
+    assert (last.end.status, last.end.compile_s) == ("complete", SLOW_S - 1)  # as long at most
+    assert last.end.elapsed_s > SLOW_S
+    assert [case.status for case in last.cases if case.algorithm == "ring"] == ["ok"]

@@ -14,6 +14,7 @@ PREFIXES = {"cuda": "cu", "hip": "hip"}  # of the driver's functions
 # rocm-systems pull request 4476 it is fine-grained memory.
 TYPES = {"": 1, "uncached": 0x40000000}
 ON_DEVICE, FILE_DESCRIPTOR, READ_AND_WRITE, RECOMMENDED = 1, 1, 3, 1
+LARGE_PAGE_BYTES = 2 << 20
 # HIP 7.1 and newer take a descriptor by its value, as CUDA, and older ones by its address
 # (ROCm/rocm-systems pull request 759, kvcache-ai/Mooncake pull request 1550).
 HIP_TAKES_VALUE = 70_100_000
@@ -40,8 +41,10 @@ class VirtualMemory:
         return self._kept(self.value("MemCreate", size_bytes, self._properties(type), 0))
 
     def unit_bytes(self, type: str = "") -> int:
-        """What sizes of such memory are multiples of."""
-        return self.value("MemGetAllocationGranularity", self._properties(type), RECOMMENDED)
+        """What sizes and addresses of such memory are multiples of: large pages, also where the
+        driver names less. What ROCm recommends was wrong before 7.11."""
+        named = self.value("MemGetAllocationGranularity", self._properties(type), RECOMMENDED)
+        return max(named, LARGE_PAGE_BYTES)
 
     def export(self, handle: int) -> int:
         """A new file descriptor, which keeps what the handle names; the caller closes it."""

@@ -4,9 +4,12 @@ GPU, which checks the calls as the drivers do."""
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from kernels.devices.virtual_memory import VirtualMemory
 from tests.bench.launches import launch, stored
 from tests.collectives.test_copy_engine import ONE_SHOT, wrong_results
 from tests.fake_gpu import environment
@@ -85,6 +88,12 @@ def test_a_run_over_virtual_memory_is_right_and_names_it(tmp_path, options):
     mode = "mapped vmm" if is_cuda else "mapped vmm uncached"
     assert result.run.memory["behaved"] == result.run.world["gpus"]["peers"] == mode
     assert f"Peer memory is {mode} (" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(("named", "used"), [(4096, 2 << 20), (64 << 20, 64 << 20)])
+def test_memory_has_large_pages_whatever_the_driver_recommends(named, used):
+    device: Any = SimpleNamespace(name="hip", ordinal=0, driver_value=lambda *_: named)
+    assert VirtualMemory(device).unit_bytes("uncached") == used
 
 
 def test_many_launches_over_virtual_memory_are_right():

@@ -78,7 +78,7 @@ def test_a_climb_over_the_driver_s_virtual_memory_says_why(tmp_path):
             "bench.doctor: host_staged: rank 0: on GPU",
         ),
         (
-            {"vanish_after": 40},
+            {"vanish_after": 84},
             1,
             None,
             r"wiretax: rank . failed: step host memory: all-reduces, small, large, small, epoch",

@@ -3,7 +3,8 @@
 Its first line declares it: `// wiretax: all_reduce entry=mine chunks=2*ranks registered in_place`.
 `entry` is its RANK_KERNEL (default: the file's name), `chunks` how many chunks half a slab must
 hold (2); with `registered` there is an entry `mine_registered` for buffers that all ranks map; with
-`in_place` each entry also works where send and receive buffer are the same."""
+`in_place` each entry also works where send and receive buffer are the same; with `pushes` none
+reads a peer's memory, so that it runs where such reads are not routed."""
 
 import hashlib
 import re
@@ -19,7 +20,7 @@ from kernels.devices.compile_cache import source_with_headers
 from kernels.devices.device import DeviceError, OutOfMemory
 from kernels.devices.layout import SOURCES
 
-FORM = "// wiretax: COLLECTIVE [entry=NAME] [chunks=N or N*ranks] [registered] [in_place]"
+FORM = "// wiretax: COLLECTIVE [entry=NAME] [chunks=N or N*ranks] [registered] [in_place] [pushes]"
 
 
 def read_kernel(name: str) -> KernelAlgorithm:
@@ -29,7 +30,7 @@ def read_kernel(name: str) -> KernelAlgorithm:
     words = re.fullmatch(
         r"// wiretax: (?P<collective>\w+)(?: entry=(?P<entry>[A-Za-z_]\w*))?"
         r"(?: chunks=(?P<chunks>[1-9]\d?)(?P<ranks>\*ranks)?)?"
-        r"(?P<registered> registered)?(?P<in_place> in_place)?",
+        r"(?P<registered> registered)?(?P<in_place> in_place)?(?P<pushes> pushes)?",
         first.decode(errors="replace").strip(),
     )
     if not words:
@@ -71,6 +72,7 @@ def read_kernel(name: str) -> KernelAlgorithm:
         LIBRARY.moves,
         refuses,
         variants=("copied", "registered") if words["registered"] else ("copied",),
+        pushes=bool(words["pushes"]),
         contender=identity,
         contender_collectives=(collective,),
     )

@@ -62,6 +62,25 @@ def test_nothing_but_the_probe_reads_a_peer_on_a_fake_gpu(tmp_path, command):
     assert {*parts} == ({(False, None)} if command == "allreduce" else set())
 
 
+KERNEL = """// wiretax: all_reduce chunks=2*ranks pushes
+#include "include/exchange.h"
+
+RANK_KERNEL(PLACE) { exchange_and_reduce<PUSH, ALL>(a); }
+"""
+
+
+def test_a_kernel_from_outside_runs_if_it_says_that_it_pushes_on_a_fake_gpu(tmp_path):
+    options = f"{SMALL} -b 4K -e 4K -w 0 --mode isolated --algorithm auto"
+    for name, words in {"mine": " pushes", "other": ""}.items():
+        source = KERNEL.replace("PLACE", name).replace(" pushes", words)
+        (tmp_path / f"{name}.cu").write_text(source)
+        options += f" --kernel {tmp_path / name}.cu"
+    result, _, readers = measured(tmp_path, "allreduce", options, **STALE)
+    status = {case.algorithm: case.status for case in result.cases if case.algorithm != "library"}
+    assert status == {"auto": "ok", "mine": "ok", "other": "unsupported"}
+    assert readers == {"show_reads"}
+
+
 def test_a_read_of_a_peer_is_noted_and_pushed_rows_are_measured_beside_it_on_a_fake_gpu(tmp_path):
     """Without such notes the test above would show nothing."""
     options = f"{SMALL} --hidden 256 --tokens 3"

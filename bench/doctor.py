@@ -73,7 +73,8 @@ def main() -> NoReturn:
     facts, world = examine(gpu_bus_ids()), None
     if communicator:
         facts, world = open_and_examine(communicator, arguments.mixed_gpus)
-    say(communicator, page(facts) if facts["gpus"] else "\n".join([NO_GPU, *facts["refusals"]]))
+    nothing = "\n".join([NO_GPU, *facts["left_out"], *facts["refusals"]])
+    say(communicator, page(facts) if facts["gpus"] else nothing)
     if world:  # after the page: a library's first call may hang
         progress.show("call the GPUs' library")
         library = section("Library", examine_library(world))

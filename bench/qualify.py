@@ -15,7 +15,7 @@ from bench.campaigns.campaign_options import Stop
 from bench.campaigns.ending import run_command
 from bench.harness.console import CANNOT, FINE, USAGE, WRONG, print_out, say
 from bench.harness.parser import Parser
-from bench.machine.gpu_state import serial
+from bench.machine.gpu_state import intel_gpus, serial
 from bench.survey import find_gpus, make_parser, open_survey, run_steps
 from bench.surveys import criteria
 from bench.surveys.criteria import Findings
@@ -80,7 +80,8 @@ def run_qualify(argv: Sequence[str] | None) -> int:
         findings.faults += criteria.missing_cards(trusted, len(bus_ids))
         is_meant = bus_ids or findings.faults or trusted
         if not is_meant:
-            raise Stop(CANNOT, "no GPU can be used here; to qualify the CPU add --device cpu")
+            refusal = "no GPU can be used here; to qualify the CPU add --device cpu"
+            raise Stop(CANNOT, "; ".join([refusal, *intel_gpus()]).removesuffix("."))
     survey = open_survey(arguments, "qualify")
     if bus_ids or not findings.faults:
         run_steps(survey)

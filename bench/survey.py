@@ -22,7 +22,7 @@ from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, WRONG, pri
 from bench.harness.options import RunOptions, seconds
 from bench.harness.parser import Parser, whole
 from bench.harness.progress import Progress
-from bench.machine.gpu_state import in_use
+from bench.machine.gpu_state import in_use, intel_gpus
 from bench.surveys import mps, steps
 from bench.surveys.steps import RESULTS, Survey, perform
 from collectives.communicator import find_mpirun
@@ -113,6 +113,8 @@ def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Surve
         arguments.mixed_gpus,
         [sentence for bus_id in gpus if (sentence := in_use(bus_id))],
     )
+    if arguments.device == "auto" and not vendor:
+        survey.remarks.extend(intel_gpus())
     survey.remarks.extend(f"Left out, as no GPU of the commonest kind: {gpu}." for gpu in left_out)
     (survey.inside / RESULTS).mkdir()
     check_named(archive)

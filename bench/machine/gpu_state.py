@@ -91,6 +91,16 @@ def in_use(bus_id: str) -> str | None:
     )
 
 
+def intel_gpus() -> list[str]:
+    """A sentence if Intel's cards are here, which no code of ours can use; [] without."""
+    cards = ", ".join(pci.intel_cards())
+    sentence = (
+        f"Intel's GPUs are not supported, and not measured: {cards}; oneCCL's benchmark measures "
+        "them (docs/gpu.md)."
+    )
+    return [sentence] if cards else []
+
+
 def nvidia_gpu(bus_id: str) -> Facts:
     """Name, architecture, memory and BAR1 in bytes, NVLinks, VBIOS, ECC, power cap and clocks of a
     GPU, without those that NVML does not give; {} if it does not know the GPU."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.machine import pci
 from bench.machine.environment import virtualisation
-from bench.machine.gpu_state import Facts, amd_card, nvidia_gpu, nvidia_peer_status
+from bench.machine.gpu_state import Facts, amd_card, intel_gpus, nvidia_gpu, nvidia_peer_status
 from bench.machine.pci import KfdGpu
 from bench.machine.placement import pin
 from collectives.communicator import Communicator, Refusal
@@ -51,7 +51,7 @@ def examine(bus_ids: Sequence[str]) -> Facts:
         "legacy_ipc": any(gpu["vendor"] == pci.AMD for gpu in gpus) and legacy_ipc_fails(),
         "peers": None,
         "refusals": [],
-        "left_out": [],
+        "left_out": intel_gpus(),
     }
 
 
@@ -178,8 +178,11 @@ def examine_library(world: World) -> list[str]:
 def open_linked(
     communicator: Communicator, name: str, share_gpus: bool, mixed_gpus: bool
 ) -> tuple[Device, list[str]]:
-    """`open_device`; a GPU knows the peers that it reaches without PCIe."""
+    """`open_device`; a GPU knows the peers that it reaches without PCIe, and who did not choose the
+    CPU is told of GPUs that cannot be used."""
     device, notes = open_device(communicator, name, share_gpus, mixed_gpus)
+    if device.is_cpu and name == "auto":
+        notes += intel_gpus()
     device.over_xgmi = pci.over_xgmi(device.facts.get("pci_bus_id", ""))
     return device, notes
 
@@ -201,10 +204,10 @@ def open_and_examine(communicator: Communicator, mixed_gpus: bool) -> tuple[Fact
             for _ in range(LOADS):
                 wire = wire_speed(world.peers)
         facts = examine_peers(communicator, gpu, world.peers)
-        return facts | {"wire": wire, "left_out": notes}, world
+        return facts | {"wire": wire, "left_out": notes + facts["left_out"]}, world
     except Refusal as refusal:
         reason = str(refusal).removesuffix(".")
         if gpu:
             facts = examine_peers(communicator, gpu, Unsupported(reason))
-            return facts | {"left_out": notes}, None
+            return facts | {"left_out": notes + facts["left_out"]}, None
         return examine(pci.gpu_bus_ids()) | {"refusals": [reason]}, None

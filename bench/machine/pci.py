@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from bench.machine import files
 
-NVIDIA, AMD, AMD_CPU = "0x10de", "0x1002", "0x1022"
+NVIDIA, AMD, AMD_CPU, INTEL = "0x10de", "0x1002", "0x1022", "0x8086"
 # One lane, one way: 8b/10b up to 5 GT/s, 128b/130b up to 32 GT/s, 236 of a flit's 256 bytes at
 # 64 GT/s (PCI Express Base Specification 6.0, section 4.2). A copy reaches 80 to 90 % of this.
 LANE_GB_S = {2.5: 0.25, 5.0: 0.5, 8.0: 0.985, 16.0: 1.969, 32.0: 3.938, 64.0: 7.375}
@@ -80,6 +80,18 @@ def gpu_bus_ids() -> list[str]:
         bus_id
         for bus_id in sorted(path.name for path in _folder("").glob("*"))
         if (attribute(bus_id, "vendor"), attribute(bus_id, "class")[:4]) in kinds
+    ]
+
+
+def intel_cards() -> list[str]:
+    """Intel's display controllers, but for a processor's own, which most desktops have: that is
+    device 2 of bus 0, where no card can be."""
+    return [
+        bus_id
+        for bus_id in sorted(path.name for path in _folder("").glob("*"))
+        if attribute(bus_id, "vendor") == INTEL
+        and attribute(bus_id, "class").startswith("0x03")
+        and not re.fullmatch(r"[0-9a-f]+:00:02\.\d", bus_id)
     ]
 
 

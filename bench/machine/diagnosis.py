@@ -344,7 +344,7 @@ def page(facts: Facts) -> str:
         speed = f"stores {wire.store_gb_s:.3g} GB/s, reads {reads}"
         if wire.round_trip_ns:
             trip = f"a flag there and back {wire.round_trip_ns / 1e3:.3g} us"
-            speed = f"each rank with all others at once: {speed}, {trip}"
+            speed = f"each rank with all others: {speed}, {trip}"
         else:  # a rank without a partner
             speed = f"within the memory of one GPU: {speed}"
         lines.append(speed)

@@ -261,9 +261,9 @@ class Traffic:
     of which waits for the one before; `stages`: of each part, the bytes stored into peer memory and
     the bytes read from it. Stages follow one another, so their times add up; within a stage both
     go on at once, and the slower counts. `memory_bytes`: bytes copied from the send to the receive
-    buffer. For the model of `auto` only: `own_bytes`, how much of its own input a rank reads, each
-    time counted, and `contended_bytes`, how much it stores into lines that another core is expected
-    to hold.
+    buffer. For the model of `auto` between CPU cores only: `own_bytes`, how much of its own input a
+    rank reads, each time counted, and `contended_bytes`, how much it stores into lines that another
+    core is expected to hold. Between GPUs the model has the other fields (wire_cost.py).
 
     A wrong value makes no result wrong. Too little: the bound is too low, and without a table
     `auto` prefers the algorithm. Too much: cases beat their bound, and are marked `suspect`."""

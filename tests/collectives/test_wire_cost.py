@@ -169,6 +169,13 @@ def test_the_slowest_pair_counts_whichever_it_is_on_a_fake_gpu(tmp_path):
     assert len(wire.own_gb_s) == 3
 
 
+def test_reads_that_are_not_routed_are_not_timed_on_a_fake_gpu(tmp_path):
+    wire = measured(tmp_path, 2, cached=0, coherent="pushes")
+    assert wire.read_gb_s is None
+    assert wire.both_gb_s is None
+    assert wire.store_gb_s > 0
+
+
 def test_a_lone_rank_has_a_wire_without_flags_on_a_fake_gpu(tmp_path):
     wire = measured(tmp_path, 1)
     assert wire.round_trip_ns == 0

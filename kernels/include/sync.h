@@ -251,7 +251,7 @@ struct Launch {
   DEVICE void leave() const {
     // The end of a GPU's kernel is a fence. On a CPU another thread could still read memory from
     // before the launch's streaming stores.
-    if (ON_CPU && WT_STREAM_RECEIVE) fence_system();
+    if (ON_CPU && WT_STREAM_RECEIVE != 0) fence_system();
     block_barrier();
     if (thread_in_block() != 0) return;
     const unsigned earlier = add_relaxed_device((unsigned*)&a.own->ticket.value, 1);

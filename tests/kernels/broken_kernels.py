@@ -200,7 +200,7 @@ PATCHES = {
         ),
     ],
     "without the fence after the launch": [
-        Patch(SYNC, "if (ON_CPU && WT_STREAM_RECEIVE) fence_system();", "")
+        Patch(SYNC, "if (ON_CPU && WT_STREAM_RECEIVE != 0) fence_system();", "")
     ],
     # Each rank adds in an order of its own: where sums round, ranks get different bits.
     "from its own input on": [

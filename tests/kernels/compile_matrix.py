@@ -50,25 +50,22 @@ def install(wheel: str) -> Path:
     return folder
 
 
-class Nvrtc:
-    """The NVRTC of a wheel, with the functions of `cupy.cuda.nvrtc` that `gpu_driver.build`
-    calls."""
+class RuntimeCompiler:
+    """A library of NVRTC or hipRTC, by the `prefix` of its calls, with the functions of
+    `cupy.cuda.nvrtc` that `gpu_driver.build` calls."""
 
-    def __init__(self, wheel: str) -> None:
-        library = min(install(wheel).rglob("libnvrtc.so.*"))
-        # NVRTC 13.0 looks for its own second library by name, and not in its folder.
-        for path in (*library.parent.glob("libnvrtc-builtins.so.*"), library):
-            self.library = ctypes.CDLL(str(path))
+    def __init__(self, library: ctypes.CDLL, prefix: str) -> None:
+        self.library, self.prefix = library, prefix
 
     def _call(self, name: str, *arguments: object) -> None:
-        if status := getattr(self.library, name)(*arguments):
-            raise RuntimeError(f"{name} returns {status}")
+        if status := self.library[f"{self.prefix}{name}"](*arguments):
+            raise RuntimeError(f"{self.prefix}{name} returns {status}")
 
     def _output(self, program: ctypes.c_void_p, kind: str) -> bytes:
         size = ctypes.c_size_t()
-        self._call(f"nvrtcGet{kind}Size", program, ctypes.byref(size))
+        self._call(f"Get{kind}Size", program, ctypes.byref(size))
         output = ctypes.create_string_buffer(size.value)
-        self._call(f"nvrtcGet{kind}", program, output)
+        self._call(f"Get{kind}", program, output)
         return output.raw
 
     def createProgram(
@@ -76,7 +73,7 @@ class Nvrtc:
     ) -> ctypes.c_void_p:
         program = ctypes.c_void_p()
         self._call(
-            "nvrtcCreateProgram",
+            "CreateProgram",
             ctypes.byref(program),
             source.encode(),
             name.encode(),
@@ -88,9 +85,11 @@ class Nvrtc:
 
     def compileProgram(self, program: ctypes.c_void_p, options: tuple[str, ...]) -> None:
         words = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
-        self._call("nvrtcCompileProgram", program, len(options), words)
+        self._call("CompileProgram", program, len(options), words)
 
     def getPTX(self, program: ctypes.c_void_p) -> bytes:
+        if self.prefix == "hiprtc":  # CuPy's call has the code object, without its last byte
+            return self._output(program, "Code")[:-1]
         return self._output(program, "PTX").rstrip(b"\0")
 
     def getCUBIN(self, program: ctypes.c_void_p) -> bytes:
@@ -100,10 +99,19 @@ class Nvrtc:
         return self._output(program, "ProgramLog").decode().rstrip("\0")
 
     def destroyProgram(self, program: ctypes.c_void_p) -> None:
-        self._call("nvrtcDestroyProgram", ctypes.byref(program))
+        self._call("DestroyProgram", ctypes.byref(program))
 
 
-nvrtc_of = cache(Nvrtc)
+@cache
+def nvrtc_of(wheel: str) -> RuntimeCompiler:
+    """The NVRTC of a wheel. Raises CompileError."""
+    path = min(install(wheel).rglob("libnvrtc.so.*"))
+    # NVRTC 13.0 looks for its own second library by name, and not in its folder.
+    for builtins in path.parent.glob("libnvrtc-builtins.so.*"):
+        ctypes.CDLL(str(builtins))
+    return RuntimeCompiler(ctypes.CDLL(str(path)), "nvrtc")
+
+
 # In processes of their own: CuPy would take an NVRTC that is loaded here, and NVRTC 12.0 changes a
 # thread's locale.
 PROCESSES = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))

@@ -1,7 +1,9 @@
-// The names that hipRTC's implicit header declares before a kernel, of ROCm 6.3 and 7: a kernel
+// The names that hipRTC's implicit header declares before a kernel, of ROCm 6.3 to 7.2: a kernel
 // that declares one of them with another meaning compiles with clang alone and fails on a user's
 // GPU. The compile matrix includes this file after hip_prelude.h. Left out: names that begin with
-// `hip`, `HIP`, `__`, `tex` or `surf`.
+// `hip`, `HIP`, `__`, `tex` or `surf`, and operators. Source: the header inside
+// libhiprtc-builtins.so of ROCm 6.4.3 and 7.2.4 (symbol __hipRTC_header; made from HIP's headers by
+// ROCm/clr, hipamd/src/hiprtc/cmake/HIPRTC.cmake), with which test_hiprtc.py compares this file.
 #pragma once
 
 #define __constant__ __attribute__((constant))
@@ -25,6 +27,9 @@
 #define ADDRESS_SPACE_CONSTANT __attribute__((address_space(4)))
 #define TEXTURE_PARAMETERS_INIT
 #define TEXTURE_OBJECT_PARAMETERS_INIT
+#define AMD_HIP_MATH_CONSTANTS_H
+#define _HIP_BFLOAT16_H_
+#define _CG_STATIC_CONST_DECL_ static constexpr
 
 // Types.
 typedef __SIZE_TYPE__ size_t;
@@ -64,11 +69,16 @@ namespace std {}
 namespace hip_impl {}
 namespace cooperative_groups {}
 
+#define F(result, name, ...) __device__ result name(__VA_ARGS__) = delete;
 #define VECTORS(name, element)                                 \
   struct name##1 { element x; };                               \
   typedef element name##2 __attribute__((ext_vector_type(2))); \
   typedef element name##3 __attribute__((ext_vector_type(3))); \
-  typedef element name##4 __attribute__((ext_vector_type(4)));
+  typedef element name##4 __attribute__((ext_vector_type(4))); \
+  F(name##1, make_##name##1, element)                          \
+  F(name##2, make_##name##2, element, element)                 \
+  F(name##3, make_##name##3, element, element, element)        \
+  F(name##4, make_##name##4, element, element, element, element)
 VECTORS(char, signed char)
 VECTORS(uchar, unsigned char)
 VECTORS(short, short)
@@ -91,7 +101,14 @@ extern const __device__ __attribute__((weak)) __Coordinates threadIdx, blockIdx,
 __device__ constexpr int warpSize = 64;
 
 // Functions. A deleted function is defined, so that a second definition and a call both fail.
-#define F(result, name, ...) __device__ result name(__VA_ARGS__) = delete;
+template <class T>
+__device__ void get_native_vector(T) = delete;
+template <class T>
+__device__ void make_vector_type(T) = delete;
+template <class T>
+__device__ void make_vector_type_impl(T) = delete;
+template <class T>
+__device__ void _hip_compare(T) = delete;
 template <class T>
 __device__ T min(T a, T b) = delete;
 template <class T>

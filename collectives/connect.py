@@ -68,7 +68,7 @@ def connect(
             if peers.shown.no_reads and unread:
                 raise ProbeFailed(peers.shown.no_reads)
             if unread:
-                first, undo_first = unread
+                (first, undo_first), unread = unread, None
                 undo_first.close()
                 refusals.append(f"{first.sharing}: {first.shown.no_reads}")
             return completed(peers)

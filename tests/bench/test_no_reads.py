@@ -87,7 +87,8 @@ def test_a_read_of_a_peer_is_noted_and_pushed_rows_are_measured_beside_it_on_a_f
     result, _, readers = measured(tmp_path, "allreduce_rmsnorm", options, vendor="cuda")
     assert readers >= {
         "show_reads",
-        "read_peer",
+        "read_from_all",
+        "store_and_read_all",
         "allreduce_rmsnorm_pull",
         "allreduce_rmsnorm_pull_registered",
     }

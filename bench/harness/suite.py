@@ -34,6 +34,8 @@ from collectives.operation import (
     World,
 )
 from collectives.registry import ALGORITHMS, LIBRARY, by_default
+from kernels.devices.compilers import Compilers
+from kernels.devices.device import Later
 from wiretax.record.schema import CaseHeader
 
 COMPILE_SHARE = 0.7  # of --max-time, without the compilers' time; later no case is prepared
@@ -86,44 +88,58 @@ class Axes:
     for_library: Callable[[CollectiveCase], CollectiveCase] = lambda case: case
 
 
+@dataclass(frozen=True)
+class BoundCase:
+    """A case, with the functions of its steps that threads still compile. `reason`: why it is not
+    measured."""
+
+    world: World
+    case: CollectiveCase
+    algorithm: Algorithm
+    operation: Operation | Unsupported
+    chain_calls: int
+    reason: str | None
+    later: Sequence[Later]
+
+    @property
+    def text(self) -> str:
+        return f"{self.algorithm.name} {self.case.size_bytes} B"
+
+
 def bind_cases(
     session: Session, axes: Axes, cases: Iterable[CollectiveCase], make_iteration: MakeIteration
 ) -> Suite:
-    """The cases of the run, bound if they can be, as long as time is left to measure them. All
-    ranks call it. Raises Refusal."""
-    suite, communicator = Suite(), session.communicator
-    share_s = COMPILE_SHARE * session.options.max_time_s
+    """The cases of the run, bound if they can be, as long as time is left to measure them. Their
+    files are compiled side by side. All ranks call it. Raises Refusal."""
+    suite, device = Suite(), session.world.device
+    device.compilers = compilers = Compilers()
+    bound, suite.is_cut_short = bind_all(session, axes, cases)
+    device.later, text = [], ""
+    for each in bound:
+        session.flight.note("compile", text=each.text)
+        if each.text != text and is_late(session, bool(suite.iterations)):
+            suite.is_cut_short = True
+            break
+        text = each.text
+        add_case(session, suite, each, make_iteration)
+    with session.communicator.all_or_none():
+        device.finish_builds()
+    device.compilers, device.later = None, []
+    compilers.close()
+    return suite
 
-    def add(world: World, case: CollectiveCase, algorithm: Algorithm) -> None:
-        # Nothing if nobody requested the case and it cannot be.
-        chain_calls, reason = axes.chain_calls if case.mode == "chained" else 0, None
-        if chain_calls:
-            reason = case.collective.reason_against_chain(case.shape, case.redop, case.datatype)
-        if reason and axes.mode is None:
-            return
-        # A library's ranks talk to each other here, so a failed one cannot be waited for.
-        with nullcontext() if not algorithm.needs_peers else communicator.all_or_none():
-            operation = algorithm.bind(world, case)
-        if isinstance(operation, Unsupported):
-            if operation.depends_on_size and not axes.requested:
-                return
-            reason = operation.reason
-        elif chain_calls:
-            entries = max(communicator.all_gather(operation.step.entries))
-            most = MOST_GRAPH_ENTRIES if session.world.graph else MOST_STREAM_ENTRIES
-            chain_calls = min(chain_calls, max(1, most // entries))
-        header = header_of(session, world, case, algorithm, operation)
-        header.calls = chain_calls or 1
-        if isinstance(operation, Unsupported) or reason:
-            suite.add(header, Unsupported(reason or ""))
-            return
-        with communicator.all_or_none():
-            iteration = make_iteration(case, operation, chain_calls)
-            for feature in session.options.features:
-                feature.change(session, case, iteration)
-        iteration.text = f"{algorithm.name} {case.size_bytes} B {case.mode}"
-        suite.add(header, iteration)
 
+def is_late(session: Session, has_case: bool) -> bool:
+    """Whether no further case is prepared, on all ranks, which call it."""
+    late_s = STARTED_S + COMPILE_SHARE * session.options.max_time_s + session.compile_s()
+    return bool(session.communicator.broadcast(has_case and time.monotonic() > late_s))
+
+
+def bind_all(
+    session: Session, axes: Axes, cases: Iterable[CollectiveCase]
+) -> tuple[list[BoundCase], bool]:
+    """The cases, and whether time was short for further ones."""
+    bound = list[BoundCase]()
     for case in cases:
         for algorithm in axes.algorithms(case.size_bytes):
             session.flight.note("compile", text=f"{algorithm.name} {case.size_bytes} B")
@@ -134,14 +150,60 @@ def bind_cases(
                 modes = ["isolated", "chained"]
             variants = algorithm.variants_in(session.world)
             placed = axes.for_library(case) if algorithm.is_library else case
-            late_s = STARTED_S + share_s + session.compile_s()
-            is_late = bool(suite.iterations) and time.monotonic() > late_s
-            suite.is_cut_short = communicator.broadcast(is_late)
-            if suite.is_cut_short:
-                return suite
+            if is_late(session, bool(bound)):
+                return bound, True
             for world, variant, mode in product(worlds, variants, modes):
-                add(world, replace(placed, variant=variant, mode=mode), algorithm)
-    return suite
+                varied = replace(placed, variant=variant, mode=mode)
+                if each := bind_case(session, axes, world, varied, algorithm):
+                    bound.append(each)
+    return bound, False
+
+
+def bind_case(
+    session: Session, axes: Axes, world: World, case: CollectiveCase, algorithm: Algorithm
+) -> BoundCase | None:
+    """The bound case. None if nobody requested it and it cannot be."""
+    communicator, first = session.communicator, len(world.device.later)
+    chain_calls, reason = axes.chain_calls if case.mode == "chained" else 0, None
+    if chain_calls:
+        reason = case.collective.reason_against_chain(case.shape, case.redop, case.datatype)
+    if reason and axes.mode is None:
+        return None
+    # A library's ranks talk to each other here, so a failed one cannot be waited for.
+    with nullcontext() if not algorithm.needs_peers else communicator.all_or_none():
+        operation = algorithm.bind(world, case)
+    if isinstance(operation, Unsupported):
+        if operation.depends_on_size and not axes.requested:
+            return None
+        reason = operation.reason
+    later = tuple(world.device.later[first:])
+    return BoundCase(world, case, algorithm, operation, chain_calls, reason, later)
+
+
+def add_case(
+    session: Session, suite: Suite, bound: BoundCase, make_iteration: MakeIteration
+) -> None:
+    """Adds a case whose files are compiled, or lists why it is not measured."""
+    communicator, operation, chain_calls = session.communicator, bound.operation, bound.chain_calls
+    if isinstance(operation, Operation):
+        with communicator.all_or_none():
+            for each in bound.later:
+                each.take()
+        if chain_calls:
+            entries = max(communicator.all_gather(operation.step.entries))
+            most = MOST_GRAPH_ENTRIES if session.world.graph else MOST_STREAM_ENTRIES
+            chain_calls = min(chain_calls, max(1, most // entries))
+    header = header_of(session, bound.world, bound.case, bound.algorithm, operation)
+    header.calls = chain_calls or 1
+    if isinstance(operation, Unsupported) or bound.reason:
+        suite.add(header, Unsupported(bound.reason or ""))
+        return
+    with communicator.all_or_none():
+        iteration = make_iteration(bound.case, operation, chain_calls)
+        for feature in session.options.features:
+            feature.change(session, bound.case, iteration)
+    iteration.text = f"{bound.text} {bound.case.mode}"
+    suite.add(header, iteration)
 
 
 def of_features(session: Session) -> list[Algorithm]:

@@ -27,6 +27,10 @@ class CompileError(DeviceError):
     """A kernel does not compile, or the compiler or the cache is unusable; one sentence."""
 
 
+class Busy(Exception):
+    """Another process, or thread, compiles the file."""
+
+
 def first_complaint(compiler_log: str) -> str:
     """The first error in a compiler's output, at most 200 characters."""
     lines = compiler_log.strip().splitlines()
@@ -91,36 +95,64 @@ def compile_once(
     inputs: Sequence[str],
     macros: Macros,
     build: Callable[[Path, list[str], str], object],
+    wait: bool = True,
 ) -> Path:
     """The binary of `source`, from the cache or written by `build(path, options, checks)`, where
     `options` define the macros and `checks` is C++ text that follows the source. `inputs`: flags,
-    compiler, CPU. Raises CompileError if `build` does or if the cache cannot be used."""
+    compiler, CPU. Raises CompileError if `build` does or if the cache cannot be used, and without
+    `wait` Busy where somebody else compiles it."""
     options = [f"-D{name}={macros[name]}" for name in sorted(macros)]
     paths = source_with_headers(source)
     names, texts = [path.name for path in paths], [path.read_text() for path in paths]
     checks = checks_of(paths)
     key = hashlib.sha256("\0".join([*inputs, *options, checks, *names, *texts]).encode())
     folder, name = cache_folder(), f"{source.stem}-{key.hexdigest()[:24]}"
-    unfinished = folder / f"{secrets.token_hex(8)}.part"
     if binary := cached_file(folder, name):
         return binary
-    for listener in listeners:  # also if another rank has the lock and compiles the file
-        listener(source.name)
-    lock = os.open(folder, os.O_RDONLY)
     try:
-        with waiting():
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if binary := cached_file(folder, name):
-                return binary
-            build(unfinished, options, checks)
-            digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
-            return unfinished.replace(folder / f"{name}-{digest}")
+        with locked(folder / f"{name}.lock", wait):
+            for listener in listeners:
+                listener(source.name)
+            return cached_file(folder, name) or built(folder, name, build, options, checks)
     except CompileError as error:
         if shutil.disk_usage(folder).free >= LEAST_FREE_BYTES:
             raise
         raise CompileError(f"the disk of the compile cache {folder} is full: {REMEDY}") from error
     except OSError as error:
         raise CompileError(f"the compile cache cannot be used: {error}; {REMEDY}") from error
+
+
+def built(
+    folder: Path,
+    name: str,
+    build: Callable[[Path, list[str], str], object],
+    options: list[str],
+    checks: str,
+) -> Path:
+    """The new binary of this name."""
+    unfinished = folder / f"{secrets.token_hex(8)}.part"
+    try:
+        build(unfinished, options, checks)
+        digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
+        return unfinished.replace(folder / f"{name}-{digest}")
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, wait: bool) -> Iterator[None]:
+    """Holds the lock of a file to compile, each its own: processes compile others meanwhile. Who
+    gets a lock whose file is removed already finds the binary, or compiles it a second time."""
+    lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        with waiting():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise Busy from error
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+    finally:
         os.close(lock)

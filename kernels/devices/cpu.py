@@ -29,6 +29,7 @@ from kernels.devices.device import (
     Stamps,
     Step,
     Watch,
+    ready,
 )
 from kernels.devices.layout import SOURCES, Shared
 from kernels.devices.shared_memory import HostMemory
@@ -60,7 +61,7 @@ def native_actions(actions: Sequence[Action]) -> Any:
     rows.actions = actions
     for row, action in zip(rows, actions, strict=True):
         if action.step:
-            row.run = action.step.function
+            row.run = ready(action.step.function)
             row.argument = ctypes.addressof(action.step.argument)
         row.phase, row.stamp, row.call = action.phase, action.stamp, action.call
     return rows
@@ -114,6 +115,11 @@ def cache_bytes(index: int) -> int:
 def load(source: Path, macros: Macros) -> ctypes.CDLL:
     """`source`, compiled with -D for each macro, as a shared library of this process. Raises
     CompileError with the first complaint."""
+    return ctypes.CDLL(str(compile_library(source, macros)))
+
+
+def compile_library(source: Path, macros: Macros, wait: bool = True) -> Path:
+    """`source`, compiled with -D for each macro. Raises as `compile_once`."""
     compiler = find_compiler()
 
     def build(path: Path, options: list[str], checks: str) -> None:
@@ -131,7 +137,7 @@ def load(source: Path, macros: Macros) -> ctypes.CDLL:
             )
 
     inputs = [*compiler, compiler_version(), *cpu_model(), *FLAGS]
-    return ctypes.CDLL(str(compile_once(source, inputs, macros, build)))
+    return compile_once(source, inputs, macros, build, wait)
 
 
 class CpuDevice(Device):
@@ -145,13 +151,16 @@ class CpuDevice(Device):
 
     def __init__(self) -> None:
         self.compiler, self.arch, self.facts = compiler_version(), cpu_model()[0], {}
-        self.loaded = {}
+        self.loaded, self.later = {}, []
         self.loop = load(Path(__file__).with_name("loop_cpu.cpp"), {})
         self.l1_bytes, self.l2_bytes = cache_bytes(0), cache_bytes(2)
         self.last_level_bytes = self.l2_bytes + cache_bytes(3)  # where L3 holds what L2 evicts
 
-    def load(self, stem: str, macros: Macros) -> ctypes.CDLL:
-        return load(SOURCES / f"{stem}.cu", macros)
+    def compile(self, stem: str, macros: Macros, wait: bool = True) -> Path:
+        return compile_library(SOURCES / f"{stem}.cu", macros, wait)
+
+    def opened(self, path: Path) -> ctypes.CDLL:
+        return ctypes.CDLL(str(path))
 
     def function(self, loaded: ctypes.CDLL, entry: str, threads: int | None = None) -> Any:
         try:
@@ -210,5 +219,5 @@ class CpuDevice(Device):
         return Step(name, ctypes.cast(callback, c_void_p).value, callback)
 
     def caller(self, step: Step) -> Callable[[], None]:
-        function = ctypes.CFUNCTYPE(None, c_void_p)(step.function)
+        function = ctypes.CFUNCTYPE(None, c_void_p)(ready(step.function))
         return lambda: function(ctypes.addressof(step.argument))

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from kernels.devices.layout import SOURCES, Shared
+
+if TYPE_CHECKING:
+    from kernels.devices.compilers import Compilers
 
 # Of sync.h: see CONSTANTS.
 MOST_RANKS = 8
@@ -210,6 +213,21 @@ class Step:
     parts: tuple["Step", ...] = ()
 
 
+class Later:
+    """A step's function whose file threads compile: `take` waits for it. A launch calls it, too."""
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self.take = cache(load)
+
+    def __call__(self, *arguments: Any) -> None:
+        self.take()(*arguments)
+
+
+def ready(function: Any) -> Any:
+    """A step's function, once its file is compiled."""
+    return function.take() if isinstance(function, Later) else function
+
+
 class CopyEngine(NamedTuple):
     """Makes steps of a device's DMA engines, and of CUDA's flags: 32-bit values at an address. Each
     runs in its stream, which is the kernels' outside of `beside`."""
@@ -279,14 +297,23 @@ class Device(Protocol):
     last_level_bytes: int = 0  # the last cache before memory; 0 if nobody knows
     facts: dict[str, Any]  # for readers of results
     loaded: dict[object, Any]  # by a file and its macros
+    compilers: "Compilers | None" = None  # compile files of steps that are made from now on
+    later: list["Later"]  # the functions of such steps
     xp: Any  # the array module of its memory, numpy or cupy
 
     def array(self, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
         """Device memory as an array of `xp`."""
 
+    def compile(self, stem: str, macros: Macros, wait: bool = True) -> Path:
+        """`kernels/<stem>.cu`, compiled with -D for each macro. Raises CompileError with the
+        compiler's first complaint, and without `wait` Busy where somebody else compiles it."""
+
+    def opened(self, path: Path) -> Any:
+        """A compiled file, loaded."""
+
     def load(self, stem: str, macros: Macros) -> Any:
-        """`kernels/<stem>.cu` with -D for each macro. Raises CompileError with the compiler's first
-        complaint."""
+        """`kernels/<stem>.cu`, compiled and loaded. Raises CompileError."""
+        return self.opened(self.compile(stem, macros))
 
     def function(self, loaded: Any, entry: str, threads: int | None) -> Any:
         """A step's function: an entry of a loaded file, launched on a GPU with at most `threads`
@@ -302,15 +329,34 @@ class Device(Protocol):
         **macros: str | int,
     ) -> Step:
         """A launch of an entry of `kernels/<stem>.cu`, as `load` and `function` have it. A file is
-        loaded once with the same macros; those that change nothing in ours are left out."""
+        loaded once with the same macros; those that change nothing in ours are left out. With
+        `compilers` a file of ours is compiled meanwhile."""
         if self.flushes_hdp and stem != LOOP:
             macros["WT_HDP_FLUSH"] = 1
-        if not Path(stem).is_absolute():
+        is_ours = not Path(stem).is_absolute()
+        if is_ours:
             macros = {name: macros[name] for name in macros if self.has_effect(name, macros[name])}
-        key = stem, tuple(sorted(macros.items()))
-        if key not in self.loaded:
-            self.loaded[key] = self.load(stem, macros)
-        return Step(entry, self.function(self.loaded[key], entry, threads), argument, blocks)
+        key, compilers = (stem, tuple(sorted(macros.items()))), self.compilers
+
+        def function() -> Any:
+            if key not in self.loaded:
+                if compilers and key in compilers.started:
+                    self.loaded[key] = self.opened(compilers.path(key))
+                else:
+                    self.loaded[key] = self.load(stem, macros)
+            return self.function(self.loaded[key], entry, threads)
+
+        if key in self.loaded or not compilers or not is_ours:
+            return Step(entry, function(), argument, blocks)
+        compilers.start(key, lambda wait: self.compile(stem, macros, wait))
+        self.later.append(Later(function))
+        return Step(entry, self.later[-1], argument, blocks)
+
+    def finish_builds(self, first: int = 0) -> None:
+        """Waits for what `compilers` compile for steps, from the `first` of these on, and loads it.
+        Raises CompileError, DeviceError."""
+        for each in self.later[first:]:
+            each.take()
 
     def has_effect(self, macro: str, value: str | int) -> bool:
         """Whether a build with this macro can differ from one without."""
@@ -370,6 +416,7 @@ class Device(Protocol):
 
     def time_us(self, step: Step, calls: int, watch: Watch) -> float:
         """The median time of a step over these calls in a row, in microseconds."""
+        self.finish_builds()  # compilers would disturb it
         actions = [Action(stamp=0), Action(step), Action(stamp=1)]
         stamps_ns = self.run(actions, step, Counts(0, calls), watch)
         return float(np.median(stamps_ns[:, 1] - stamps_ns[:, 0]) / 1e3)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,7 @@ class GpuDevice(GpuStream):
         self.most_graph_nodes = GFX12_GRAPH_NODES if self.arch.startswith("gfx12") else None
         if runtime.is_hip and runtime_version == DEFECTIVE_HIP:
             self.graph_defect = GRAPH_DEFECT
-        self.loaded = {}
+        self.loaded, self.later = {}, []
         self.take_kernels()
         self.facts = {
             "gpu": properties["name"].decode(),
@@ -154,9 +155,11 @@ class GpuDevice(GpuStream):
             "cupy": self.cupy.__version__,
         }
 
-    def load(self, stem: str, macros: Macros) -> Any:
-        path = compile_kernel(self.cupy, self.arch, self.compiler, stem, macros)
-        with self.calling(f"loading {stem}"):
+    def compile(self, stem: str, macros: Macros, wait: bool = True) -> Path:
+        return compile_kernel(self.cupy, self.arch, self.compiler, stem, macros, wait)
+
+    def opened(self, path: Path) -> Any:
+        with self.calling(f"loading {path.name.partition('-')[0]}"):
             return self.cupy.RawModule(path=str(path))
 
     def function(self, loaded: Any, entry: str, threads: int | None) -> Any:

@@ -204,16 +204,18 @@ def compiler_flags(arch: str) -> list[str]:
     return [f"--gpu-architecture={arch}", "-default-device", "-std=c++17"]
 
 
-def compile_kernel(cupy: Any, arch: str, compiler: str, stem: str, macros: Macros) -> Path:
+def compile_kernel(
+    cupy: Any, arch: str, compiler: str, stem: str, macros: Macros, wait: bool = True
+) -> Path:
     """`kernels/<stem>.cu`, compiled by NVRTC or hipRTC for an `arch` such as sm_90 or gfx1201. Our
-    own cache keeps it, because CuPy's cache key ignores our headers. Raises CompileError."""
+    own cache keeps it, because CuPy's cache key ignores our headers. Raises as `compile_once`."""
     source, flags = SOURCES / f"{stem}.cu", compiler_flags(arch)
     refusal = f"{compiler} cannot compile {source.name} for {arch}"
 
     def write_binary(path: Path, options: list[str], checks: str) -> None:
         path.write_bytes(build(cupy.cuda.nvrtc, source, [*flags, *options], refusal, checks)[1])
 
-    return compile_once(source, [compiler, *flags], macros, write_binary)
+    return compile_once(source, [compiler, *flags], macros, write_binary, wait)
 
 
 def build(

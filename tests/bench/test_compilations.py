@@ -80,3 +80,33 @@ def test_a_compilers_time_is_not_counted_and_said(tmp_path):
     assert (last.end.status, last.end.compile_s) == ("complete", SLOW_S - 1)  # as long at most
     assert last.end.elapsed_s > SLOW_S
     assert [case.status for case in last.cases if case.algorithm == "ring"] == ["ok"]
+
+
+MEETING = """#!/bin/sh
+case "$*" in *allreduce_*-shared*|*-shared*allreduce_*)
+  touch "{room}/$$"
+  for look in $(seq 50); do
+    [ "$(ls "{room}" | wc -l)" -gt 1 ] && touch "{met}" && break
+    [ -e "{met}" ] && break
+    sleep 0.1
+  done
+  c++ "$@"; status=$?
+  rm "{room}/$$"
+  exit $status ;;
+esac
+exec c++ "$@"
+"""
+
+
+def test_ranks_of_one_core_each_compile_side_by_side(tmp_path):
+    """A compiler of a collective waits a while for a second one beside it."""
+    compiler, room, met = (tmp_path / name for name in ("meeting-c++", "room", "met"))
+    room.mkdir()
+    compiler.write_text(MEETING.format(room=room, met=met))
+    compiler.chmod(0o755)
+    done = run(tmp_path, "cpu", ("-c", BIND_ALONE), "--max-time", "120", CXX=str(compiler))
+    assert "time ran out before a case was measured" in done.stderr, done.stderr
+    assert met.exists()
+    names = [path.name for path in (tmp_path / "cache/wiretax").iterdir()]
+    assert len({name.rpartition("-")[0] for name in names}) == len(names)
+    assert not [name for name in names if name.endswith((".lock", ".part"))]

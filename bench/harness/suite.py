@@ -34,7 +34,7 @@ from collectives.operation import (
     World,
 )
 from collectives.registry import ALGORITHMS, LIBRARY, by_default
-from kernels.devices.compilers import Compilers
+from kernels.devices.compilers import side_by_side
 from kernels.devices.device import Later
 from wiretax.record.schema import CaseHeader
 
@@ -112,20 +112,18 @@ def bind_cases(
     """The cases of the run, bound if they can be, as long as time is left to measure them. Their
     files are compiled side by side. All ranks call it. Raises Refusal."""
     suite, device = Suite(), session.world.device
-    device.compilers = compilers = Compilers()
-    bound, suite.is_cut_short = bind_all(session, axes, cases)
-    device.later, text = [], ""
-    for each in bound:
-        session.flight.note("compile", text=each.text)
-        if each.text != text and is_late(session, bool(suite.iterations)):
-            suite.is_cut_short = True
-            break
-        text = each.text
-        add_case(session, suite, each, make_iteration)
-    with session.communicator.all_or_none():
-        device.finish_builds()
-    device.compilers, device.later = None, []
-    compilers.close()
+    with side_by_side(device):
+        bound, suite.is_cut_short = bind_all(session, axes, cases)
+        device.later, text = [], ""
+        for each in bound:
+            session.flight.note("compile", text=each.text)
+            if each.text != text and is_late(session, bool(suite.iterations)):
+                suite.is_cut_short = True
+                break
+            text = each.text
+            add_case(session, suite, each, make_iteration)
+        with session.communicator.all_or_none():
+            device.finish_builds()
     return suite
 
 
@@ -305,10 +303,11 @@ def prepare(
     if algorithms or isinstance(world.peers, Unsupported):
         return suite
     engine = shared_engine(world)
-    with session.communicator.all_or_none():
+    with side_by_side(world.device), session.communicator.all_or_none():
         for size in sorted({suite.headers[number].size_bytes for number in suite.iterations}):
             if parts := link_parts(world, buffers, size, engine):
                 suite.link_parts[size] = parts
+        world.device.finish_builds()
     return suite
 
 

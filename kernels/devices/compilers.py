@@ -3,13 +3,14 @@ lock, and a compiler of the CPU is a process. NVRTC and ROCm 6's hipRTC compile 
 in a process: there ranks share the files, and threads gain little. ROCm 7's compiles several."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 
 from kernels.devices.compile_cache import Busy, waiting
+from kernels.devices.device import Device
 from wiretax.common.launched import ranks_on_host
 
 Compile = Callable[[bool], Path]  # by whether it waits for another process, or raises Busy
@@ -57,3 +58,15 @@ class Compilers:
     def close(self) -> None:
         """Starts no further file."""
         self.threads.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def side_by_side(device: Device) -> Iterator[None]:
+    """Files of steps that are made inside are compiled meanwhile. Whoever made them calls
+    `finish_builds` before the end."""
+    device.compilers = compilers = Compilers()
+    try:
+        yield
+    finally:
+        compilers.close()
+        device.compilers, device.later = None, []

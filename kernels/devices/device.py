@@ -352,10 +352,10 @@ class Device(Protocol):
         self.later.append(Later(function))
         return Step(entry, self.later[-1], argument, blocks)
 
-    def finish_builds(self, first: int = 0) -> None:
-        """Waits for what `compilers` compile for steps, from the `first` of these on, and loads it.
-        Raises CompileError, DeviceError."""
-        for each in self.later[first:]:
+    def finish_builds(self) -> None:
+        """Waits for what `compilers` compile for steps, and loads it. Raises CompileError,
+        DeviceError."""
+        for each in self.later:
             each.take()
 
     def has_effect(self, macro: str, value: str | int) -> bool:

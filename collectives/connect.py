@@ -67,11 +67,12 @@ def connect(
                 continue
             if peers.shown.no_reads and unread:
                 raise ProbeFailed(peers.shown.no_reads)
-            if unread:
-                (first, undo_first), unread = unread, None
+            peers = completed(peers)
+            if unread:  # until here it may still be needed
+                first, undo_first = unread
                 undo_first.close()
                 refusals.append(f"{first.sharing}: {first.shown.no_reads}")
-            return completed(peers)
+            return peers
         except Refusal as refusal:
             undo.close()
             if refusal.lacks_memory and not unread:

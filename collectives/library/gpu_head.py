@@ -29,7 +29,7 @@ def describe(baseline: "NcclLibrary", world: World) -> dict[str, Any]:
     transports = {
         label: nccl.transports("".join(log[label] for log in logs)) for label in library.logs
     }
-    notes = list(library.refused.values())
+    notes = [*library.refused.values(), *library.ignored.values()]
     if baseline.runs_kernel_for_zero_cta:
         notes.append(
             f"{library.name} ran a kernel under its zero-CTA policy: its copy engines want "

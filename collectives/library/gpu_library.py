@@ -139,7 +139,9 @@ class NcclLibrary(Library):
     def among(self, communicator: Communicator) -> "NcclLibrary":
         if not self.opened:
             return self
-        part = replace(self.opened, ranks=communicator, communicators={}, logs={}, refused={})
+        part = replace(
+            self.opened, ranks=communicator, communicators={}, logs={}, refused={}, ignored={}
+        )
         library = NcclLibrary(communicator, self.device, part)
         library.measured = self.measured
         return library
@@ -400,7 +402,8 @@ class NcclLibrary(Library):
         tried |= self._tried(case, others)
         label = self._fastest(world, case, tried)
         if sets_blocks and label != "registered":
-            have = nccl.channels(library.logs[label]).get("coll")
+            # All ranks try the same numbers, whatever one's log lacks.
+            have = self.ranks.broadcast(nccl.channels(library.logs[label]).get("coll"))
             blocks = [f"{label} {each}" for each in CTAS if each != f"CTAs={have}"]
             tried |= self._tried(case, blocks)
             label = self._fastest(
@@ -414,7 +417,7 @@ class NcclLibrary(Library):
 
     def _tried(self, case: CollectiveCase, labels: Sequence[str]) -> dict[str, Operation]:
         """The case by these labels, without those that cannot run or are not what they say: their
-        reason is in `refused`."""
+        reason is in `refused`, or for this case in `ignored`."""
         library, tried = self.nccl, dict[str, Operation]()
         for label in labels:
             if label in library.refused:
@@ -422,17 +425,17 @@ class NcclLibrary(Library):
             try:
                 operation = self._labelled(case, label)
                 library.agree(library.departure(label))
-                ran, asked = kernel_of(operation.choice), settings_of(label)
-                names = {
-                    asked[name].upper() for name in ("NCCL_PROTO", "NCCL_ALGO") if name in asked
-                }
-                if ran and not names <= ran:
-                    raise DeviceError(f"{library.name} runs {operation.choice} all the same")
             except DeviceError as error:
                 if label == "registered":  # the variant's own row says why
                     continue
                 library.logs.pop(label, None)
                 library.refused[label] = f"{label} is out: {str(error).rstrip('.')}."
+                continue
+            ran, asked = kernel_of(operation.choice), settings_of(label)
+            names = {asked[name].upper() for name in ("NCCL_PROTO", "NCCL_ALGO") if name in asked}
+            if ran and not names <= ran:  # at this size
+                runs = f"{library.name} runs {operation.choice} all the same"
+                library.ignored[label] = f"{label} is left out where {runs}."
                 continue
             tried[label] = operation
         return tried

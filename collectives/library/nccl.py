@@ -136,6 +136,7 @@ class Nccl:
     communicators: dict[str, ctypes.c_void_p] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)  # the log text of each communicator
     refused: dict[str, str] = field(default_factory=dict)  # why a label is not used
+    ignored: dict[str, str] = field(default_factory=dict)  # a label, where a call did not follow it
     resets_log: bool = False  # whether it can begin and end its log at any time
     own: dict[str, str] = field(default_factory=dict)  # variables that Wiretax set for the process
     outweighs: dict[str, str] = field(default_factory=dict)  # of any rank: BLOCKS and POLICY

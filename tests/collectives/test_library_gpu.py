@@ -366,6 +366,20 @@ def test_a_label_that_its_channels_do_not_follow_is_refused_on_a_fake_gpu():
         assert report["head"]["set_by_file"] == {"NCCL_MAX_CTAS": "1"}
 
 
+def test_a_protocol_that_one_size_does_not_follow_is_tried_at_the_next_on_a_fake_gpu():
+    """RCCL takes LL for short messages whatever a communicator read, and asks it about others."""
+    request = {"variants": ["tuned"], "counts": (100, 1000)}
+    slow = {"chooses": "LL:1000", "delays_us": "default:7000,LL:7000,Ring:7000,Tree:7000,Simple:0,"}
+    for report in on_fake_gpus(request=request, own=HASTY, **slow):
+        short, long = (report["chosen"][f"tuned {ONE[0]} {count}"] for count in (100, 1000))
+        assert "NCCL_PROTO=Simple" not in short
+        assert long.startswith("NCCL_PROTO=Simple")
+        said = (
+            "NCCL_PROTO=Simple is left out where NCCL 2.32.3 runs RING LL, 2 channels all the same."
+        )
+        assert said in report["head"]["notes"]
+
+
 @pytest.mark.parametrize("name", ["NCCL_MAX_CTAS", "NCCL_MIN_CTAS"])
 def test_a_variable_beside_the_search_that_it_voids_is_an_error_on_a_fake_gpu(name):
     untied: dict[str, Any] = {"variants": ["plain", "registered"]}

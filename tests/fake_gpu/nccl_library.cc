@@ -9,7 +9,8 @@
 //                                          symmetric, and there are some, as in RCCL
 //   FAKE_NCCL_CONF_MAX_CTAS=32             as NCCL_MAX_CTAS in its configuration file
 //   FAKE_NCCL_CHOOSES=LL                   its protocol, unless NCCL_PROTO is set at its first call
-//   FAKE_NCCL_NO_COPY_ENGINES=1            a kernel under the zero-CTA policy, too
+//   FAKE_NCCL_CHOOSES=LL:1000              the same up to so many bytes; then a communicator's, or
+//   LL128 FAKE_NCCL_NO_COPY_ENGINES=1            a kernel under the zero-CTA policy, too
 //   FAKE_NCCL_DELAYS_US=default:1000,LL:0  the time of a call, by protocol or algorithm
 //   FAKE_NCCL_LOST_AFTER=n                 the connection is lost after n calls
 //   FAKE_NCCL_STANDS_STILL=default         calls with this protocol end only by abort
@@ -170,10 +171,13 @@ static void reduce_as(const Call& call, char (*slots)[SLOT_BYTES], void* to, siz
 }
 
 // As in RCCL's rcclUpdateCollectiveProtocol, which looks for the variable once in a process.
-static std::string protocol_of(const Comm& c) {
+static std::string protocol_of(const Comm& c, size_t bytes = 0) {
   static const std::string chosen =
       setting("NCCL_PROTO").empty() ? setting("FAKE_NCCL_CHOOSES") : "";
-  return chosen.empty() ? c.protocol : chosen;
+  const size_t colon = chosen.find(':');
+  if (colon != std::string::npos && bytes > (size_t)atol(chosen.c_str() + colon + 1))
+    return c.protocol.empty() ? "LL128" : c.protocol;
+  return chosen.empty() ? c.protocol : chosen.substr(0, colon);
 }
 
 // Whether the stream may go on.
@@ -393,6 +397,7 @@ static std::string upper(std::string text) {
 // Logs what a call runs as NCCL 2.30 does.
 static void say_choice(const char* function, const Call& call) {
   const Comm& c = *call.comm;
+  const std::string protocol = protocol_of(c, call.bytes);
   if (c.rank) return;
   if (c.copied)
     say("TUNING", "%s [Copy Engine]: %zu Bytes -> cudaMemcpy", function, call.bytes);
@@ -402,7 +407,7 @@ static void say_choice(const char* function, const Call& call) {
   else if (call.what != EVERY_TO_EVERY)
     say("TUNING", "%s: %zu Bytes -> Algo %s proto %s channel{Lo..Hi}={0..%d}", function, call.bytes,
         c.algorithm.empty() ? "RING" : upper(c.algorithm).c_str(),
-        protocol_of(c).empty() ? "SIMPLE" : upper(protocol_of(c)).c_str(), c.channels - 1);
+        protocol.empty() ? "SIMPLE" : upper(protocol).c_str(), c.channels - 1);
 }
 
 static int enqueue(const char* name, void* stream, Call call) {

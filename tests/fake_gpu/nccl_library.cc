@@ -170,14 +170,8 @@ static void reduce_as(const Call& call, char (*slots)[SLOT_BYTES], void* to, siz
   TYPE(9, Bfloat, double);
 }
 
-// As in RCCL's rcclUpdateCollectiveProtocol, which looks for the variable once in a process.
 static std::string protocol_of(const Comm& c, size_t bytes = 0) {
-  static const std::string chosen =
-      setting("NCCL_PROTO").empty() ? setting("FAKE_NCCL_CHOOSES") : "";
-  const size_t colon = chosen.find(':');
-  if (colon != std::string::npos && bytes > (size_t)atol(chosen.c_str() + colon + 1))
-    return c.protocol.empty() ? "LL128" : c.protocol;
-  return chosen.empty() ? c.protocol : chosen.substr(0, colon);
+  return chosen_protocol(c.protocol, bytes);
 }
 
 // Whether the stream may go on.

@@ -40,3 +40,14 @@ static int fail(int status, const std::string& words) {
   last_error = words;
   return status;
 }
+
+// The protocol of a call of so many bytes on a communicator that read `own`. As in RCCL's
+// rcclUpdateCollectiveProtocol, which looks for the variable once in a process.
+static std::string chosen_protocol(const std::string& own, size_t bytes) {
+  static const std::string chosen =
+      setting("NCCL_PROTO").empty() ? setting("FAKE_NCCL_CHOOSES") : "";
+  const size_t colon = chosen.find(':');
+  if (colon != std::string::npos && bytes > (size_t)atol(chosen.c_str() + colon + 1))
+    return own.empty() ? "LL128" : own;
+  return chosen.empty() ? own : chosen.substr(0, colon);
+}

@@ -67,7 +67,8 @@ SYMMETRIC_SINCE = {"cuda": WINDOWS_SINCE, "hip": 23007}
 FLOAT8_SINCE = 22400
 
 # RCCL reads NCCL_PROTO for each communicator (ncclTopoTuneModel), but NCCL_P2P_LEVEL once in a
-# process (ncclTopoUserP2pLevel): in RCCL 2.21 and in the source of 2026.
+# process (ncclTopoUserP2pLevel): in RCCL 2.21 and in the source of 2026. For short messages some
+# GPUs take LL all the same (rcclUpdateCollectiveProtocol): see `_tried`.
 # NCCL reads both variables for each communicator. LL128 by force can corrupt data (NCCL's manual),
 # so only NCCL's own choice uses it.
 TUNINGS = {

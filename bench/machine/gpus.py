@@ -18,13 +18,10 @@ from collectives.peer_buffer import PeerBuffer, WaitPolicy
 from collectives.probe import wire_speed
 from collectives.world import open_device, open_world
 from kernels.devices.device import Device, DeviceError, Watch
-from kernels.devices.gpu_driver import legacy_ipc_fails
+from kernels.devices.gpu_driver import APU_LABEL, legacy_ipc_fails
 
 UNCACHED_SINCE = 7, 2  # HIP, on gfx1200 and gfx1201; that of ROCm 10.0 is 7.15
 SHM = "/dev/shm"
-# The voltage of the north bridge, which amdgpu shows for processors with a GPU, not for cards
-# (Documentation/gpu/amdgpu/thermal.rst). Under mpirun the GPU's own driver says what it is.
-APU_LABEL = "vddnb"
 LOADS = 10  # measurements of the wire, by whose end links and clocks are up
 
 
@@ -72,6 +69,7 @@ def _gpu(bus_id: str, amd_gpu: KfdGpu | None) -> Facts:
         "vendor": vendor,
         "name": {pci.NVIDIA: "NVIDIA GPU", pci.AMD: "AMD GPU"}.get(vendor, "unknown"),
         "arch": amd_gpu.arch if amd_gpu else None,
+        # Under mpirun the GPU's own driver says it.
         "integrated": True if pci.attribute(bus_id, "hwmon/*/in1_label") == APU_LABEL else None,
         "driver": pci.driver(bus_id),
         "iommu": pci.iommu(bus_id),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.machine import files
+from kernels.devices.gpu_driver import AMD_GPUS
 
 NVIDIA, AMD, AMD_CPU, INTEL = "0x10de", "0x1002", "0x1022", "0x8086"
 # One lane, one way: 8b/10b up to 5 GT/s, 128b/130b up to 32 GT/s, 236 of a flit's 256 bytes at
@@ -75,7 +76,7 @@ def content(bus_id: str, name: str) -> bytes:
 
 def gpu_bus_ids() -> list[str]:
     """All NVIDIA and AMD GPUs: display controllers, and AMD's processing accelerators."""
-    kinds = {(NVIDIA, "0x03"), (AMD, "0x03"), (AMD, "0x12")}
+    kinds = {(NVIDIA, "0x03"), *AMD_GPUS}
     return [
         bus_id
         for bus_id in sorted(path.name for path in _folder("").glob("*"))

@@ -18,7 +18,14 @@ from kernels.devices.layout import SOURCES
 DRIVERS = {"cuda": "libcuda.so.1", "hip": "libamdhip64.so.7"}
 # By HIP's number. ROCm 6 has 6; ROCm 7 and 10 have 7 (10.0 libamdhip64.so.7.15.26333).
 OTHER_HIP = "libamdhip64.so.6", "libamdhip64.so.8"
-DEVICE_NODES = "/dev/nvidiactl", "/dev/kfd"
+KFD = "/dev/kfd"  # of AMD's driver
+DEVICE_NODES = "/dev/nvidiactl", KFD
+PCI_DEVICES = Path("/sys/bus/pci/devices")
+# AMD's GPUs by vendor and class: display controllers and processing accelerators.
+AMD_GPUS = ("0x1002", "0x03"), ("0x1002", "0x12")
+# The voltage of the north bridge, which amdgpu shows for processors with a GPU, not for cards nor
+# for MI300A (hwmon_attributes_visible in Linux's amdgpu_pm.c).
+APU_LABEL = "vddnb"
 # Only AMD's own driver module has a version file, not the amdgpu that belongs to a kernel.
 AMD_MODULE = Path("/sys/module/amdgpu/version")
 LEGACY_IPC = "HSA_ENABLE_IPC_MODE_LEGACY"  # ROCm's older IPC, which fails without AMD_MODULE
@@ -81,9 +88,29 @@ def load_cupy() -> Any:
 
 
 def gpu_node() -> str | None:
-    """The device node of a GPU's driver; None without. An empty list of visible GPUs, or a missing
-    CuPy, must not make a benchmark measure the CPU by accident."""
-    return next(filter(os.path.exists, DEVICE_NODES), None)
+    """The device node of a GPU's driver; None without, and where AMD's has integrated GPUs alone.
+    An empty list of visible GPUs, or a missing CuPy, must not make a benchmark measure the CPU by
+    accident; but who has a processor with a small GPU means the CPU."""
+    nodes = filter(os.path.exists, DEVICE_NODES)
+    return next((node for node in nodes if node != KFD or not amd_is_integrated()), None)
+
+
+def amd_is_integrated() -> bool:
+    """Whether each of AMD's GPUs here belongs to a processor, but for those that a virtual machine
+    has. False without any: then nobody knows whom KFD serves."""
+
+    def attribute(folder: Path, pattern: str) -> str:
+        with contextlib.suppress(OSError, StopIteration):
+            return next(folder.glob(pattern)).read_text().strip()
+        return ""
+
+    gpus = [
+        folder
+        for folder in PCI_DEVICES.glob("*")
+        if (attribute(folder, "vendor"), attribute(folder, "class")[:4]) in AMD_GPUS
+        and (folder / "driver").resolve().name != "vfio-pci"
+    ]
+    return bool(gpus) and all(attribute(gpu, "hwmon/*/in1_label") == APU_LABEL for gpu in gpus)
 
 
 def release(version: int) -> str:

@@ -13,6 +13,7 @@ import pytest
 from kernels.devices import gpu_driver
 from kernels.devices.device import DeviceError
 from kernels.devices.gpu_driver import compile_kernel
+from tests.bench.machines import write
 from tests.fake_gpu import environment
 from tests.launch import ROOT, mpirun
 from tests.reliability.launch_matrix import SMALL
@@ -102,6 +103,11 @@ WITHOUT_CUPY = f"""
 import sys
 sys.modules["cupy"] = None
 {BESIDE_A_GPU}"""
+ON_ANOTHER_BUS = """
+from pathlib import Path
+gpu_driver.KFD = "/dev/null"
+gpu_driver.PCI_DEVICES = Path({})
+"""
 FAILING_CUPY = """
 raise ImportError("twenty lines") from ImportError("libamdhip64.so.7: cannot open shared object")
 """
@@ -117,3 +123,68 @@ def test_ranks_refuse_to_measure_the_cpu_beside_a_gpu_by_accident(tmp_path):
     assert done.stderr.endswith("; to measure the CPU add --device cpu\n")
     done = mpirun(2, *options, "--device", "cpu", **variables)
     assert done.returncode == 0, done.stderr
+
+
+DISPLAY, ACCELERATOR = "0x030000", "0x120000"
+PROCESSOR_S_OWN, CARD = "0000:0e:00.0", "0000:03:00.0"
+
+
+def amd_gpu(bus_id, kind=DISPLAY, label=None, vendor="0x1002"):
+    """The files of a GPU, in Linux's format; `label` is the one that processors alone have."""
+    voltages = {"in0_label": "vddgfx"} | ({"in1_label": label} if label else {})
+    files = {f"{bus_id}/hwmon/hwmon4/{name}": text for name, text in voltages.items()}
+    return {f"{bus_id}/vendor": vendor, f"{bus_id}/class": kind} | files
+
+
+OWN_GPU = amd_gpu(PROCESSOR_S_OWN, label="vddnb")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("devices", "drivers", "stops"),
+    [
+        (OWN_GPU, {}, False),
+        (OWN_GPU | amd_gpu(CARD), {}, True),  # wherever the card stands
+        (OWN_GPU | amd_gpu("0000:41:00.0"), {}, True),
+        (OWN_GPU | amd_gpu(CARD), {CARD: "vfio-pci"}, False),  # it belongs to a virtual machine
+        (OWN_GPU | amd_gpu(CARD), {CARD: "amdgpu"}, True),
+        (amd_gpu(CARD), {}, True),
+        (amd_gpu(CARD, ACCELERATOR), {}, True),  # MI300A too, which has no such label
+        (OWN_GPU | amd_gpu(CARD, ACCELERATOR), {}, True),
+        (OWN_GPU | amd_gpu(CARD, "0x060400"), {}, False),  # a card's switch is no GPU
+        (OWN_GPU | amd_gpu(CARD, vendor="0x10de"), {}, False),  # KFD does not serve it
+        (OWN_GPU | {f"{CARD}/vendor": "0x1002", f"{CARD}/class": DISPLAY}, {}, True),  # no driver
+        ({f"{PROCESSOR_S_OWN}/class": DISPLAY}, {}, True),  # nothing can be read
+        ({}, {}, True),
+    ],
+)
+def test_a_processor_s_gpu_alone_is_no_gpu_beside_which_the_cpu_is_refused(
+    tmp_path, monkeypatch, devices, drivers, stops
+):
+    folder = write(tmp_path / "devices", devices)
+    for bus_id, name in drivers.items():
+        (tmp_path / "drivers" / name).mkdir(parents=True)
+        (folder / bus_id / "driver").symlink_to(f"../../drivers/{name}")
+    monkeypatch.setattr(gpu_driver, "KFD", "/dev/null")
+    monkeypatch.setattr(gpu_driver, "DEVICE_NODES", ("/dev/nowhere", "/dev/null"))
+    monkeypatch.setattr(gpu_driver, "PCI_DEVICES", folder)
+    assert gpu_driver.gpu_node() == ("/dev/null" if stops else None)
+    monkeypatch.setattr(gpu_driver, "DEVICE_NODES", ("/dev/zero", "/dev/null"))
+    assert gpu_driver.gpu_node() == "/dev/zero"  # NVIDIA's, whatever AMD's is
+
+
+def test_ranks_measure_the_cpu_of_a_processor_with_a_gpu_and_not_beside_a_card(tmp_path):
+    """A desktop's KFD is there for its processor: README's first command stopped at it."""
+    folder = write(tmp_path / "devices", OWN_GPU)
+    site = tmp_path / "sitecustomize.py"
+    site.write_text(WITHOUT_CUPY + ON_ANOTHER_BUS.format(repr(str(folder))))
+    options = "-m", "bench.allreduce", "--out", str(tmp_path / "results"), *SMALL
+    variables: dict[str, Any] = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = mpirun(2, *options, **variables)
+    assert done.returncode == 0, done.stderr
+    sentence = "--device auto chose the CPU: no GPU driver is here: libcuda.so.1, libamdhip64.so.7"
+    assert sentence in " ".join(done.stdout.split())
+    write(folder, amd_gpu(CARD))
+    done = mpirun(2, *options, **variables)
+    assert (done.returncode, done.stdout) == (3, ""), done.stderr
+    assert done.stderr.startswith("bench.allreduce: a GPU is here (/dev/null) and cannot be used: ")

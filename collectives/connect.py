@@ -22,6 +22,7 @@ REMEDY = (
     "--pid=host; AMD: unset HSA_ENABLE_IPC_MODE_LEGACY, and update ROCm and the kernel; or install "
     "amdgpu-dkms and export HSA_ENABLE_IPC_MODE_LEGACY=1)"
 )
+INSTEAD = " (virtual memory management maps it instead)"  # so nothing has to be remedied
 SHARING = "ipcGetMemHandle", "ipcOpenMemHandle", "cannot be opened"  # refused, for these causes
 
 
@@ -103,6 +104,8 @@ def completed(peers: PeerBuffer) -> PeerBuffer:
     it. Raises Refusal."""
     if not peers.device.is_cpu:
         peers.wire = wire_speed(peers)
+    if "vmm" in peers.sharing:
+        peers.refusals[:] = [refusal.replace(REMEDY, INSTEAD) for refusal in peers.refusals]
     shown = peers.shown
     if shown.no_reads:
         peers.refusals.append(shown.no_reads)

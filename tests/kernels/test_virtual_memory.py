@@ -64,7 +64,10 @@ def mapped(**faults):
 def test_where_ipc_fails_the_driver_s_virtual_memory_is_mapped_and_probed(faults, sharing, refusal):
     report = mapped(**faults)
     assert report["sharing"] == report["types"]["behaved"] == sharing
-    assert re.search(refusal, "; ".join(report["refusals"]))
+    said = "; ".join(report["refusals"])
+    assert re.search(refusal, said)
+    # Who has mapped memory has nothing to install.
+    assert ("docker run" in said) == ("vmm" not in sharing), said
     if "vmm" in sharing:
         # Each process's driver keeps one for each memory; nothing else is left open.
         assert report["descriptors"] == [2 * SHARED, 0]

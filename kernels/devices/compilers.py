@@ -55,18 +55,20 @@ class Compilers:
         with waiting():
             return self.started[key][1].result()
 
-    def close(self) -> None:
-        """Starts no further file."""
-        self.threads.shutdown(wait=False, cancel_futures=True)
+    def close(self, wait: bool) -> None:
+        """Starts no further file, and may wait for the end of those that are begun."""
+        with waiting():
+            self.threads.shutdown(wait, cancel_futures=True)
 
 
 @contextmanager
 def side_by_side(device: Device) -> Iterator[None]:
-    """Files of steps that are made inside are compiled meanwhile. Whoever made them calls
-    `finish_builds` before the end."""
+    """Files of steps that are made inside are compiled meanwhile, and none once it is left: that
+    would disturb what is measured then. Whoever made the steps calls `finish_builds` before."""
     device.compilers = compilers = Compilers()
     try:
         yield
+        compilers.close(wait=True)  # where time was short, files that no case needs are begun
     finally:
-        compilers.close()
+        compilers.close(wait=False)
         device.compilers, device.later = None, []

@@ -122,8 +122,11 @@ def run_sequence(world: World, bounds: Sequence[Bound]) -> Bound:
 
 def fastest(world: World, steps: Mapping[Key, Step], rounds: int, calls: int) -> Key:
     """The step that takes the slowest rank the shortest time, launched as a case is, from a graph
-    or not. They take turns, so a disturbance hits all. All ranks call it."""
+    or not. They take turns, so a disturbance hits all. All ranks call it. Raises Refusal if a file
+    of an earlier case does not compile, for which `time_us` would wait."""
     device = world.device
+    with world.communicator.all_or_none():
+        device.finish_builds()
     launched = [device.replayed(step) if world.graph else step for step in steps.values()]
     times_us = [
         [device.time_us(step, calls, world.watch) for step in launched] for _ in range(rounds)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests import fake_gpu
+from tests.fake_gpu import fake_nccl
 from tests.launch import few, mpirun
 from wiretax.record.result import read
 
@@ -110,3 +111,29 @@ def test_ranks_of_one_core_each_compile_side_by_side(tmp_path):
     names = [path.name for path in (tmp_path / "cache/wiretax").iterdir()]
     assert len({name.rpartition("-")[0] for name in names}) == len(names)
     assert not [name for name in names if name.endswith((".lock", ".part"))]
+
+
+# Rank 1's threads have no room for one file, while NCCL is tuned at the next size.
+ONE_RANK_FAILS = """
+import os
+from kernels.devices.compile_cache import CompileError
+from kernels.devices.gpu import GpuDevice
+plain = GpuDevice.compile
+def compile(self, stem, macros, wait=True):
+    if stem == "allreduce_two_shot" and os.environ["PMI_RANK"] == "1":
+        raise CompileError("no room is left")
+    return plain(self, stem, macros, wait)
+GpuDevice.compile = compile
+import runpy
+runpy.run_module("bench.allreduce", run_name="__main__")
+"""
+
+
+def test_a_file_that_one_rank_cannot_compile_ends_the_run_and_hangs_no_rank(tmp_path):
+    options = (
+        "--device cuda --sizes 4K,8K --mode isolated --algorithm library,two_shot -G 0 --quiet"
+    )
+    words = *options.split(), "--out", tmp_path
+    done = mpirun(2, "-c", ONE_RANK_FAILS, *words, timeout_s=100, **fake_nccl.environment())
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.strip() == "bench.allreduce: rank 1: no room is left"

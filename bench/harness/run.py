@@ -123,7 +123,7 @@ def measure(
     if compile_s >= 1.0:
         sentence = f"compilers took {compile_s:.0f} s, which --max-time does not count"
         flight.progress.show("compiled", sentence)
-    deadline_s = STARTED_S + options.max_time_s + compile_s - CLOSING_S
+    deadline_s = STARTED_S + options.max_time_s + session.uncounted_s() - CLOSING_S
     run = RunInProgress(session, suite, deadline_s)
     if communicator.rank == 0:
         run.file = RunFile.create(Path(options.out), run_head)

@@ -76,10 +76,13 @@ class Session:
         return self.world.communicator
 
     def compile_s(self) -> float:
-        """For how many seconds a rank has waited for compilers, at most --max-time, which does not
-        count them. All ranks call it."""
-        waited_s = float(max(self.communicator.all_gather(sum(compile_cache.waits_s))))
-        return min(waited_s, self.options.max_time_s)
+        """For how many seconds a rank has waited for compilers. All ranks call it."""
+        return float(max(self.communicator.all_gather(sum(compile_cache.waits_s))))
+
+    def uncounted_s(self) -> float:
+        """The seconds of compilers that --max-time does not count: as long again at most. All ranks
+        call it."""
+        return min(self.compile_s(), self.options.max_time_s)
 
     @cached_property
     def meet(self) -> Step:

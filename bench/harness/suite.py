@@ -129,7 +129,7 @@ def bind_cases(
 
 def is_late(session: Session, has_case: bool) -> bool:
     """Whether no further case is prepared, on all ranks, which call it."""
-    late_s = STARTED_S + COMPILE_SHARE * session.options.max_time_s + session.compile_s()
+    late_s = STARTED_S + COMPILE_SHARE * session.options.max_time_s + session.uncounted_s()
     return bool(session.communicator.broadcast(has_case and time.monotonic() > late_s))
 
 

@@ -151,7 +151,7 @@ def require_time(session: Session, batch: TokenBatch) -> None:
     layer_us = session.world.device.time_us(layer.step, 3, session.world.watch)
     own_s = batch.weights.layers * layer_us / 1e6, time.monotonic() - STARTED_S
     step_s, passed_s = np.max(session.communicator.all_gather(own_s), axis=0)
-    left_s = session.options.max_time_s + session.compile_s() - passed_s
+    left_s = session.options.max_time_s + session.uncounted_s() - passed_s
     if left_s < FIRST_STEPS * step_s:
         raise Refusal(
             f"time ran out: a step takes about {number(step_s)} s here, {FIRST_STEPS} or more come "

@@ -58,6 +58,8 @@ def notes_on(file: ContenderFile, world: World) -> Iterator[str]:
     """Sentences for the head of the run on a file of Python. All ranks call it."""
     if world.device.is_cpu:  # a GPU's clock runs behind the calls
         step = python_operation(world, "an empty call", lambda: None, str).step
+        with world.communicator.all_or_none():  # otherwise a rank without its kernels leaves here
+            world.device.finish_builds()
         median_us = world.device.time_us(step, EMPTY_CALLS, world.watch)
         call_us = max(world.communicator.all_gather(median_us))
         yield (

@@ -90,6 +90,7 @@ class GpuStream(Device):
             step.function(step.blocks, step.argument)
 
     def captured(self, *steps: Step) -> Any:
+        self.finish_builds()  # a module cannot be loaded while a stream is captured
         self.stream.begin_capture()
         self.enqueue(*steps)
         graph = self.stream.end_capture()

@@ -83,6 +83,8 @@ def differing(parser):
         default = action.default
         if isinstance(default, str):
             default = typed(action, default)
+        if isinstance(default, tuple):  # of names; what is typed becomes a list
+            default = [*default]
         if default is None:  # a text such as (results/survey-TIME) says what happens then
             values = [value for value in values if not isinstance(value, str | Path)]
         if values and action.nargs is None and default not in values:

@@ -342,12 +342,15 @@ def sweep_cases(
 def list_algorithms(sweep: SweepOptions, session: Session) -> int:
     """Prints every algorithm, and why one is not available here; on rank 0. Returns the status."""
     world = session.world
-    size = 8 * 32 * world.ranks  # whole blocks of the quantised forms in each segment
-    buffers, _ = allocated(world, 0, size)
-    case = next(sweep_cases(replace(sweep, sizes=(size,)), session, buffers))
-    for algorithm in ALGORITHMS[sweep.collective.name].values():
+    algorithms = ALGORITHMS[sweep.collective.name].values()
+    # Whole blocks of the quantised forms in each segment, and what an algorithm wants at least.
+    sizes = [max(8 * 32, algorithm.limits.least_bytes) * world.ranks for algorithm in algorithms]
+    buffers, _ = allocated(world, 0, max(sizes))
+    width = max(len(algorithm.name) for algorithm in algorithms)
+    for algorithm, size in zip(algorithms, sizes, strict=True):
+        case = next(sweep_cases(replace(sweep, sizes=(size,)), session, buffers))
         bound = algorithm.bind(world, replace(case, variant=algorithm.variants_in(world)[0]))
         why = f" -- not here: {bound.reason}" if isinstance(bound, Unsupported) else ""
         if world.rank == 0:
-            print_out(f"{algorithm.name:22} {algorithm.about}{why}\n")
+            print_out(f"{algorithm.name:{width}} {algorithm.about}{why}\n")
     return FINE

@@ -14,6 +14,7 @@ from kernels.devices.shared_memory import available_bytes
 from reports.__main__ import main
 from reports.tables.export import as_csv
 from tests.bench.launches import launch, run
+from tests.fake_gpu import environment
 from tests.launch import mpirun
 from wiretax.record.frame import case_rows
 from wiretax.record.result import ResultError
@@ -217,6 +218,16 @@ def test_help_and_list_print_once_for_all_ranks(tmp_path):
     assert "not here: " in about["one_shot_multimem"]
     assert "does not reduce bfloat16" in about["library"]
     assert not list(tmp_path.iterdir())
+
+
+def test_the_list_asks_each_algorithm_at_a_size_that_it_takes(tmp_path):
+    """At 512 B copy engines were "not here: it pays from 1 MiB on", whatever the GPU lacks."""
+    listed = launch(tmp_path / "results", "--list", **environment(vendor="hip"))
+    about = dict(line.split(maxsplit=1) for line in listed.stdout.splitlines())
+    assert "not here" not in about["two_shot_copy_engine"]
+    lacks = "not here: HIP's streams await values in signal memory alone"
+    assert lacks in about["two_shot_copy_engine_memops"]
+    assert "not here" not in about["one_shot_ll"]
 
 
 def test_csv_without_checks_and_types_that_the_library_lacks(tmp_path, capsys):

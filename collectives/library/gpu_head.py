@@ -52,10 +52,13 @@ def describe(baseline: "NcclLibrary", world: World) -> dict[str, Any]:
         if transport.startswith(("SHM", "direct shared", "NET"))
     ]
     if staged and baseline.ranks.hosts == 1:
+        remedy = (
+            " Where our kernels reach the peers, unset NCCL_P2P_DISABLE or export "
+            "NCCL_P2P_LEVEL=SYS."
+        )
         notes.append(
             f"{library.name} went through host memory ({staged[0]}): it is not a "
-            "peer-to-peer baseline. Where our kernels reach the peers, unset "
-            "NCCL_P2P_DISABLE or export NCCL_P2P_LEVEL=SYS."
+            f"peer-to-peer baseline.{'' if world.memory == 'host_staged' else remedy}"
         )
     if world.memory == "host_staged" and baseline.device.sharers > 1:
         notes.append(

@@ -387,11 +387,15 @@ def test_errors_that_come_during_a_run_are_a_note_of_it(tmp_path):
                 "NCCL_P2P_DISABLE or export NCCL_P2P_LEVEL=SYS.",
             ),
             (
+                {"way": "SHM/direct/direct", "gpu": {"peer": 0}},  # no more do ours
+                "(SHM/direct/direct, ranks 0 -> 1): it is not a peer-to-peer baseline. - NCCL",
+            ),
+            (
                 {"stands_still": "default"},
                 "- plain: ncclAllReduce of NCCL 2.32.3 did not end in 1 s.",
             ),
         ],
-        1,
+        2,
     ),
 )
 def test_the_library_s_way_and_its_failures_follow_the_page_on_a_fake_gpu(faults, sentence):

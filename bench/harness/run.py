@@ -119,11 +119,11 @@ def measure(
     if not session.world.shares_clock():
         measure_empty_launch(session)
     run_head = head.describe(session, machine, suite)
-    compile_s = session.compile_s()
+    compile_s, uncounted_s = session.compile_s(), session.uncounted_s()
     if compile_s >= 1.0:
-        sentence = f"compilers took {compile_s:.0f} s, which --max-time does not count"
+        sentence = f"compilers took {compile_s:.0f} s; --max-time does not count {uncounted_s:.0f}"
         flight.progress.show("compiled", sentence)
-    deadline_s = STARTED_S + options.max_time_s + session.uncounted_s() - CLOSING_S
+    deadline_s = STARTED_S + options.max_time_s + uncounted_s - CLOSING_S
     run = RunInProgress(session, suite, deadline_s)
     if communicator.rank == 0:
         run.file = RunFile.create(Path(options.out), run_head)

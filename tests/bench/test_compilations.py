@@ -1,5 +1,6 @@
 """What a first run compiles: no code twice, and in no time that --max-time counts."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -74,12 +75,13 @@ def test_a_compilers_time_is_not_counted_and_said(tmp_path):
         tmp_path, "cpu", COMMAND, *options, "ring", "--max-time", str(SLOW_S - 1), **variables
     )
     assert done.returncode == 0, done.stderr
-    assert "compiled: compilers took 11 s, which --max-time does not count" in done.stderr
+    said = r"compiled: compilers took \d+ s; --max-time does not count 11\n"  # as long at most
+    assert re.search(said, done.stderr), done.stderr
     last = read(max((tmp_path / "results").glob("*.jsonl")))
     assert last.end
+    assert last.end.status == "complete"
     assert last.end.elapsed_s
-    assert (last.end.status, last.end.compile_s) == ("complete", SLOW_S - 1)  # as long at most
-    assert last.end.elapsed_s > SLOW_S
+    assert last.end.elapsed_s > last.end.compile_s >= SLOW_S
     assert [case.status for case in last.cases if case.algorithm == "ring"] == ["ok"]
 
 

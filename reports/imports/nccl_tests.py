@@ -79,7 +79,7 @@ VALUES = {  # others: FIGURE
 CHOSEN = "algo", "proto", "nchannels"  # what RCCL planned for both halves: -A of rccl-tests
 # The tests' own kernels over NCCL's device API, by the number of the option -D (NVIDIA/nccl-tests,
 # src/all_reduce.cu and src/alltoall.cu at a0b82b2). The table does not name them: the arguments do.
-DEVICE_OPTION = re.compile(r"\s(?:-D\s?|--device_impl\w*[=\s])(\d{1,3})(?=\s|$)")
+DEVICE_OPTION = re.compile(r"\s(?:-D\s?|--device_impl\w*[=\s])(\d{1,3})(?![\w.-])")
 DEVICE_KERNELS = {
     "all_reduce": ("LSA", "LSA vectorized", "multimem", "multimem vectorized"),
     "alltoall": ("LSA", "LSA optimized", "GIN", "LSA and GIN"),

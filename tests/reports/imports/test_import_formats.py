@@ -411,6 +411,7 @@ LSA = "nccl-tests LSA vectorized, NCCL 2.29.2"
     [
         ("+ mpirun -n 2 -D 9 /opt/build/all_reduce_perf -b 8 -R 2 -D 2", LSA),
         ("all_reduce_perf --device_implementation=2 -R 2 | tee -D 4", LSA),
+        ("docker run x bash -c 'all_reduce_perf -R 2 -D 2'", LSA),
         ("all_reduce_perf -R 2 -D4", "nccl-tests multimem vectorized, NCCL 2.29.2"),
         ("all_reduce_perf -R 2 -D 1 -D 7", "nccl-tests kernel 7, NCCL 2.29.2"),
         ("all_reduce_perf -R 2 -D 0", "NCCL 2.29.2"),

@@ -96,6 +96,7 @@ def _open_gpu(
         device = GpuDevice(bus_id, len(sharers))
     own = device.name, device.arch, device.most_blocks, device.threads, len(sharers)
     names, archs, blocks, threads, sharing = zip(*communicator.all_gather(own), strict=True)
+    nodes = communicator.all_gather(device.most_graph_nodes)
     for rank, name in enumerate(names):
         if name != names[0]:
             raise Refusal(
@@ -110,6 +111,7 @@ def _open_gpu(
                 "GPUs together add --mixed-gpus"
             )
     device.most_blocks, device.threads = min(blocks), min(threads)
+    device.most_graph_nodes = min(filter(None, nodes), default=None)
     if max(sharing) > 1:  # then no figure of this run measures a wire
         device.sharing = tuple(mode.replace("mapped", "same_device") for mode in device.sharing)
     return device

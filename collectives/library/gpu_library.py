@@ -169,9 +169,10 @@ class NcclLibrary(Library):
 
     def bind(self, world: World, case: CollectiveCase) -> Bound:
         try:
-            arch, needs_float8 = self.device.arch, case.collective.reduces and case.datatype.float8
-            if needs_float8 and not reduces_float8(arch, self.nccl.version):
-                return Unsupported(f"{self.nccl.name} does not reduce fp8 on {arch}")
+            library, needs_float8 = self.nccl, case.collective.reduces and case.datatype.float8
+            for arch in sorted(library.archs):
+                if needs_float8 and not reduces_float8(arch, library.version):
+                    return Unsupported(f"{library.name} does not reduce fp8 on {arch}")
             if case.variant == "tuned":
                 return self._tuned(world, case)
             if case.variant == "zero_cta":
@@ -391,7 +392,7 @@ class NcclLibrary(Library):
             )
         if not self.is_rccl and "plain" in library.refused:  # each setting would hang as long
             raise DeviceError(library.refused["plain"])
-        if has_endless_ll(self.device.arch, library.version):
+        if has_endless_ll(library.archs, library.version):
             library.refused["NCCL_PROTO=LL"] = LL_ON_GFX12
         tried = self._tried(case, ["plain"])
         ran = kernel_of(tried["plain"].choice) if tried else None

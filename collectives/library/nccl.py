@@ -10,7 +10,7 @@ import importlib
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ctypes import c_char_p, c_int, c_size_t, c_uint
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -140,6 +140,7 @@ class Nccl:
     resets_log: bool = False  # whether it can begin and end its log at any time
     own: dict[str, str] = field(default_factory=dict)  # variables that Wiretax set for the process
     outweighs: dict[str, str] = field(default_factory=dict)  # of any rank: BLOCKS and POLICY
+    archs: frozenset[str] = frozenset()  # of all ranks' GPUs, which may be unlike
 
     def complaint(self, call: str, status: int) -> str:
         """The error message for a failed call, without paths and addresses; "" for success."""
@@ -251,9 +252,9 @@ def settings_of(label: str) -> dict[str, str]:
     return dict(word.split("=") for word in label.split() if "=" in word)
 
 
-def has_endless_ll(arch: str, version: int) -> bool:
-    """Whether this RCCL's LL protocol may never end on this architecture."""
-    return arch.startswith("gfx12") and version < LL_REPAIRED_SINCE
+def has_endless_ll(archs: Iterable[str], version: int) -> bool:
+    """Whether this RCCL's LL protocol may never end on one of these architectures."""
+    return version < LL_REPAIRED_SINCE and any(arch.startswith("gfx12") for arch in archs)
 
 
 def release(version: int) -> str:
@@ -332,15 +333,16 @@ def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
         calls.ncclGetErrorString.restype = calls.ncclGetLastError.restype = ctypes.c_char_p
         calls.ncclGetVersion(ctypes.byref(number))
     user = {name: os.environ[name] for name in (*BLOCKS, POLICY) if name in os.environ}
-    every = ranks.all_gather((number.value, device.sharers, user, "NCCL_PROTO" in os.environ))
-    versions, sharing, users, protocols = zip(*every, strict=True)
+    own = number.value, device.sharers, user, "NCCL_PROTO" in os.environ, device.arch
+    versions, sharing, users, protocols, archs = zip(*ranks.all_gather(own), strict=True)
     if len(releases := set(map(release, versions))) > 1:
         raise Refusal(f"ranks have {kind} {' and '.join(sorted(releases))}")
     sharers, name = max(sharing), f"{kind} {release(number.value)}"
-    nccl = Nccl(ranks, calls, name, number.value, loaded_file(device.name))
+    file = loaded_file(device.name)
+    nccl = Nccl(ranks, calls, name, number.value, file, archs=frozenset(archs))
     for each in users:
         nccl.outweighs |= each
-    if kind == "RCCL" and has_endless_ll(device.arch, nccl.version) and not any(protocols):
+    if kind == "RCCL" and has_endless_ll(archs, nccl.version) and not any(protocols):
         # For the process: RCCL looks at its first call whether the variable is there, and chooses
         # LL by itself if not (rcclUpdateCollectiveProtocol in its rccl_wrap.cc), whatever a
         # communicator read.

@@ -9,7 +9,7 @@ from bench import survey
 from bench.surveys.steps import launch_of, plan
 from kernels.devices.gpu_driver import VisibleGpu, VisibleGpus, commonest_kind
 from tests.bench.launches import launch, run
-from tests.fake_gpu import environment
+from tests.fake_gpu import environment, fake_nccl
 from tests.launch import mpirun, python
 
 OPTIONS = "-b 16K -e 16K --mode isolated --algorithm one_shot_pull -n 2 -w 0"
@@ -76,6 +76,40 @@ def test_unlike_gpus_are_measured_if_asked_for(tmp_path):
     assert result.run.method["mixed_gpus"] is True
     assert "Left out" not in printed
     assert {case.n_wrong for case in result.cases if case.status == "ok"} == {0}
+
+
+@pytest.mark.parametrize(
+    ("archs", "version", "words", "said"),
+    [
+        (
+            "gfx1201,gfx1100",
+            22707,
+            "--library tuned",
+            "NCCL_PROTO=LL is out: RCCL's LL may never end on gfx12",
+        ),
+        (
+            "gfx1201,gfx942",
+            23007,
+            "-d f8e4m3,half --library plain",
+            "RCCL 2.30.7 does not reduce fp8 on gfx942",
+        ),
+    ],
+)
+def test_ranks_on_unlike_gpus_call_the_library_alike(tmp_path, archs, version, words, said):
+    """Each rank once decided by its own GPU whether to try LL or fp8, and waited for the other."""
+    gpu = {"count": 2, "archs": archs}
+    options = f"-b 4K -e 4K --mode isolated --algorithm library -n 2 -w 0 --mixed-gpus {words}"
+    _, result = run(tmp_path, options, **fake_nccl.environment("hip", version=version, gpu=gpu))
+    facts = [*result.run.notes, *(case.reason or "" for case in result.cases)]
+    assert any(said in each for each in facts), facts
+    assert {case.n_wrong for case in result.cases if case.status == "ok"} == {0}
+
+
+def test_graphs_of_unlike_gpus_are_as_short_on_each_rank(tmp_path):
+    variables = unlike("gfx1036*", "gfx1201")
+    options = "-b 4K -e 4K --mode chained -G 1 --algorithm one_shot_push -n 2 -w 0 --mixed-gpus"
+    _, result = run(tmp_path, options, **variables)
+    assert any(note.startswith("Graphs hold at most 100") for note in result.run.notes)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ of the all-reduce. A folder receives the runs, what each step printed, and one p
 holds it all, to send. If a step fails, the survey says so and goes on."""
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ from bench import STARTED_S
 from bench.campaigns.campaign_options import Stop, launching_parser
 from bench.campaigns.ending import run_command
 from bench.campaigns.open_campaign import check_new
-from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, WRONG, print_out
+from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, USAGE, WRONG, print_out
 from bench.harness.options import RunOptions, seconds
 from bench.harness.parser import Parser, whole
 from bench.harness.progress import Progress
@@ -26,6 +27,7 @@ from bench.machine.gpu_state import in_use, intel_gpus
 from bench.surveys import mps, steps
 from bench.surveys.steps import RESULTS, Survey, perform
 from collectives.communicator import find_mpirun
+from collectives.library.nccl import BLOCKS
 from kernels.devices import gpu_driver
 from kernels.devices.device import MOST_RANKS, DeviceError
 from kernels.devices.gpu_driver import VisibleGpus
@@ -82,6 +84,13 @@ def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Surve
     """The survey in its new folder, of the plan with the command's name or that fits the GPUs.
     Raises Stop if it cannot begin, OSError."""
     vendor, gpus, left_out = find_gpus(arguments.device, arguments.mixed_gpus)
+    if vendor and (set_here := [name for name in BLOCKS if name in os.environ]):
+        # Otherwise the step of the all-reduces would end so, minutes later.
+        raise Stop(
+            USAGE,
+            f"{set_here[0]} is set, and outweighs the numbers of blocks among which a survey looks "
+            "for the library's best: unset it",
+        )
     ranks = arguments.ranks or max(2, min(len(gpus), MOST_RANKS))
     shares_gpus = 0 < len(gpus) < ranks
     mpirun = find_mpirun()

@@ -141,6 +141,11 @@ def test_a_survey_that_cannot_begin_is_refused(tmp_path, refused, monkeypatch):
     monkeypatch.setattr(gpu_driver, "DEVICE_NODES", ("/dev/null",))  # GPUs that cannot be used
     status, refusal = refused(main, "--out", folder)
     assert (status, refusal.endswith("; to measure the CPU add --device cpu")) == (3, True), refusal
+    seen = gpu_driver.VisibleGpus("cuda", ["0000:01:00.0", "0000:02:00.0"])
+    monkeypatch.setattr(gpu_driver, "visible_gpus", lambda mixed: seen)
+    monkeypatch.setenv("NCCL_MAX_CTAS", "8")  # the step of the all-reduces would end so
+    status, refusal = refused(main, "--out", folder)
+    assert (status, refusal.startswith("NCCL_MAX_CTAS is set, and outweighs ")) == (2, True)
     monkeypatch.setenv("PMI_RANK", "0")
     launcher = "it starts mpirun itself: run it without mpirun, or unset PMI_RANK"
     assert refused(main, "--out", folder) == (2, launcher)

@@ -26,7 +26,7 @@ import bench.harness.timing
 import bench.sweep
 from bench.harness.iteration import Iteration
 from bench.harness.watchdog import Watchdog
-from kernels.devices.device import Step
+from kernels.devices.device import Step, ready
 from wiretax.common.launched import launched_rank
 from wiretax.record.writing import RunFile
 
@@ -92,7 +92,7 @@ def iteration_with(point: str, call: int, fault):
         iteration: Iteration = make(*arguments)
         native = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         whole = iteration.check if point == "check" else iteration.operation.step
-        function = native(whole.function)
+        function = native(ready(whole.function))
 
         def passage(argument) -> None:
             fault()

@@ -21,6 +21,7 @@ bool on_host(uintptr_t address);  // whether it is registered host memory
 // FAKE_GPU_READS.
 void note_read(const char* name);
 bool of_peer(const void* at);
+void note_store(const void* to);
 // Device memory of another source; without `opens` no access is ever allowed.
 void add_memory(void* at, size_t bytes, bool opens);
 void remove_memory(void* at);

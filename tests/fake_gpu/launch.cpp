@@ -80,7 +80,7 @@ extern "C" unsigned long long gpu_clock_ns() {
   return (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec;
 }
 
-// What a kernel calls before each load, if nvrtc.py builds it so.
+// What a kernel calls before each load and store, if nvrtc.py builds it so.
 static void about_to_load(const void* at) {
   Dl_info found;
   if (launched && of_peer(at) && dladdr(launched->function, &found)) note_read(found.dli_sname);
@@ -91,6 +91,11 @@ void __sanitizer_cov_load2(const void* at) { about_to_load(at); }
 void __sanitizer_cov_load4(const void* at) { about_to_load(at); }
 void __sanitizer_cov_load8(const void* at) { about_to_load(at); }
 void __sanitizer_cov_load16(const void* at) { about_to_load(at); }
+void __sanitizer_cov_store1(const void* to) { note_store(to); }
+void __sanitizer_cov_store2(const void* to) { note_store(to); }
+void __sanitizer_cov_store4(const void* to) { note_store(to); }
+void __sanitizer_cov_store8(const void* to) { note_store(to); }
+void __sanitizer_cov_store16(const void* to) { note_store(to); }
 }
 
 // Passes the parameter by value. Above 16 bytes it lies on the stack, and the kernel reads only its

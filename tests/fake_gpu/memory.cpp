@@ -183,8 +183,9 @@ constexpr size_t CACHE_BYTES = 384 << 10, LINE_BYTES = 64,
 // As in peer_buffer.py, for chunks of 8 MiB: each half of a slab starts in the cache.
 constexpr size_t HALF_BYTES = (32 << 20) + (64 << 10);
 struct Cache {
-  char *at, *memory, *seen;
-};  // the GPU's copy, the memory, and the contents when both were equal
+  char *at, *memory, *seen;  // the GPU's copy, the memory, and the contents when both were equal
+  char* stored;              // of each line, whether a kernel has stored into it since
+};
 static auto& caches = *new std::vector<Cache>;
 static std::mutex caches_lock;
 static std::atomic<bool> caching{false};
@@ -214,13 +215,22 @@ static void add_cache(char* at, int fd, size_t offset) {
   char* seen = (char*)malloc(CACHE_BYTES);
   mmap(at, CACHE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
   memcpy(seen, memory, CACHE_BYTES), memcpy(at, seen, CACHE_BYTES);
-  caches.push_back({at, memory, seen}), caching = true;
+  caches.push_back({at, memory, seen, (char*)calloc(CACHE_BYTES / LINE_BYTES, 1)}), caching = true;
+}
+// A store of what the cache has already changes nothing there, and must reach the memory all the
+// same: the owner may have stored something else meanwhile. Builds without the call go by changes.
+void note_store(const void* to) {
+  if (!caching || !of_peer(to)) return;
+  std::lock_guard<std::mutex> held(caches_lock);
+  for (const Cache& c : caches)
+    if ((const char*)to >= c.at && (const char*)to < c.at + CACHE_BYTES)
+      c.stored[((const char*)to - c.at) / (long)LINE_BYTES] = 1;
 }
 static void remove_cache(char* at) {
   std::lock_guard<std::mutex> held(caches_lock);
   for (size_t i = 0; i < caches.size(); ++i)
     if (caches[i].at == at || caches[i].at == at + HALF_BYTES) {
-      munmap(caches[i].memory, CACHE_BYTES), free(caches[i].seen);
+      munmap(caches[i].memory, CACHE_BYTES), free(caches[i].seen), free(caches[i].stored);
       caches.erase(caches.begin() + (long)i--);
     }
 }
@@ -235,7 +245,9 @@ static void exchange_locked(bool write_back, const char* only) {
       for (size_t k = 0; k < LINE_BYTES / 8; ++k)
         line[k] = __atomic_load_n((const uint64_t*)((write_back ? c.at : c.memory) + i) + k,
                                   __ATOMIC_RELAXED);
-      if (!memcmp(line, c.seen + i, LINE_BYTES)) continue;
+      char& stored = c.stored[i / LINE_BYTES];
+      if (!memcmp(line, c.seen + i, LINE_BYTES) && !(write_back && stored)) continue;
+      if (write_back) stored = 0;
       memcpy((write_back ? c.memory : c.at) + i, line, LINE_BYTES);
       memcpy(c.seen + i, line, LINE_BYTES);
     }

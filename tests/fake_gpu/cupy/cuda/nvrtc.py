@@ -24,8 +24,8 @@ FLAGS = [
     "-nostdlib++",
     "-w",
 ]
-if os.environ.get("FAKE_GPU_READS"):  # a kernel calls __sanitizer_cov_loadN before each load
-    FLAGS.append("-fsanitize-coverage=func,trace-loads")
+if os.environ.get("FAKE_GPU_READS"):  # before each load and store a kernel calls launch.cpp
+    FLAGS.append("-fsanitize-coverage=func,trace-loads,trace-stores")
 
 
 class NVRTCError(RuntimeError):

@@ -11,7 +11,7 @@ from collectives.communicator import Communicator, Refusal
 from collectives.operation import Unsupported
 from collectives.peer_buffer import PeerBuffer, WaitPolicy, share, slab_bytes, write_own
 from collectives.probe import ProbeFailed, probe, wire_speed
-from kernels.devices.device import MOST_RANKS, Control, Device, Own
+from kernels.devices.device import MOST_RANKS, VMM, Control, Device, Own
 
 # Opening memory fails with error 17 where containers share no network, through which ROCm passes it
 # (ROCm/rocm-aic pull request 88), and on kernels without AMD's own driver (ROCm/ROCR-Runtime issue
@@ -59,15 +59,11 @@ def connect(
             if not probes:
                 return peers
             peers.shown = probe(peers)
-            if (
-                peers.shown.no_reads
-                and not unread
-                and any(map(may_show_reads, modes[number + 1 :]))
-            ):
-                unread = peers, undo
-                continue
             if peers.shown.no_reads and unread:
                 raise ProbeFailed(peers.shown.no_reads)
+            if peers.shown.no_reads and any(map(may_show_reads, modes[number + 1 :])):
+                unread = peers, undo
+                continue
             peers = completed(peers)
             if unread:  # until here it may still be needed
                 first, undo_first = unread
@@ -96,7 +92,7 @@ def connect(
 def may_show_reads(sharing: str) -> bool:
     """Whether it is worth trying where another mode's memory shows no reads of peers: other memory,
     mapped by the same wire. Virtual memory management maps what IPC does."""
-    return sharing.startswith("mapped") and "vmm" not in sharing
+    return sharing.startswith("mapped") and VMM not in sharing
 
 
 def completed(peers: PeerBuffer) -> PeerBuffer:
@@ -104,7 +100,7 @@ def completed(peers: PeerBuffer) -> PeerBuffer:
     it. Raises Refusal."""
     if not peers.device.is_cpu:
         peers.wire = wire_speed(peers)
-    if "vmm" in peers.sharing:
+    if VMM in peers.sharing:
         peers.refusals[:] = [refusal.replace(REMEDY, INSTEAD) for refusal in peers.refusals]
     shown = peers.shown
     if shown.no_reads:

@@ -104,8 +104,6 @@ DECISION = re.compile(
     r"|Kernel (\w+) nchannels (\d+)|(?:cudaMemcpy|(?:Rail \S+ )?RMA proxy \+ CE))"
 )
 COPY_ENGINES = "copy engines"
-
-
 # What it says of a communicator whose windows are not symmetric: until 2.30 and in 2.32. NCCL then
 # makes none, RCCL from 2.30.7 on some for other calls.
 NOT_SYMMETRIC = re.compile(r"Symmetric memory is not supported|symmetricSupport 0\b")

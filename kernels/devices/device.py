@@ -35,6 +35,7 @@ CONSTANTS = {  # each compilation compares them with those of sync.h
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Stamps = np.ndarray[Any, np.dtype[np.int64]]
 Macros = Mapping[str, str | int]  # what a build defines with -D, by name
+VMM = "vmm"  # in the name of a sharing mode: by virtual memory management, not by IPC
 LOOP = "iteration"  # the kernel file that frames iterations; it raises no peer's flag
 ON_CPUS_ALONE = ("WT_SEVERAL_PAGES",)  # macros that change no code of a GPU
 

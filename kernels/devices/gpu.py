@@ -17,6 +17,7 @@ import numpy as np
 from kernels.devices import shared_memory
 from kernels.devices.device import (
     MOST_BLOCKS,
+    VMM,
     Bytes,
     CopyEngine,
     DeviceError,
@@ -61,7 +62,6 @@ SHARING = {
         "host_staged",
     ),
 }
-VMM = "vmm"  # in the name of a mode: the driver's virtual memory management, not its IPC
 UNSEEN = ", which this process may not see (Slurm shows it with --gpu-bind=none),"
 HDP_MEM_FLUSH_CNTL = 10005  # hipDeviceAttributeHdpMemFlushCntl: the register's address, 64 bits
 XGMI = 4  # HSA_AMD_LINK_INFO_TYPE_XGMI

@@ -4,7 +4,14 @@ from the tables in reports/references."""
 import re
 from collections.abc import Iterable
 
-from reports.references.published import PublishedCall, calls, near_size, select, serving
+from reports.references.published import (
+    PublishedCall,
+    PublishedServing,
+    calls,
+    near_size,
+    select,
+    serving,
+)
 from reports.tables.sentences import number, size_text
 from wiretax.common.grouped import grouped
 from wiretax.common.untrusted import markdown_text
@@ -40,7 +47,12 @@ What a source does not say is empty or `unknown`; nothing is computed, estimated
 | `valid_until` | a later change of the library, which chooses otherwise on this card |
 | `time_us`, `busbw_gb_s` | as printed; busbw as nccl-tests defines it |
 | `power_w` | the power cap of a card, W |
+| `replay` | of serving: decode from a `graph`, or `eager` |
+| `all_reduce` | of serving: the library or the kernel that reduces between the cards |
 | `drafter` | of serving: what proposed several tokens a step; `none` if nothing did |
+| `decode_tok_s`, `prefill_tok_s` | of serving: tokens/s, of several `streams` their sum |
+| `total_tok_s` | of serving: prompt and generated tokens together: no figure of decode |
+| `tpot_ms`, `ttft_ms` | of serving: a token after the first, and the first, ms |
 | `grade` | `table`: of several sizes; `figure`: of one or two; `hearsay`: see the note |
 | `statistic` | of one measurement; nccl-tests prints the mean |
 
@@ -213,12 +225,28 @@ def of_serving() -> str:
             "" if row.streams is None else str(row.streams),
             number(row.decode_tok_s).replace("-", ""),
             number(row.prefill_tok_s).replace("-", ""),
+            other_figures(row),
             f"[{numbers[row.source]}](#sources)",
         ]
         for row in serving()
     ]
     heading = "cards | model | engine | split | peer access | streams | decode, tokens/s | "
-    return "## Serving\n\n" + table(heading + "prefill, tokens/s | source", lines)
+    return "## Serving\n\n" + table(
+        heading + "prefill, tokens/s | how it ran, other figures | source", lines
+    )
+
+
+def other_figures(row: PublishedServing) -> str:
+    """What says how a row ran, and its figures that are no tokens/s of decode or prefill."""
+    texts = [
+        row.replay if row.replay != "unknown" else "",
+        row.all_reduce,
+        f"drafter {row.drafter}" if row.drafter not in ("", "none") else "",
+        f"{number(row.total_tok_s)} tokens/s with prompts" if row.total_tok_s else "",
+        f"{number(row.tpot_ms)} ms a token" if row.tpot_ms else "",
+        f"{number(row.ttft_ms)} ms to the first" if row.ttft_ms else "",
+    ]
+    return ", ".join(filter(None, texts))
 
 
 def page() -> str:

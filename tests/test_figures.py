@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from reports.__main__ import main
+from reports.tables.sentences import number
 
 PAGES = Path(__file__).parents[1] / "docs" / "experiments"
 pytestmark = pytest.mark.unit
@@ -54,6 +55,18 @@ def test_the_answer_has_the_figures_of_today(answer):
     """Every figure of the page is computed from the published ones, the formulas and the runs."""
     assert answer.PAGE.read_text() == answer.page(), "run make figures"
     assert import_module("drawing").read("answer").equals(answer.points()), "run make figures"
+
+
+def test_a_setting_of_a_library_is_no_range_of_its_default(answer):
+    """The page once gave 39 to 81 us for one card: the 81 are a variable's, which costs decode."""
+    names = set(answer.small_calls())
+    (default,) = [name for name in names if "5070 Ti" in name and "=" not in name]
+    assert f"{default}, NCCL_SHM_USE_CUDA_MEMCPY=1" in names
+    assert [call.us for call in answer.small_calls()[default]] == [39]
+    slowest_us = max(call.us for own in answer.small_calls().values() for call in own)
+    figures = answer.figures()
+    assert number(slowest_us) in figures["slowest"]
+    assert number(slowest_us) not in figures["us"]
 
 
 def test_the_answer_says_what_its_command_and_its_source_say(answer, capsys):

@@ -20,6 +20,7 @@ from figures_answer import (
     archived,
     by_layer,
     h100_us,
+    is_setting,
     of_two,
     points,
     small_calls,
@@ -119,13 +120,13 @@ TEMPLATE = """# The answer
 **Question.** On two R9700s over PCIe, does tensor parallelism's bandwidth win survive {calls}
 all-reduces a token?
 
-**Yes, while a model decodes: at each published time below, near {size} ({us}), the all-reduces of a
-70B's token take {cost} of the {gain} that the split saves; in prefill the split shortens one
-prompt, but serves fewer prompts a second.** The doubt: between two R9700s over PCIe nobody has
-published an all-reduce this small with its size, nor a dense 70B, and whole engines decoded
-{engines} as fast as one card, not twice.
+**Yes, while a model decodes: at each published time below, near {size} and at default settings
+({us}), the all-reduces of a 70B's token take {cost} of the {gain} that the split saves; in prefill
+the split shortens one prompt, but serves fewer prompts a second.** The doubt: between two R9700s
+over PCIe nobody has published an all-reduce this small with its size, nor a dense 70B, and whole
+engines decoded {engines} as fast as one card, not twice.
 
-![Published times of an all-reduce near {size}, all left of the break-even](experiments/answer.png)
+![Published times of an all-reduce near {size}, and the break-even](experiments/answer.png)
 
 `make figures` writes this page from [published figures](references.md), the formulas of
 [`reports advise`](advise.md#formulas) and the archived runs of [one H100](experiments/gpu.md).
@@ -143,15 +144,17 @@ longer. vLLM makes {engine} calls.
 
 ## A call near {size}
 
-Exact all-reduces, as printed by their owners: of two cards, of R9700s, and of owners' kernels on up
+Exact all-reduces, as printed by their owners: of two cards, of R9700s, and of single kernels on up
 to four cards. The last columns put the slowest time into the model.
 
 {call_table}
 
-Near {size} the R9700s over PCIe were four, on two switches. `r9k` and `libr4d` are kernels of
-owners. The time of `libr4d` is from a serving trace and contains the wait for the later card,
-that of RCCL between two R9700s is of a decode message. Times depend on the library's version and
-protocol ([columns](references.md#columns)).
+A name ends with the variable that somebody set. {slowest} is what most recipes for the Arc B70 set;
+`NCCL_SHM_USE_CUDA_MEMCPY=1` makes large messages faster, and costs decode, as its author says.
+Near {size} the R9700s over PCIe were four, on two switches. `r9k` is a kernel of
+its owner, `libr4d` one of StillDeadcode's. The time of `libr4d` is from a serving trace and
+contains the wait for the later card, that of RCCL between two R9700s is of a decode message. Times
+depend on the library's version and protocol ([columns](references.md#columns)).
 
 ## Whole engines
 
@@ -210,7 +213,7 @@ def call_table() -> str:
     rows = []
     for name, size, times_us, own in sorted(lines, key=lambda line: max(line[2])):
         tensor_ms = step_ms(of_two(max(times_us)))
-        kind = {"library": "", "tuned": " (own kernel)"}[own[0].kind] if own else ""
+        kind = {"library": "", "tuned": " (kernel)"}[own[0].kind] if own else ""
         rows.append(
             [
                 name + kind,
@@ -279,7 +282,9 @@ def figures() -> dict[str, str]:
     """The figures of the page's sentences by name."""
     file_gb = MODEL.parameters * Q4_K_M_BITS / 8 / GB
     none, load, other = of_two(0), advised(), advised(f"{file_gb:.1f}GB")
-    small_us = [call.us for own in small_calls().values() for call in own]
+    small = [call for own in small_calls().values() for call in own]
+    small_us = [call.us for call in small if not is_setting(call)]
+    slowest = max(small, key=lambda call: call.us)
     token_ms = [MODEL.all_reduces * us / 1e3 for us in small_us]
     texts = {
         "command": f"python -m reports advise --model {MODEL.name} --weights {WEIGHTS} "
@@ -291,6 +296,7 @@ def figures() -> dict[str, str]:
         "context": f"{CONTEXT:,}",
         "bandwidth": f"{number(CARD.bandwidth_gb_s)} GB/s",
         "us": span(small_us, "us"),
+        "slowest": f"`{slowest.variant}` ({number(slowest.us)} us)",
         "cost": span(token_ms, "ms"),
         "gain": f"{number(step_ms(by_layer(load)) - step_ms(none))} ms",
         "layer": f"{number(step_ms(by_layer(load)))} ms",
@@ -312,7 +318,7 @@ def figures() -> dict[str, str]:
     many = select(serving(), gpu={"R9700"}, source={"kyuz0/amd-r9700-vllm-toolboxes#8"})
     by_model = grouped(many, lambda row: row.model).values()
     texts["many"] = span(
-        [(two.decode_tok_s or 0) / (one.decode_tok_s or 1) for one, two in by_model], "times"
+        [(two.total_tok_s or 0) / (one.total_tok_s or 1) for one, two in by_model], "times"
     )
 
     # ACS and the IOMMU

@@ -17,9 +17,11 @@ from wiretax.record.case import bus_factor
 from wiretax.record.schema import Count
 
 FOLDER = Path(__file__).parent
-# Of PCIe and NVLink the generation, of PCIe also the lanes, as far as the source says.
+# Of PCIe and NVLink the generation, of PCIe also the lanes, as far as the source says. Two cards
+# in unlike slots have both: `PCIe 3 x8 + PCIe 1 x4`.
+SLOT = r"PCIe [1-6] x(1|2|4|8|16)"
 FABRIC = (
-    r"^(PCIe( [1-6]( x(1|2|4|8|16))?)?|(NVLink [1-6]|xGMI)( \+ network)?"
+    rf"^({SLOT}( \+ {SLOT})?|PCIe( [1-6])?|(NVLink [1-6]|xGMI)( \+ network)?"
     r"|network|mixed|none|unknown)$"
 )
 
@@ -83,18 +85,24 @@ class PublishedCall(Published, kw_only=True, frozen=True):
 
 class PublishedServing(Published, kw_only=True, frozen=True):
     """A figure of an engine's decode and prefill in tokens/s; of several `streams` their sum.
-    A `drafter` proposes tokens, so that a step makes several; without one it is `none`."""
+    A `drafter` proposes tokens, so that a step makes several; without one it is `none`.
+    `total_tok_s` counts prompt and generated tokens together, and is no figure of decode."""
 
     peer_access: Literal["on", "off", "unknown"]
     model: str
     weights: str
     engine: str
+    replay: Literal["graph", "eager", "unknown"] = "unknown"
     split: Literal["tp2", "tp3", "tp4", "pp2", "layer", "tensor", "single"]
+    all_reduce: str = ""
     drafter: str = ""
     streams: Count | None = None
     context_tokens: Count | None = None
     decode_tok_s: Positive | None = None
     prefill_tok_s: Positive | None = None
+    total_tok_s: Positive | None = None
+    tpot_ms: Positive | None = None
+    ttft_ms: Positive | None = None
 
 
 AnyRow = TypeVar("AnyRow", PublishedCall, PublishedServing)

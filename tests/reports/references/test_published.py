@@ -1,5 +1,6 @@
 """The tables of published figures: what is in them, what is refused, and the page about them."""
 
+import itertools
 import re
 from collections import Counter
 
@@ -39,12 +40,62 @@ def test_every_row_has_a_figure_and_a_source_and_stands_once():
         if call.kind == "library":
             assert call.library in ("nccl", "rccl", "oneccl", "mpi"), call
     for served in serving():
-        assert served.decode_tok_s or served.prefill_tok_s, served
+        tokens_s = served.decode_tok_s or served.prefill_tok_s or served.total_tok_s
+        assert tokens_s or served.tpot_ms, served
     rows = [structs.replace(row, note="") for row in [*calls(), *serving()]]
-    assert len(rows) == 976 + 73
+    assert len(rows) == 1001 + 106
     assert [row for row, count in Counter(rows).items() if count > 1] == []
     for row in rows:
         assert re.match(r"[\w.-]+/[\w.-]+(@[\w.-]+ \S|#\d)", row.source), row
+
+
+def pairs_of(source):
+    """The rows of a source, each with the one after it that says it is its pair."""
+    own = [row for row in serving() if row.source == source]
+    return [
+        (before, after)
+        for before, after in itertools.pairwise(own)
+        if "pair of the row above" in after.note
+    ]
+
+
+def test_a_pair_of_rows_ran_one_drafter():
+    """99 tokens/s with seven drafted tokens a step beside 117 without any would be no gain of a
+    kernel: a call has 80 KiB in both."""
+    found = [pair for source in {row.source for row in serving()} for pair in pairs_of(source)]
+    assert len(found) > 10
+    for before, after in found:
+        assert before.drafter == after.drafter, (before, after)
+    kernels = [
+        row for row in serving() if row.all_reduce in ("rccl", "r9k") and "PLX" in row.machine
+    ]
+    assert {row.drafter for row in kernels if row.gpus == 2} == {"DFlash2 k=7"}
+
+
+def test_tokens_with_prompts_are_no_decode():
+    """A benchmark's tokens/s that may count prompts would beat every decode of the table."""
+    counted = [row for row in serving() if row.statistic == "throughput"]
+    assert len(counted) == 8
+    for row in counted:
+        assert row.total_tok_s, row
+        assert not row.decode_tok_s, row
+        assert "prompt tokens" in row.note, row
+    others = [row for row in serving() if row not in counted]
+    assert not [row for row in others if row.total_tok_s]
+
+
+def test_what_the_author_calls_slower_is_a_setting():
+    """81 us is no upper end of the default's 39 us: its author says that it costs decode."""
+    small = [
+        call
+        for call in calls()
+        if call.source == "sgl-project/sglang#39605" and call.size_bytes == 10240
+    ]
+    assert {call.variant: call.time_us for call in small} == {
+        "": 39,
+        "NCCL_SHM_USE_CUDA_MEMCPY=1": 81,
+    }
+    assert "costs decode" in small[1].note
 
 
 HEAD = "machine,gpu,gpus,mode,kind,library,collective,size_bytes,time_us,grade,source\n"

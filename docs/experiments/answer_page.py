@@ -4,9 +4,9 @@ Every figure of the page is computed here from `reports/references`, the formula
 `reports/advice` and the archived runs, so that none goes stale."""
 
 import re
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from answer_text import change, fold, markdown_table, rate_text, sources
 from drawing import HERE, path_of
 from figures_answer import (
     CARD,
@@ -29,9 +29,9 @@ from figures_answer import (
 
 from reports.advice.serving import CHUNK_TOKENS, Deployment, break_even_us
 from reports.advice.specs import GB, engine_calls
-from reports.references.published import PublishedCall, PublishedServing, calls, select, serving
+from reports.references.published import PublishedServing, calls, select, serving
 from reports.tables.sentences import number, size_text
-from tests.references_page import address, span
+from tests.references_page import span
 from wiretax.common.grouped import grouped
 
 PAGE = HERE.parent / "answer.md"
@@ -246,34 +246,6 @@ def pair_table() -> str:
     return markdown_table("what differs | cards, model | decode | prefill | source", rows)
 
 
-def change(before: float | None, after: float | None) -> str:
-    """`99.3 to 116.5, 1.17 x`."""
-    if not before or not after:
-        return ""
-    return f"{rate_text(before)} to {rate_text(after)}, {after / before:.2f} x"
-
-
-def rate_text(tok_s: float | None) -> str:
-    """`99.3`, `3344`: four digits at least, of the printed ones."""
-    assert tok_s
-    return f"{tok_s:.4g}" if tok_s < 1000 else f"{tok_s:.0f}"
-
-
-def sources(rows: Sequence[PublishedCall | PublishedServing]) -> str:
-    """Links to the sources of these rows, each by its owner."""
-    owner = rows[0].source.partition("/")[0]
-    names = dict.fromkeys(dict.fromkeys(row.source for row in rows), owner)
-    for place, source in enumerate(names, 1):
-        if place > 1:  # of the same owner
-            names[source] = str(place)
-    return " ".join(f"[{name}]({address(source)})" for source, name in names.items())
-
-
-def markdown_table(heading: str, rows: Iterable[Sequence[str]]) -> str:
-    head = [f"| {heading} |", "|---" * (heading.count("|") + 1) + "|"]
-    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
-
-
 def prompt_s(tensor: Deployment) -> float:
     return tensor.figures["prompt_us"].value / 1e6
 
@@ -403,17 +375,6 @@ def page() -> str:
     """The page, in lines of at most 100 letters outside its tables and links."""
     blocks = TEMPLATE.format(**figures()).strip().split("\n\n")
     return "\n\n".join(map(fold, blocks)) + "\n"
-
-
-def fold(block: str) -> str:
-    if block.startswith(("#", "|", "!")):
-        return block
-    fill = {"width": 100, "break_on_hyphens": False, "break_long_words": False}
-    if not block.startswith("- "):
-        return textwrap.fill(block, **fill)
-    points = [" ".join(point.split()) for point in block[2:].split("\n- ")]
-    indents = {"initial_indent": "- ", "subsequent_indent": "  "}
-    return "\n".join(textwrap.fill(point, **indents, **fill) for point in points)
 
 
 def write() -> None:

@@ -44,7 +44,7 @@ What a source does not say is empty or `unknown`; nothing is computed, estimated
 | `mode` | `eager`, or `graph`: replayed from a CUDA or HIP graph |
 | `kind` | `library` (NCCL, RCCL, oneCCL, MPI), `tuned` (a kernel), `lossy` (sends fewer bits) |
 | `library`, `variant`, `version` | what ran, its settings or kernel, and its printed version |
-| `valid_until` | a later change of the library, which chooses otherwise on this card |
+| `valid_until` | a change that has landed, since which the library chooses otherwise on this card: the row is history |
 | `time_us`, `busbw_gb_s` | as printed; busbw as nccl-tests defines it |
 | `power_w` | the power cap of a card, W |
 | `replay` | of serving: decode from a `graph`, or `eager` |
@@ -60,13 +60,16 @@ A row is `hearsay` if its source says "about" or mentions another machine in pas
 reader had to assume its unit, size or card. `expect` converts a busbw to a time, or back, where
 only one is printed.
 
+`reports/references/machines.csv` says over how many sockets the cards of a machine are spread, where
+its source does; `same_chip.csv` names cards without rows that have the chip of one with rows.
+
 Versions bound what a figure says. On gfx12 (R9700) RCCL had no LL from
 [rccl#1268](https://github.com/ROCm/rccl/pull/1268) on, and has had it again since
 [rccl#2095](https://github.com/ROCm/rccl/pull/2095) (December 2025).
 [rocm-systems#7183](https://github.com/ROCm/rocm-systems/pull/7183) (June 2026) keeps LL from
 hanging through host memory, where it stays slow.
 [rocm-systems#8666](https://github.com/ROCm/rocm-systems/pull/8666) (July 2026) ends LL at 16 KiB
-a rank, not at 913,532 bytes.
+a rank, not at 913,532 bytes: of larger messages older figures still hold.
 """
 
 CAVEATS = """## Caveats

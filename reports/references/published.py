@@ -1,22 +1,28 @@
-"""Published figures with their sources: collectives in `calls.csv`, serving in `serving.csv`.
+"""Published figures with their sources: collectives in `calls.csv`, serving in `serving.csv`; what
+a source says of a machine's sockets in `machines.csv`, and cards of one chip in `same_chip.csv`.
 
 Nothing in the tables is computed or estimated: what a source does not say is empty or `unknown`.
 docs/references.md has the meaning of the columns."""
 
 import csv
+import io
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from statistics import median
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
-from wiretax.common.untrusted import read_bytes
+from wiretax.common.grouped import grouped
+from wiretax.common.untrusted import printable
 from wiretax.record.case import bus_factor
+from wiretax.record.result import ResultError, content_of
 from wiretax.record.schema import Count
 
 FOLDER = Path(__file__).parent
+MOST_TABLE_BYTES = 10_000_000
 # Of PCIe and NVLink the generation, of PCIe also the lanes, as far as the source says. Two cards
 # in unlike slots have both: `PCIe 3 x8 + PCIe 1 x4`.
 SLOT = r"PCIe [1-6] x(1|2|4|8|16)"
@@ -26,6 +32,7 @@ FABRIC = (
 )
 
 Kind = Literal["library", "tuned", "lossy"]
+Transport = Literal["p2p", "host memory", "nvls", "network", "unknown"]
 Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e15)]
 
 
@@ -47,10 +54,10 @@ class Published(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
 
 class PublishedCall(Published, kw_only=True, frozen=True):
     """A figure of a collective: the time in microseconds, the busbw in GB/s, or both, as printed.
-    `valid_until` names the change from which on the library chooses otherwise."""
+    `valid_until` names a change that has landed, from which on the library chooses otherwise."""
 
     hosts: Count | None = None
-    transport: Literal["p2p", "host memory", "nvls", "network", "unknown"] = "unknown"
+    transport: Transport = "unknown"
     protocol: Literal["LL", "LL128", "Simple", "unknown"] = "unknown"
     mode: Literal["eager", "graph", "unknown"] = "unknown"
     kind: Kind
@@ -67,6 +74,15 @@ class PublishedCall(Published, kw_only=True, frozen=True):
     def generation(self) -> str:
         """The fabric without its number of lanes."""
         return self.fabric.partition(" x")[0]
+
+    @property
+    def is_history(self) -> bool:
+        return bool(self.valid_until)
+
+    @property
+    def sockets(self) -> int | None:
+        """The sockets that its cards are spread over; None if its source does not say."""
+        return sockets().get(self.machine)
 
     @property
     def us(self) -> float:
@@ -105,15 +121,53 @@ class PublishedServing(Published, kw_only=True, frozen=True):
     ttft_ms: Positive | None = None
 
 
+class Machine(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What a source says of a machine of `calls.csv`."""
+
+    machine: str
+    sockets: Count
+    source: str
+
+
+class SameChip(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A card without rows of its own, a published one with the same chip, and what that has more or
+    less."""
+
+    card: str
+    published: str
+    chip: str
+    difference: str
+    source: str
+
+
 AnyRow = TypeVar("AnyRow", PublishedCall, PublishedServing)
+TableRow = TypeVar("TableRow", bound=msgspec.Struct)
 
 
-def read_table(path: Path, kind: type[list[AnyRow]]) -> list[AnyRow]:
-    """The rows of a table. Raises ValidationError, which counts the rows from 0, for a damaged
-    one."""
-    table = csv.DictReader(read_bytes(path).decode().splitlines())
-    rows = [{name: cell for name, cell in cells.items() if cell} for cells in table]
-    return msgspec.convert(rows, kind, strict=False)
+def read_table(path: Path, kind: type[list[TableRow]]) -> list[TableRow]:
+    """The rows of a table, their texts printable. Raises ResultError for a damaged table, or one
+    without rows, and names a row that is damaged or has no source."""
+    try:
+        text = content_of(path, MOST_TABLE_BYTES).decode()
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        found = [{name: cell for name, cell in cells.items() if cell} for cells in table]
+    except UnicodeDecodeError as error:
+        raise ResultError(f"{path} is no table: it is not UTF-8") from error
+    except csv.Error as error:
+        raise ResultError(f"{path} is no table: {error}") from error
+
+    if not found:
+        raise ResultError(f"{path} has no rows")
+    [row_kind], rows = get_args(kind), list[TableRow]()
+    for number, cells in enumerate(found, 1):
+        if None in cells:
+            raise ResultError(f"{path}, row {number}: it has more cells than the table has columns")
+        clean = {name: printable(cell) for name, cell in cells.items() if not cell.isspace()}
+        try:
+            rows.append(msgspec.convert(clean, row_kind, strict=False))
+        except msgspec.ValidationError as error:
+            raise ResultError(f"{path}, row {number}: {printable(str(error))}") from error
+    return rows
 
 
 @cache
@@ -124,6 +178,17 @@ def calls() -> Sequence[PublishedCall]:
 @cache
 def serving() -> Sequence[PublishedServing]:
     return read_table(FOLDER / "serving.csv", list[PublishedServing])
+
+
+@cache
+def sockets() -> Mapping[str, int]:
+    rows = read_table(FOLDER / "machines.csv", list[Machine])
+    return {row.machine: row.sockets for row in rows}
+
+
+@cache
+def same_chips() -> Sequence[SameChip]:
+    return read_table(FOLDER / "same_chip.csv", list[SameChip])
 
 
 def select(rows: Iterable[AnyRow], **values: Collection[Any]) -> list[AnyRow]:
@@ -138,23 +203,46 @@ def near_size(rows: Iterable[PublishedCall], size_bytes: int) -> list[PublishedC
     return select(near, size_bytes={size_bytes}) or near
 
 
+def votes(
+    rows: Iterable[PublishedCall], value: Callable[[PublishedCall], float]
+) -> dict[str, float]:
+    """One value a machine, the median of its rows: who printed many rows votes once."""
+    machines = grouped(rows, lambda row: row.machine)
+    return {name: median(map(value, own)) for name, own in machines.items()}
+
+
 @cache
 def cards() -> Mapping[str, Sequence[str]]:
     """The words of each card's name."""
-    names = {call.gpu for call in calls()} - {"none", "unknown"}
-    return {name: re.findall("[a-z0-9]+", name.lower()) for name in names}
+    return words_of(call.gpu for call in calls())
 
 
-def cards_named(name: str) -> set[str]:
+def words_of(names: Iterable[str]) -> dict[str, list[str]]:
+    """The words of each name of a card."""
+    return {name: re.findall("[a-z0-9]+", name.lower()) for name in {*names} - {"none", "unknown"}}
+
+
+def cards_named(name: str, among: Mapping[str, Sequence[str]] | None = None) -> set[str]:
     """The cards that a user or a driver means by a name: the longest whose words stand in it in
-    this order, or else all that have all of its words."""
+    this order, or else all that have all of its words. `among` are the words of the names; by
+    default of the cards with published collectives."""
+    known = cards() if among is None else among
     text = name[:80].lower()
     wanted = {*re.findall("[a-z0-9]+", text)}
     inside = [
         card
-        for card, words in cards().items()
+        for card, words in known.items()
         if re.search(rf"(?<![a-z0-9]){'.*?'.join(words)}(?![a-z0-9])", text)
     ]
     if inside:
         return {max(inside, key=len)}
-    return {card for card, words in cards().items() if wanted and wanted <= {*words}}
+    return {card for card, words in known.items() if wanted and wanted <= {*words}}
+
+
+def of_same_chip(name: str) -> list[SameChip]:
+    """What stands in for a card of this name, with or without its vendor's words."""
+
+    def bare(text: str) -> str:
+        return re.sub("amd|nvidia|radeon|geforce|pro(?![a-z])|[^a-z0-9]", "", text[:80].lower())
+
+    return [row for row in same_chips() if bare(row.card) == bare(name)]

@@ -13,10 +13,11 @@ import msgspec
 
 from reports.advice.reduce_times import (
     AllReduceLaunches,
+    assumed_gb_s,
     assumed_times,
+    assumed_us,
     measured_times,
     spans_of,
-    typical,
     wire_factor,
 )
 from reports.advice.serving import Deployment
@@ -236,8 +237,9 @@ def figures_of(
         else:
             name = size_text(label) + (" busbw" if unit == "GB/s" else "")
             if is_published:
+                published = assumed_us if unit == "us" else assumed_gb_s
                 try:
-                    span, origins = typical(gpus, gpu, link, label / 2, label * 2, unit)
+                    span, origins = published(gpus, gpu, link, label)
                     note = f"{PUBLISHED}: {origins}"
                 except ResultError as error:
                     note = f"no run, and {error}"

@@ -217,23 +217,33 @@ def typical(
     return span, f"{len(found)} figures over {fabric}"
 
 
-def assumed_gb_s(gpus: int, gpu: Gpu, link: CardLink) -> tuple[Span, str]:
-    """The busbw of large messages, which no link exceeds, and its origin. Raises ResultError if
-    nobody published one."""
-    span, figures = typical(gpus, gpu, link, COMPARED_BYTES / 2, COMPARED_BYTES * 2, "GB/s")
-    span = span.at_most(link.total_gb_s(gpus))
-    return span, f"{span.text(' GB/s')} by {figures}"
+def assumed_us(gpus: int, gpu: Gpu, link: CardLink, size_bytes: int = SMALL) -> tuple[Span, str]:
+    """The us of an all-reduce as others published it, and its origin: up to SMALL one latency of
+    all these sizes, and above it the times of half to twice the size. Raises ResultError if nobody
+    published one."""
+    if size_bytes <= SMALL:
+        return typical(gpus, gpu, link, 1, SMALL, "us")
+    return typical(gpus, gpu, link, size_bytes / 2, size_bytes * 2, "us")
+
+
+def assumed_gb_s(
+    gpus: int, gpu: Gpu, link: CardLink, size_bytes: int = COMPARED_BYTES
+) -> tuple[Span, str]:
+    """The busbw of half to twice this size, which no link exceeds, and its origin. Raises
+    ResultError if nobody published one."""
+    span, figures = typical(gpus, gpu, link, size_bytes / 2, size_bytes * 2, "GB/s")
+    return span.at_most(link.total_gb_s(gpus)), figures
 
 
 def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
     """Times by what others published over a link's fabric. Raises ResultError if they published
     nothing."""
     name = gpu.library.upper()
-    latency_us, figures = typical(gpus, gpu, link, 1, SMALL, "us")
-    gb_s, bandwidth = assumed_gb_s(gpus, gpu, link)
+    latency_us, figures = assumed_us(gpus, gpu, link)
+    gb_s, of_gb_s = assumed_gb_s(gpus, gpu, link)
     source = (
         f"ASSUMED, not measured: a latency of {latency_us.text(' us')} by {figures}, and "
-        f"from there on {bandwidth}, published of {name} (docs/references.md)"
+        f"from there on {gb_s.text(' GB/s')} by {of_gb_s}, published of {name} (docs/references.md)"
     )
     sheet = (
         "Brackets: least to most, of the latency also of tuned kernels. "
@@ -251,8 +261,8 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
             f"{who} without peer access take {amounts(staged)} through host memory ({len(staged)} "
             f"figures of {name})."
         )
-        narrow = assumed_gb_s(gpus, gpu, LINKS["pcie5x8"])[1]
-        if link.name == "pcie5x16" and narrow != bandwidth:
+        narrow = assumed_gb_s(gpus, gpu, LINKS["pcie5x8"])
+        if link.name == "pcie5x16" and narrow != (gb_s, of_gb_s):
             times.notes.append(
                 "Many boards give two cards eight lanes each: for these see advise --link pcie5x8."
             )
@@ -312,10 +322,10 @@ def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardL
         where = f"on {hosts} hosts" if hosts else "perhaps on several hosts"
         notes.append(f"The ranks are {where}: the times include their network, not {link.name}.")
     elif size < LARGE_BYTES:
-        gb_s, bandwidth = assumed_gb_s(gpus, gpu, link)
+        gb_s, figures = assumed_gb_s(gpus, gpu, link)
         notes.append(
             f"Nothing above {size_text(size)} was measured: larger all-reduces are ASSUMED to have "
-            f"{bandwidth}, as published."
+            f"{gb_s.text(' GB/s')} by {figures}, as published."
         )
     elif run.gpus and not problem:
         expected = link_between(gpu, gpus) if gpu.peer else link

@@ -3,6 +3,7 @@ from the tables in reports/references."""
 
 import re
 from collections.abc import Iterable
+from urllib.parse import quote
 
 from reports.references.published import (
     PublishedCall,
@@ -146,7 +147,7 @@ def address(source: str) -> str:
     if "@" not in source:
         return f"https://github.com/{repository}/issues/{rest.split()[0]}"
     commit, _, path = rest.partition(" ")
-    path = re.sub(r" \(.*", "", path)
+    path = quote(re.sub(r" \(.*", "", path))
     return f"https://github.com/{repository}/blob/{commit}/{path}"
 
 

@@ -19,7 +19,7 @@ CHUNK_TOKENS = 2048  # most prompt tokens in one forward pass
 # (tests/reports/advice/test_serving.py).
 REACHED = (
     "for one stream others' engines got 56% to 75% of the memory's bandwidth with a split by "
-    "tensor, 60% to 88% with one card at a time (8 figures)"
+    "tensor, 55% to 88% with one card at a time (13 figures)"
 )
 
 

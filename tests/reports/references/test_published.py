@@ -58,7 +58,7 @@ def test_every_row_has_a_figure_and_a_source_and_stands_once():
         tokens_s = served.decode_tok_s or served.prefill_tok_s or served.total_tok_s
         assert tokens_s or served.tpot_ms, served
     rows = [structs.replace(row, note="") for row in [*calls(), *serving()]]
-    assert len(rows) == 1001 + 106
+    assert len(rows) == 1001 + 114
     assert [row for row, count in Counter(rows).items() if count > 1] == []
     for row in rows:
         assert re.match(r"[\w.-]+/[\w.-]+(@[\w.-]+ \S|#\d)", row.source), row
@@ -111,6 +111,14 @@ def test_what_the_author_calls_slower_is_a_setting():
         "NCCL_SHM_USE_CUDA_MEMCPY=1": 81,
     }
     assert "costs decode" in small[1].note
+
+
+def test_a_source_whose_path_has_a_space_is_a_link():
+    """Markdown ends a link at its first space: the reader would see brackets."""
+    spaced = [row.source for row in serving() if "RTX PRO 6000.md" in row.source]
+    assert references_page.address(spaced[0]).endswith("/blob/b56234c8/RTX%20PRO%206000.md")
+    page = references_page.page()
+    assert not [link for link in re.findall(r"\]\((http[^)]*)\)", page) if " " in link]
 
 
 HEAD = "machine,gpu,gpus,mode,kind,library,collective,size_bytes,time_us,grade,source\n"

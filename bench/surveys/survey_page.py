@@ -126,7 +126,7 @@ def model_sentences(survey: Survey) -> list[str]:
         # With the intervals of all tables here; procure's are wider the more is required.
         figures, _ = figures_of(here, launches, spec, keys)
         sentences += [
-            f"{figure.name}, one chat split by tensor over {survey.ranks} GPUs: "
+            f"{figure.name}, one chat on {survey.ranks} GPUs: "
             f"{' '.join(figure.text.split())} ({figure.note}; intervals are at {CONFIDENCE:.0%})."
             for figure in figures.values()
             if launches.runs

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from reports.advice.best_split import Speed, best_speed
 from reports.advice.reduce_times import (
     AllReduceLaunches,
     assumed_gb_s,
@@ -21,7 +22,8 @@ from reports.advice.reduce_times import (
     wire_factor,
 )
 from reports.advice.serving import Deployment
-from reports.advice.specs import MODELS, convert, find, gpu_of, link_between
+from reports.advice.spans import Span
+from reports.advice.specs import LINKS, MODELS, CardLink, convert, find, gpu_of, link_between
 from reports.references.published import Positive
 from reports.tables.sentences import counted, number, size_text
 from wiretax.common.arguments import unknown
@@ -37,7 +39,7 @@ FORMS = {
     "tok/s": r"(\S+) *>= *(\d{1,12}(?:\.\d+)?) *tok/s",
 }
 DOES_NOT_FIT = "does not fit"
-ONE_GPU, DATA_SHEET = "one GPU needs no all-reduce", "data sheet"
+ONE_GPU, DATA_SHEET, MEASURED = "one GPU needs no all-reduce", "data sheet", "measured"
 PUBLISHED = "published by others, UNVERIFIED"  # typical, and the range
 
 Currency = Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")]  # ISO 4217
@@ -72,13 +74,14 @@ class Workload(SpecTable):
 
 class Offer(SpecTable):
     """A candidate: its GPUs and its runs (files, folders and globs, in the file relative to it).
-    `power_w` is the power of all GPUs in watts, where its runs do not tell it; None stands for the
-    data sheet."""
+    `link` joins its GPUs, named as in `advise`; None stands for the GPU's own. `power_w` is the
+    power of all GPUs in watts, where its runs do not tell it; None stands for the data sheet."""
 
     gpu: str
     gpus: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     price: Price
     runs: list[str] = []
+    link: str | None = None
     power_w: Positive | None = None
 
 
@@ -94,7 +97,7 @@ class Spec(SpecTable):
     electricity: Electricity | None = None
 
 
-PER_MILLION = " per million tokens"
+PER_SPEED, PER_MILLION = " per token/s", " per million tokens"
 COSTS = "lifetime_years", "hours_per_day", "electricity"
 DAYS_PER_YEAR = 365.25
 FigureKey = tuple[str, int | str]  # ("us", bytes), ("GB/s", bytes) or ("tok/s", model name)
@@ -115,7 +118,8 @@ class Requirement:
 @dataclass
 class Figure:
     """A figure of a candidate: its geometric mean over launches and, from five launches on, its
-    interval; without runs what is published. `note` has its origin, or why it is missing."""
+    interval; without runs what is published. `note` has its origin, or why it is missing; `speed`
+    what tokens/s are of, None where the model does not fit."""
 
     name: str
     unit: str
@@ -123,17 +127,21 @@ class Figure:
     value: float | None = None
     low: float | None = None
     high: float | None = None
+    is_published: bool = False
+    speed: Speed | None = None
 
     @property
     def text(self) -> str:
-        """`7.41 us` or `at most 26.4 tok/s`, then in a line of its own the interval, `[7.2 7.6]`;
-        `-` without a value."""
+        """`7.41 us` or `at most 26.4 tok/s`, then in a line of its own the interval, `[7.2 7.6]`,
+        unless it has no width; `-` without a value."""
         if self.value is None:
             return "-"
 
-        interval = "" if self.low is None else f"\n[{number(self.low)} {number(self.high)}]"
+        interval = ""
+        if self.low != self.high:
+            interval = f"\n[{number(self.low)} {number(self.high)}]"
         most = "at most " if self.unit == "tok/s" else ""
-        if self.unit.endswith(PER_MILLION):
+        if self.unit.endswith((PER_SPEED, PER_MILLION)):
             most = "at least "
         return f"{most}{number(self.value)} {self.unit}{interval}"
 
@@ -198,6 +206,13 @@ def _requirement(path: Path, spec: Spec, text: str) -> Requirement:
     return requirement
 
 
+def link_of(offer: Offer) -> CardLink:
+    """The link that the offer names, or its GPU's own. Raises ResultError for unknown names."""
+    if offer.link:
+        return find("link", LINKS, offer.link)
+    return link_between(gpu_of(offer.gpu), offer.gpus)
+
+
 def figures_of(
     offer: Offer,
     launches: AllReduceLaunches,
@@ -206,57 +221,69 @@ def figures_of(
 ) -> tuple[dict[FigureKey, Figure], list[str]]:
     """These figures of a candidate, with the intervals of its launches, and doubts about its
     all-reduces. Raises ResultError for unknown names."""
-    gpu, gpus = gpu_of(offer.gpu), offer.gpus
-    link, figures = link_between(gpu, gpus), dict[FigureKey, Figure]()
+    gpu, gpus, link = gpu_of(offer.gpu), offer.gpus, link_of(offer)
     times, origin = assumed_times(gpus, gpu, link), ""
     is_published = gpus > 1 and not offer.runs
+    has_interval = launches.have_intervals or is_published
 
     if is_published:
         times.notes, origin = [times.source, *times.notes], PUBLISHED
     elif gpus > 1 and len(launches.times):
-        times = measured_times(launches, gpus, gpu, link)
-        origin = "measured"
+        times, origin = measured_times(launches, gpus, gpu, link), MEASURED
 
+    def all_reduce(size: int, unit: str) -> tuple[Span | None, str]:
+        """Its us or its busbw in GB/s, and the origin or why there is none."""
+        if is_published:
+            published = assumed_us if unit == "us" else assumed_gb_s
+            try:
+                span, origins = published(gpus, gpu, link, size)
+            except ResultError as error:
+                return None, f"no run, and {error}"
+            return span, f"{PUBLISHED}: {origins}"
+
+        if not origin or size not in times.spans:
+            return None, ONE_GPU if gpus == 1 else "not in its runs, or in too few blocks"
+        if unit == "us":
+            return times.spans[size], origin
+        # Without reading the result, as nccl-tests defines busbw.
+        alone_us = spans_of(launches, "time_us")[size]
+        return wire_factor(gpus) * size / alone_us / 1e3, origin
+
+    figures = dict[FigureKey, Figure]()
     for unit, label in keys:
-        span, note = None, ONE_GPU if gpus == 1 else "not in its runs, or in too few blocks"
         if isinstance(label, str):
-            name, workload = label, spec.models[label]
-            deployment = Deployment(
-                find("model", MODELS, workload.model),
-                gpu,
-                workload.weights,
-                times,
-                workload.context,
-                tensor=gpus,
-            )
-            if deployment.lack(1):
-                note = DOES_NOT_FIT
-            elif origin or gpus == 1:  # which needs no launches
-                span = deployment.figures["tokens_per_s"]
-                note = f"by arithmetic, {origin}" if origin else DATA_SHEET
+            work, name = spec.models[label], label
+            model = find("model", MODELS, work.model)
+            load = Deployment(model, gpu, work.weights, times, work.context, tensor=gpus)
+            speed = best_speed(load, has_times=bool(origin))
+            span, note = speed.span if speed else None, _origin_of_speed(speed, origin)
         else:
             name = size_text(label) + (" busbw" if unit == "GB/s" else "")
-            if is_published:
-                published = assumed_us if unit == "us" else assumed_gb_s
-                try:
-                    span, origins = published(gpus, gpu, link, label)
-                    note = f"{PUBLISHED}: {origins}"
-                except ResultError as error:
-                    note = f"no run, and {error}"
-            elif origin and label in times.spans:
-                span, note = times.spans[label], origin
-                if unit == "GB/s":
-                    # Without reading the result, as nccl-tests defines busbw.
-                    alone_us = spans_of(launches, "time_us")[label]
-                    span = wire_factor(gpus) * label / alone_us / 1e3
-        figure = Figure(name, unit, note)
+            speed, (span, note) = None, all_reduce(label, unit)
+
+        figure = Figure(name, unit, note, is_published=is_published, speed=speed)
         if span is not None:
             figure.value = span.value
-            if launches.have_intervals or is_published:
+            if has_interval:
                 figure.low, figure.high = span.low, span.high
         figures[unit, label] = figure
 
     return figures, list(times.notes if origin else launches.notes)
+
+
+def _origin_of_speed(speed: Speed | None, origin: str) -> str:
+    """The split in words, and where its figures come from."""
+    if speed is None:
+        return DOES_NOT_FIT
+    if speed.span is None:
+        return "no all-reduce in its runs, or in too few blocks"
+    if speed.gpus == 1:
+        return DATA_SHEET
+
+    by = DATA_SHEET if speed.is_one_card else f"by arithmetic, {origin}"
+    if speed.at_best != speed.split:
+        return f"{speed.split}, {by}; at best {speed.at_best}, by arithmetic, {origin}"
+    return f"{speed.split}, {by}"
 
 
 def money(
@@ -269,9 +296,11 @@ def money(
     costs = [
         Figure(
             f"{speed.name}, price",
-            f"{price.currency} per token/s",
+            f"{price.currency}{PER_SPEED}",
             "price by speed",
             price.amount / speed.value if speed.value else None,
+            price.amount / speed.high if speed.high else None,
+            price.amount / speed.low if speed.low else None,
         )
         for speed in speeds
     ]

@@ -23,7 +23,7 @@ from reports.advice.serving import REACHED
 from reports.advice.specs import gpu_of
 from reports.kit.chart import forest
 from reports.kit.page import Banner, Page, Row, Section, role_of, to_html
-from reports.tables.sentences import counted, lay_out, plain_table, some, start_time
+from reports.tables.sentences import counted, lay_out, number, plain_table, some, start_time
 from reports.verdicts.verdict import FAMILY_P
 from wiretax.common.grouped import grouped
 from wiretax.common.program import BENCH, REPORTS, RUN, answer, on_ranks
@@ -155,7 +155,7 @@ def evaluate(path: Path) -> Procurement:
 
     sentences += [
         f"{name}: {work.model}, {work.weights}, one stream with {work.context} tokens "
-        "cached, split by tensor over all GPUs; the arithmetic of advise."
+        "cached, by the split that is fastest; the arithmetic of advise."
         for name, work in spec.models.items()
     ]
     if spec.models:
@@ -218,14 +218,11 @@ def _appraise(
     verdicts = {}
 
     for requirement in requirements:
-        figure = figures[requirement.figure]
-        verdict = judge(requirement, figure, launches)
+        verdict = judge(requirement, figures[requirement.figure], launches, hardware)
         if launches.wrong:
             verdict = "FAIL", f"wrong results in {', '.join(launches.wrong)}"
         elif launches.faults and verdict[0] in ("PASS", "UNVERIFIED"):
             verdict = "UNDECIDED", launches.faults[0]
-        elif hardware and figure.value is not None:
-            verdict = "UNDECIDED", hardware.partition(":")[0].rstrip(".")
         verdicts[requirement] = verdict
 
     money = candidates.money(offer, spec, launches, figures.values())
@@ -233,22 +230,36 @@ def _appraise(
     return Appraisal(name, offer, launches, figures, verdicts, [*notes, *launches.faults])
 
 
-def judge(requirement: Requirement, figure: Figure, launches: AllReduceLaunches) -> tuple[str, str]:
+def judge(
+    requirement: Requirement, figure: Figure, launches: AllReduceLaunches, hardware: str | None
+) -> tuple[str, str]:
     """The verdict and its reason: PASS if the whole interval meets the limit; FAIL if all of it
-    misses the limit, or if one GPU's data sheet does; UNVERIFIED for an upper limit of tokens that
-    meets it, and for a published range of which some meets the limit."""
+    misses the limit, or if no split can meet it by the data sheet; UNVERIFIED for an upper limit of
+    tokens that meets it, and for a published range of which some meets the limit. `hardware` tells
+    why the launches are not of the candidate's GPUs."""
+    if speed := figure.speed:
+        if not requirement.is_met(speed.most):
+            free = " if communication took no time" if speed.gpus > 1 else ""
+            return "FAIL", f"at most {number(speed.most)} tok/s{free}, by its data sheet"
+        if speed.one_card and requirement.is_met(speed.one_card):
+            one = f", one card of {speed.gpus}" if speed.gpus > 1 else ""
+            return "UNVERIFIED", f"at most {number(speed.one_card)} tok/s{one}, by its data sheet"
+
     if figure.value is None:
         words = {candidates.ONE_GPU: "N/A", candidates.DOES_NOT_FIT: "FAIL"}
         return words.get(figure.note, "UNDECIDED"), figure.note
+    if hardware:
+        return "UNDECIDED", hardware.partition(":")[0].rstrip(".")
 
     n, text = len(launches.runs), " ".join(figure.text.split())
-    ends = figure.value, figure.low, figure.high
-    met = {requirement.is_met(end) for end in ends if end is not None}
-    if figure.note == candidates.DATA_SHEET:
-        return "UNVERIFIED" if all(met) else "FAIL", f"{text}, by its data sheet"
+    if speed:
+        text += f", {speed.split}"
     if figure.low is None:
         return "UNDECIDED", f"{counted(n, 'launch')}; {LEAST_LAUNCHES} are needed"
-    if candidates.PUBLISHED in figure.note:
+
+    ends = figure.value, figure.low, figure.high
+    met = {requirement.is_met(end) for end in ends if end is not None}
+    if figure.is_published:
         return "UNVERIFIED" if any(met) else "UNDECIDED", f"{text} of other machines"
 
     word = "UNVERIFIED" if figure.unit == "tok/s" else "PASS"

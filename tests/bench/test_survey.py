@@ -320,7 +320,7 @@ def test_what_is_left_of_the_time_goes_into_launches_that_procure_can_judge(
     assert "All-reduce, launch 7, failed" in printed
     assert len([*folder.glob("results/allreduce/*.jsonl")]) == 6
     page = (folder / "index.html").read_text()
-    tokens = r">70b-q4, one chat split by tensor over 2 GPUs: at most 30.6 tok/s \[30.+ at 95\s%"
+    tokens = r">70b-q4, one chat on 2 GPUs: at most 30.6 tok/s \[30.+ at 95\s%"
     assert re.search(tokens, page)  # as in the tables, whatever the spec requires
     archived(folder)
     assert reports_main(["procure", str(folder / "spec.toml")]) == 3  # tokens are an upper limit

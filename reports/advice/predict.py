@@ -9,7 +9,7 @@ from typing import Any
 from reports.advice.reduce_times import ReduceTimes
 from reports.advice.serving import Deployment, break_even_us
 from reports.advice.spans import Span
-from reports.advice.specs import GB, MODELS, ROUTES, engine_text, find, gpu_of, sheet_of
+from reports.advice.specs import GB, GPUS, MODELS, ROUTES, Gpu, engine_text, find, gpu_of, sheet_of
 from reports.advice.wire import (
     FORMULA_OVER_MEASURED,
     SIZES,
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--gpu",
         metavar="NAME",
-        help="the data sheet, such as r9700, if the card's name does not tell",
+        help="the runs' own card, such as r9700, if the name in them tells no data sheet",
     )
 
 
@@ -99,10 +99,7 @@ def predict(arguments: argparse.Namespace) -> int:
     lack a part, and for unknown names."""
     results, notes = runs_of_one_card(arguments.runs)
     parts = parts_of(results, notes)
-    gpu = gpu_of(arguments.gpu) if arguments.gpu else sheet_of(parts.card)
-    if gpu is None:
-        raise ResultError(f"no data sheet fits {printable(parts.card)!r}: name one with --gpu")
-
+    gpu = sheet_for(parts.card, arguments.gpu)
     model, times = find("model", MODELS, arguments.model), ReduceTimes(2, "PREDICTED")
     load = Deployment(model, gpu, printable(arguments.weights), times, context=4096)
     checks = checks_of(parts, results)
@@ -126,6 +123,25 @@ def predict(arguments: argparse.Namespace) -> int:
         notes=notes,
     )
     return 0
+
+
+def sheet_for(card: str, name: str | None) -> Gpu:
+    """The data sheet of the runs' card, which tells it by its name, or which the user names. The
+    parts of a wire are its card's, so another known card is refused, but not figures that the user
+    gives of this one. Raises ResultError for that, for an unknown name, and for none."""
+    own = sheet_of(card)
+    if name is None:
+        if own is None:
+            raise ResultError(f"no data sheet fits {printable(card)!r}: name its own with --gpu")
+        return own
+
+    named = gpu_of(name)
+    if own not in (None, named) and named in GPUS.values():
+        raise ResultError(
+            f"--gpu {printable(name)}: the runs are of {printable(card)}, and the wire of another "
+            f"card has other parts: leave out --gpu, or take advise --gpu {named.name} --wire"
+        )
+    return named
 
 
 def text_of(

@@ -2,6 +2,7 @@
 and its refusals."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from reports.advice.wire import (
 from tests.reports.advice.test_advise import advise
 from tests.reports.archived import unpack
 from tests.reports.synthetic_run import mark_wrong, rewrite_head, write_run
+from wiretax.record.result import read
 
 pytestmark = pytest.mark.unit
 
@@ -82,11 +84,33 @@ def test_published_times_of_two_cards_are_in_the_range(measured):
         assert span.value == pytest.approx(us, rel=MOST_ERROR), size
 
 
-def test_the_parts_of_another_card_are_named(wire):
-    """An H200's wire stood under an R9700's name, and under that of a card without peer access."""
+def test_another_known_card_is_refused(wire):
+    """An H200's runs told 2.79 us for two R9700s, whose owners print 10 to 13."""
+    for name in "r9700", "Radeon AI PRO R9700", "rtx5090", "h200":
+        said = refusal(wire, "--gpu", name)
+        assert f"--gpu {name}: the runs are of NVIDIA H100" in said
+        assert re.search(r"leave out --gpu, or take advise --gpu \S+ --wire$", said.strip())
+    assert "unknown GPU 'r9800': did you mean r9700?" in refusal(wire, "--gpu", "r9800")
+
+
+def test_the_same_card_in_another_spelling_is_no_other_card(wire):
+    plain = predict(wire)
+    for name in "h100", "H100", "NVIDIA H100 80GB HBM3", "nvidia h100":
+        assert predict(wire, "--gpu", name) == plain
+
+
+def test_a_card_without_a_telling_name_is_named_by_its_owner(wire, tmp_path):
+    """Drivers call some cards `AMD Radeon Graphics`; without `--gpu` nobody could predict them."""
+    folder = tmp_path / "unnamed"
+    shutil.copytree(wire, folder)
+    for path in folder.glob("*.jsonl"):
+        ranks = read(path).run.ranks
+        rewrite_head(path, world__ranks=[rank | {"gpu": "AMD Radeon Graphics"} for rank in ranks])
+
+    assert "no data sheet fits 'AMD Radeon Graphics': name its own with --gpu" in refusal(folder)
     for name, way in ("r9700", "at a root complex"), ("rtx5090", "over host memory"):
-        text = predict(wire, "--gpu", name)[1]
-        assert text.startswith(f"PREDICTED for two {name} {way}, from parts of NVIDIA H100")
+        text = predict(folder, "--gpu", name)[1]
+        assert text.startswith(f"PREDICTED for two {name} {way}, from parts of AMD Radeon Graphics")
 
 
 def test_it_answers_for_a_chat_and_calls_everything_predicted(wire):
@@ -105,9 +129,9 @@ def test_it_answers_for_a_chat_and_calls_everything_predicted(wire):
 
 
 def test_a_model_that_two_cards_do_not_hold_has_no_tokens(wire):
-    status, text, _ = predict(wire, "--gpu", "r9700", "--weights", "fp16")
+    status, text, _ = predict(wire, "--model", "llama-3.1-405b", "--weights", "fp16")
     assert status == 0
-    assert "llama-3.1-70b on two: 1 stream would not fit" in text
+    assert "llama-3.1-405b on two: 1 stream would not fit" in text
     assert "tokens/s" not in text
 
 

@@ -3,7 +3,8 @@
 import datetime
 import re
 from codecs import BOM_UTF8
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -159,6 +160,8 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Offer], list[Requirement]]:
     for name, fields in spec.candidates.items():
         offers[name] = convert(fields, Offer, f"{path}, candidate {name}")
         offers[name].runs = [str(path.parent / run) for run in offers[name].runs]
+        with placed(f"{path}, candidate {name}"):
+            link_of(offers[name])
 
     missing = [field for field in COSTS if getattr(spec, field) is None]
     if missing and len(missing) < len(COSTS):
@@ -179,13 +182,22 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Offer], list[Requirement]]:
     )
 
 
+@contextmanager
+def placed(place: str) -> Iterator[None]:
+    """Names the place of a ResultError in front of it."""
+    try:
+        yield
+    except ResultError as error:
+        raise ResultError(f"{place}: {error}") from error
+
+
 def requirement_of(text: str) -> Requirement | None:
     """The requirement in one of the forms; None for another text."""
     for unit, form in FORMS.items():
         match = re.fullmatch(form, text.strip(), re.ASCII)
         if match and float(match[2]):
             label = match[1] if unit == "tok/s" else size_of(match[1])
-            return Requirement(text, (unit, label), float(match[2]))
+            return Requirement(text, (unit, label), float(match[2])) if label else None
 
     return None
 
@@ -228,6 +240,12 @@ def figures_of(
 
     if is_published:
         times.notes, origin = [times.source, *times.notes], PUBLISHED
+        own = link_between(gpu, gpus)
+        if link != own and times.source == assumed_times(gpus, gpu, own).source:
+            times.notes.append(
+                f"link {link.name} changes nothing: what is published of {gpu.library.upper()} "
+                f"does not tell it from {own.name}."
+            )
     elif gpus > 1 and len(launches.times):
         times, origin = measured_times(launches, gpus, gpu, link), MEASURED
 
@@ -253,9 +271,10 @@ def figures_of(
     for unit, label in keys:
         if isinstance(label, str):
             work, name = spec.models[label], label
-            model = find("model", MODELS, work.model)
-            load = Deployment(model, gpu, work.weights, times, work.context, tensor=gpus)
-            speed = best_speed(load, has_times=bool(origin))
+            with placed(f"model {name}"):
+                model = find("model", MODELS, work.model)
+                load = Deployment(model, gpu, work.weights, times, work.context, tensor=gpus)
+                speed = best_speed(load, has_times=bool(origin))
             span, note = speed.span if speed else None, _origin_of_speed(speed, origin)
         else:
             name = size_text(label) + (" busbw" if unit == "GB/s" else "")
@@ -284,6 +303,11 @@ def _origin_of_speed(speed: Speed | None, origin: str) -> str:
     if speed.at_best != speed.split:
         return f"{speed.split}, {by}; at best {speed.at_best}, by arithmetic, {origin}"
     return f"{speed.split}, {by}"
+
+
+def price_key(currency: str, model: str) -> FigureKey:
+    """The key of what a token per second of a model costs."""
+    return currency + PER_SPEED, f"{model}, price"
 
 
 def money(

@@ -42,6 +42,8 @@ SAID = {
     "FAIL": " fails {}",
 }
 WORST_LAST = [*SAID]
+# The heading of the first column; no candidate's name has a line break.
+WHAT = "requirement,\nfigure"
 
 
 @dataclass
@@ -69,10 +71,12 @@ class Appraisal:
 
 @dataclass
 class Procurement:
-    """The content of the table and the page; its strings are printable."""
+    """The content of the table and the page; its strings are printable. `prices` compares what
+    speed costs."""
 
     headline: str
     word: str
+    prices: list[str]
     verdicts: Counter[str]
     appraisals: list[Appraisal]
     sentences: list[str]
@@ -106,7 +110,12 @@ def procure(arguments: argparse.Namespace) -> int:
         column.no_wrap, column.vertical = False, "top"
     answer(
         arguments,
-        lay_out([f"{procurement.headline}."], [], [("", table)], procurement.sentences),
+        lay_out(
+            [f"{procurement.headline}."],
+            procurement.prices,
+            [("", table)],
+            procurement.sentences,
+        ),
         headline=procurement.headline,
         verdicts=procurement.verdicts,
         candidates=[
@@ -169,7 +178,8 @@ def evaluate(path: Path) -> Procurement:
             "limits, and the host draws power too."
         )
     sentences += [f"{each.name}: {note}" for each in appraisals for note in each.notes]
-    return Procurement(*_headline(appraisals), counts, appraisals, sentences)
+    headline, word = _headline(appraisals)
+    return Procurement(headline, word, _prices(appraisals, spec), counts, appraisals, sentences)
 
 
 def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str]:
@@ -177,13 +187,13 @@ def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str]:
     that are nearest to meeting every requirement, and what it lacks."""
 
     def distance(each: Appraisal) -> tuple[int, int]:
-        """Of the same verdict the candidate that passes most is nearest; one of which nothing is
+        """Of the same verdict the candidate that lacks least is nearest; one of which nothing is
         required is farther than any."""
         words = [word for word, _ in each.verdicts.values()]
         rank = WORST_LAST.index(each.word)
         if each.word == "N/A":
             rank = len(WORST_LAST)
-        return rank, -words.count("PASS")
+        return rank, -words.count("PASS") - words.count("N/A")
 
     least = min(map(distance, appraisals))
     nearest = [each for each in appraisals if distance(each) == least]
@@ -196,10 +206,32 @@ def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str]:
         lacks = [
             requirement.text for requirement, verdict in best.verdicts.items() if verdict[0] == word
         ]
-        texts.append(text + SAID[word].format(some(lacks)))
+        said = SAID[word].format(some(lacks))
+        texts.append(text + said if said else text.rstrip(","))
 
     none = "No candidate meets every requirement: " if word == "FAIL" else ""
-    return none + "; ".join(texts).rstrip(","), word
+    return none + "; ".join(texts), word
+
+
+def _prices(appraisals: Sequence[Appraisal], spec: Spec) -> list[str]:
+    """A sentence for each model and currency: the price of a token per second, the least first,
+    where there are two to compare."""
+    sentences = list[str]()
+    for currency, own in grouped(appraisals, lambda each: each.offer.price.currency).items():
+        for model in spec.models:
+            prices = {
+                each.name: price
+                for each in own
+                if (price := each.figures[candidates.price_key(currency, model)].value)
+            }
+            if len(prices) > 1:
+                texts = [
+                    f"{name} {number(prices[name])} {currency}"
+                    for name in sorted(prices, key=lambda name: prices[name])
+                ]
+                sentences.append(f"Price per token/s of {model}, at least: {', '.join(texts)}.")
+
+    return sentences
 
 
 def _appraise(
@@ -253,7 +285,7 @@ def judge(
 
     n, text = len(launches.runs), " ".join(figure.text.split())
     if speed:
-        text += f", {speed.split}"
+        text += f", {speed.split},"
     if figure.low is None:
         return "UNDECIDED", f"{counted(n, 'launch')}; {LEAST_LAUNCHES} are needed"
 
@@ -271,7 +303,7 @@ def judge(
 def _rows(appraisals: Sequence[Appraisal]) -> list[dict[str, str]]:
     """A row for each requirement and for each figure, with a cell for each candidate."""
     rows = [
-        {"figure": requirement.text}
+        {WHAT: requirement.text}
         | {each.name: "\n".join(each.verdicts[requirement]) for each in appraisals}
         for requirement in appraisals[0].verdicts
     ]
@@ -279,11 +311,11 @@ def _rows(appraisals: Sequence[Appraisal]) -> list[dict[str, str]]:
     for each in appraisals:
         logs = [start_time(run.run) for run in each.launches.runs if run.run.imported_from]
         runs[each.name] = f"{len(each.run_ids)}\n{some(logs)}".rstrip()
-    rows.append({"figure": "runs"} | runs)
+    rows.append({WHAT: "runs"} | runs)
 
     for figures in zip(*(each.figures.values() for each in appraisals), strict=True):
         cells = [f"{figure.text}\n{figure.note}" for figure in figures]
-        rows.append({"figure": figures[0].name} | dict(zip(runs, cells, strict=True)))
+        rows.append({WHAT: figures[0].name} | dict(zip(runs, cells, strict=True)))
 
     return rows
 
@@ -309,7 +341,7 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
         Banner(
             procurement.word if counts else counted(len(appraisals), "candidate"),
             f"{procurement.headline}.",
-            [counts],
+            [counts, *procurement.prices],
         ),
         [
             Section("What to do next", [to_do]),

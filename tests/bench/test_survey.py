@@ -28,7 +28,7 @@ from tests.another_user import as_root, give, link_of_nobody
 from tests.bench.faulty_runs import wait_for
 from tests.bench.launches import watched
 from tests.launch import ROOT, SLOW_TEST
-from tests.reports.advice.test_procure import R9700, write_launches
+from tests.reports.synthetic_candidates import R9700, write_launches
 from tests.reports.synthetic_run import mark_wrong, rewrite_cases, run_id, write_run
 from wiretax import load
 from wiretax.common.interpreter import module_command

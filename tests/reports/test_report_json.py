@@ -7,11 +7,11 @@ import pytest
 
 from reports.__main__ import COMMANDS, main
 from tests.launch import ROOT
-from tests.reports.advice.test_procure import ONE_BOX, spec, write_launches
 from tests.reports.archived import unpack
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_bits import write_bits
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
+from tests.reports.synthetic_candidates import ONE_BOX, spec, write_launches
 from tests.reports.synthetic_fleet import write_fleet
 from tests.reports.synthetic_run import write_run
 

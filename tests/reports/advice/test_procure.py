@@ -2,57 +2,34 @@
 figures."""
 
 import json
-import math
 import re
 from typing import Any
 
 import pytest
-from msgspec.structs import astuple
 
 from reports.__main__ import main
-from reports.advice.best_split import best_speed
 from reports.advice.procurement import evaluate, procure_page
-from reports.advice.reduce_times import ReduceTimes
-from reports.advice.serving import Deployment
-from reports.advice.spans import Span
-from reports.advice.specs import GPUS
-from reports.advice.specs import MODELS as KNOWN
+from reports.advice.reduce_times import assumed_times
+from reports.advice.specs import GPUS, LINKS
 from tests.launch import ROOT
-from tests.reports.synthetic_run import ranks_of, rewrite, rewrite_head, write_run
+from tests.reports.synthetic_candidates import (
+    BOX,
+    MODELS,
+    ONE_BOX,
+    PRICE,
+    R9700,
+    ask,
+    figure,
+    spec,
+    unmeasured,
+    verdict_of,
+    write_launches,
+)
+from tests.reports.synthetic_run import ranks_of, rewrite, rewrite_head
 from wiretax.record.manifest import MANIFEST, Campaign, CampaignEnd, Launch, VariantRecord
 from wiretax.record.writing import to_line
 
 pytestmark = pytest.mark.unit
-
-SIZES = (16384, 33554432)
-R9700 = "AMD Radeon AI PRO R9700"
-MODELS = '[models]\n70b-q4 = {model = "llama-3.1-70b", weights = "q4", context = 0}\n'
-BOX = """[candidates.{name}]
-runs = ["{name}/*.jsonl"]
-gpu = "r9700"
-gpus = 2
-price = {{amount = 5200, currency = "EUR", date = 2026-11-01}}
-"""
-ONE_BOX = MODELS + BOX.format(name="box")
-MIXTURE = '[models]\nmoe = {model = "qwen3-30b-a3b", weights = "q4"}\n'
-
-
-def write_launches(folder, n, first=0, gpu=R9700, slower=1, **fields):
-    """Launches that differ by 1 %: half of them above the mean and half below it."""
-    for number in range(first, first + n):
-        made = write_run(
-            folder,
-            sizes=SIZES,
-            algorithms=("library", "auto"),
-            n_blocks=6,
-            n=4,
-            seed=number,
-            run_id=f"2026-11-20T06-15-{number:02}Z-allreduce-1a2b3c",
-            scale=slower * math.exp(0.01 * (-1) ** number),
-            **fields,
-        )
-        if gpu:
-            rewrite_head(made.path, world__ranks=ranks_of(gpu))
 
 
 @pytest.fixture(scope="module")
@@ -60,30 +37,6 @@ def launches(tmp_path_factory):
     """Six launches: 16 KiB takes about 3.1 us chained, and 32 MiB reaches about 7 GB/s."""
     write_launches(folder := tmp_path_factory.mktemp("procure") / "box", 6)
     return folder.parent
-
-
-def spec(folder, requirements=(), text=ONE_BOX):
-    path = folder / "SPEC.toml"
-    path.write_text(f"requirements = {list(requirements)}\n{text}")
-    return path
-
-
-def ask(capsys, *arguments):
-    """The exit status, the text on one line, and standard error."""
-    status = main(["procure", *map(str, arguments)])
-    printed = capsys.readouterr()
-    return status, " ".join(printed.out.split()), printed.err
-
-
-def verdict_of(procurement, machine=0):
-    """The verdict of the only requirement, and its reason."""
-    (verdict,) = procurement.appraisals[machine].verdicts.values()
-    return verdict
-
-
-def figure(procurement, name, machine=0):
-    figures = procurement.appraisals[machine].figures.values()
-    return next(item for item in figures if item.name == name)
 
 
 @pytest.mark.parametrize(
@@ -165,77 +118,10 @@ def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches
     assert verdict_of(evaluate(path))[0] == "FAIL"
 
 
-def speed(procurement, machine=0):
-    """The speed of the only model."""
-    [found] = [each for each in procurement.appraisals[machine].figures.values() if each.speed]
-    return found
-
-
-def test_two_cards_that_are_slow_together_meet_what_one_of_them_meets(tmp_path, capsys):
-    """Two R9700s failed with "at most 171 tok/s" for a mixture of which one has 281."""
-    write_launches(tmp_path / "box", 6, slower=20)  # an all-reduce of 16 KiB takes about 62 us
-    one = BOX.format(name="one").replace('runs = ["one/*.jsonl"]\n', "").replace("= 2", "= 1")
-    path = spec(tmp_path, ["moe >= 200 tok/s"], MIXTURE + BOX.format(name="box") + one)
-    procurement = evaluate(path)
-    two, alone = (speed(procurement, machine) for machine in range(2))
-    reached = f"at most {alone.value:.0f} tok/s"
-    assert [verdict_of(procurement, machine) for machine in range(2)] == [
-        ("UNVERIFIED", f"{reached}, one card of 2, by its data sheet"),
-        ("UNVERIFIED", f"{reached}, by its data sheet"),
-    ]
-    assert (two.text, two.note) == (reached, "one card of 2, data sheet")
-    assert (alone.text, alone.note) == (reached, "data sheet")
-    assert f"{reached} one card of 2, data sheet" in ask(capsys, path)[1]
-
-    path = spec(tmp_path, ["moe >= 300 tok/s"], MIXTURE + BOX.format(name="box"))
-    assert verdict_of(evaluate(path)) == ("FAIL", f"{reached}, one card of 2 over 6 launches")
-
-
-def test_the_cell_names_the_split_by_tensor_where_it_is_the_fastest(launches):
-    found = speed(evaluate(spec(launches, text=MIXTURE + BOX.format(name="box"))))
-    assert found.note == "TP 2, by arithmetic, measured"
-    assert found.low > found.speed.one_card
-
-
-def test_few_launches_take_nothing_from_what_one_card_does_alone(tmp_path):
-    """One launch of two cards made a speed undecided that one card has by its data sheet."""
-    write_launches(tmp_path / "box", 1)
-    path = spec(tmp_path, ["moe >= 200 tok/s"], MIXTURE + BOX.format(name="box"))
-    assert verdict_of(evaluate(path))[0] == "UNVERIFIED"
-
-
-@pytest.mark.parametrize("runs", ["runs = ['box/*.jsonl']\n", ""])
-def test_what_the_data_sheet_rules_out_fails_certainly(tmp_path, runs):
-    """A published range that missed the limit was UNDECIDED, and stood before a larger card that
-    FAILed with more tok/s."""
-    write_launches(tmp_path / "box", 1)
-    box = BOX.format(name="box").replace('runs = ["box/*.jsonl"]\n', runs)
-    verdict, reason = verdict_of(evaluate(spec(tmp_path, ["70b-q4 >= 33 tok/s"], MODELS + box)))
-    assert verdict == "FAIL"
-    weights_gb = KNOWN["llama-3.1-70b"].parameters / 1e9 * 4.5 / 8
-    most = f"at most {2 * 640 / weights_gb:.1f} tok/s"
-    assert reason == f"{most} if communication took no time, by its data sheet"
-
-
-@pytest.mark.parametrize(
-    "model", ["llama-3.1-8b", "llama-3.1-70b", "qwen3.6-35b-a3b", "minimax-m2.5"]
-)
-@pytest.mark.parametrize("us", [0, 50, 5000])
-def test_more_cards_are_never_slower_than_fewer(model, us):
-    """A larger machine can leave cards idle: 3 cards serve as 2 do where heads do not go into 3."""
-    times = ReduceTimes(2, "", {1: Span(us, low=us / 2, high=2 * us)})
-    found = [
-        best_speed(Deployment(KNOWN[model], GPUS["r9700"], "q4", times, tensor=n), True)
-        for n in range(1, 9)
-    ]
-    ends = [astuple(each.span) if each else (0, 0, 0) for each in found]
-    assert ends == sorted(ends), [each and each.split for each in found]
-    assert all(each.most >= each.span.high for each in found if each)
-
-
 @pytest.mark.parametrize(
     ("requirement", "expected"),
     [
+        ("70b-long >= 1 tok/s", "FAIL"),  # its context is larger than all memory
         ("16K <= 8 us", "UNVERIFIED"),
         ("16K <= 5 us", "UNDECIDED"),  # none of the range meets it
         ("32M >= 60 GB/s", "UNDECIDED"),  # what the slot's data sheet would allow
@@ -249,6 +135,7 @@ def test_a_candidate_without_runs_has_the_published_range_and_never_passes(
     """A buyer compares before anything is delivered; what others measured must not pass for it."""
     box = BOX.format(name="box").replace('runs = ["box/*.jsonl"]\n', "")
     models = MODELS + '70b-f16 = {model = "llama-3.1-70b", weights = "fp16"}\n'
+    models += '70b-long = {model = "llama-3.1-70b", weights = "q4", context = 1_000_000}\n'
     procurement = evaluate(spec(tmp_path, [requirement], models + box))
     assert verdict_of(procurement)[0] == expected
     assert figure(procurement, "70b-q4").text.startswith("at most 25.3 tok/s\n[23.3 31.2]")
@@ -268,6 +155,44 @@ def test_a_row_and_the_arithmetic_are_of_the_same_published_figures(tmp_path, gp
         origin = row.note.removeprefix("published by others, UNVERIFIED: ")
         said = f"{before} {' '.join(row.text.split())} by {origin}, {after}"
         assert said in arithmetic
+
+
+def test_a_candidate_has_the_link_of_its_board(tmp_path):
+    """Many boards give two cards eight lanes each, which `advise --link` alone could say."""
+    boxes = unmeasured("own") + unmeasured("board", link='"PCIE4X8"', gpu='"rtx3090"')
+    narrow = unmeasured("narrow", link='"pcie3x8"') + unmeasured("alike", link='"pcie4x16"')
+    procurement = evaluate(spec(tmp_path, ["8M >= 1 GB/s"], MODELS + boxes + narrow))
+    board = assumed_times(2, GPUS["rtx3090"], LINKS["pcie4x8"])
+    assert f"board: {board.source}" in procurement.sentences
+    assert board.source != assumed_times(2, GPUS["rtx3090"], LINKS["nvlink3-bridge"]).source
+    # Others' cards have wider links than this one.
+    for name in "8 MiB busbw", "32 MiB busbw":
+        assert figure(procurement, name, machine=2).high == LINKS["pcie3x8"].gb_s
+    alike = "alike: link pcie4x16 changes nothing: what is published of RCCL does not tell it from "
+    assert f"{alike}pcie5x16." in procurement.sentences
+
+
+def test_a_runs_bandwidth_is_held_to_the_candidates_link(launches):
+    text = ONE_BOX + 'link = "pcie4x8"\n'
+    assert any(
+        sentence.startswith("box: pcie4x8 has 15.8 GB/s one way, and 32 MiB reached")
+        for sentence in evaluate(spec(launches, text=text)).sentences
+    )
+
+
+def test_one_larger_card_lacks_nothing_by_needing_no_all_reduce(launches):
+    """The headline left it out of the cheapest: what does not apply to it counted as not met."""
+    limits = ["16K <= 8 us", "70b-q4 >= 15 tok/s"]
+    cheap = PRICE.partition(" = ")[2].replace("5200", "4000")
+    one = unmeasured("one", gpu='"w7900"', gpus=1, price=cheap)
+    headline = evaluate(spec(launches, limits, ONE_BOX + one)).headline
+    assert headline.startswith("one for 4000 EUR, the cheapest of 2 in EUR, may meet every")
+
+
+def test_no_name_of_a_candidate_hides_the_rows_names(tmp_path, capsys):
+    """A candidate called `figure` took the place of what the rows are."""
+    text = ask(capsys, spec(tmp_path, text=MODELS + unmeasured("figure")))[1]
+    assert "power of the GPUs 600 W" in text
 
 
 def test_a_wrong_result_fails_and_an_incomplete_launch_passes_nothing(tmp_path):
@@ -381,11 +306,25 @@ def test_the_headline_names_who_meets_the_order_at_what_price_or_what_fails(laun
     assert "No candidate meets every requirement: b for 4900 EUR" in html
 
 
-PRICE = "price = {amount = 5200, currency = 'EUR', date = 2026-11-01}"
 BAD = [
     (PRICE, PRICE.replace("price", "prize"), "unknown field `prize`"),
-    ("gpu = 'r9700'", "gpu = 'r9800'", "unknown GPU 'r9800': did you mean r9700"),
+    ("gpu = 'r9700'", "gpu = 'r9800'", "candidate box: unknown GPU 'r9800': did you mean r9700"),
+    ("gpu = 'r9700'", "gpu = 'r9700'\nlink = 'pcie4x9'", "candidate box: unknown link 'pcie4x9': "),
+    ("gpu = 'r9700'", "gpu = 'r9700'\nlink = '\u202e'", "candidate box: unknown link '?': choose"),
     ("gpus = 2", "gpus = 4", "a run of 2 ranks, not of 4"),
+    ("gpus = 2", "gpus = 0", "candidate box: Expected `int` >= 1 - at `$.gpus`"),
+    ("gpus = 2", f"gpus = {'9' * 5000}", "is not TOML"),
+    ("'q4'", "'q5'", "model 70b-q4: unknown weights"),
+    ("'llama-3.1-70b'", "'llama-4-70b'", "model 70b-q4: unknown model 'llama-4-70b': did you mean"),
+    ("context = 0", "context = 10000000000", "context`"),
+    ("5200", "inf", "at `$.price.amount`"),
+    (
+        "requirements = []",
+        "requirements = ['0 <= 8 us']",
+        "'0 <= 8 us' has none of the three forms",
+    ),
+    ("requirements = []", f"requirements = {'[' * 5000}{']' * 5000}", "is not TOML"),
+    ("requirements = []", f"requirements = {'{a=' * 5000}1{'}' * 5000}", "is not TOML"),
     ("requirements = []", "requirements = ['16K < 8 us']", "16K <= 8 us, 32M >= 50 GB/s (busbw)"),
     ("requirements = []", "requirements", "is not TOML"),
 ]
@@ -402,102 +341,6 @@ def test_a_bad_spec_is_refused_in_one_sentence(launches, capsys, good, bad, sent
     assert (status, out, error.count("\n")) == (2, "", 1), error
     assert sentence in error
     assert not list(launches.glob("never*"))
-
-
-COSTS = """lifetime_years = 4
-hours_per_day = 8
-electricity = {amount = 0.30, currency = "EUR", per = "kWh"}
-"""
-
-
-def with_power(folder, *powers_w, shared=False):
-    """Gives the runs in the folder these ranges of power on both GPUs, or on the one that both
-    ranks share."""
-    for path, power_w in zip(sorted(folder.glob("2026*.jsonl")), powers_w, strict=False):
-        gpus = [
-            {"rank": rank, "bus_id": f"0000:0{3 if shared else 3 + rank}:00.0"}
-            | {"start": {}, "end": {}, "power_w": power_w, "looks": 17}
-            for rank in range(2)
-        ]
-
-        def add(line, gpus=gpus):
-            if line["kind"] == "end":
-                line["gpus"] = gpus
-
-        rewrite(path, add)
-
-
-def test_measured_power_replaces_the_specs(tmp_path, capsys):
-    """A buyer pays for what the machine draws, not for its data sheet."""
-    write_launches(tmp_path / "box", 6)
-    text = ONE_BOX + "power_w = 640\n"
-    sheet = figure(evaluate(spec(tmp_path)), "power of the GPUs")
-    assert (sheet.value, sheet.note) == (600, "data sheet")
-    told = figure(evaluate(spec(tmp_path, text=text)), "power of the GPUs")
-    assert (told.value, told.note) == (640, "spec")
-    with_power(tmp_path / "box", (100, 150, 200), (90, 170, 180))
-    drawn = figure(evaluate(spec(tmp_path, text=text)), "power of the GPUs")
-    assert (drawn.value, drawn.low, drawn.high) == (320, 180, 400)
-    note = "measured after rounds of all-reduces in 2 runs, range"
-    assert drawn.note == f"{note}; spec: 640 W"
-    _, out, _ = ask(capsys, spec(tmp_path), "--html", tmp_path / "page.html")
-    assert f"320 W [180 400] {note}" in out
-    assert note in (tmp_path / "page.html").read_text()
-    with_power(tmp_path / "box", (100, 150, 200), (90, 170, 180), shared=True)
-    assert figure(evaluate(spec(tmp_path)), "power of the GPUs").value == 160
-
-
-def test_the_cost_of_a_million_tokens_by_hand(launches, capsys):
-    """5,200 EUR over 4 x 365.25 x 8 hours are 0.44490 EUR an hour, and 600 W at 0.30 EUR/kWh are
-    0.18 EUR; both by the tokens of an hour."""
-    path = spec(launches, text=COSTS + ONE_BOX)
-    procurement = evaluate(path)
-    speed, cost = figure(procurement, "70b-q4"), figure(procurement, "70b-q4, million tokens")
-    hourly = 5200 / (4 * 365.25 * 8) + 0.6 * 0.30
-    assert hourly == pytest.approx(0.62490, abs=1e-5)
-    for got, tokens_per_s in ((cost.value, speed.value), (cost.low, speed.high)):
-        assert got == pytest.approx(hourly / (3600 * tokens_per_s) * 1e6)
-    assert cost.low < cost.value < cost.high
-    assert cost.unit == "EUR per million tokens"
-    assert cost.note == "price and electricity, power: data sheet"
-    page = launches / "cost.html"
-    _, out, _ = ask(capsys, path, "--html", page)
-    words = f"at least {cost.value:.2f} EUR per million tokens"
-    said = "over 4 years of 8 hours a day, and the electricity of the GPUs at 0.3 EUR per kWh"
-    assert all(each in out and each in page.read_text() for each in (words, said))
-    _, out, _ = ask(capsys, path, "--json")
-    [found] = [
-        each for each in json.loads(out)["candidates"][0]["figures"] if "million" in each["name"]
-    ]
-    assert found["value"] == pytest.approx(cost.value)
-    assert "million tokens" not in ask(capsys, spec(launches))[1]
-
-
-@pytest.mark.parametrize(
-    ("good", "bad", "sentence"),
-    [
-        (
-            "hours_per_day = 8",
-            "hours_per_day = 25",
-            "Expected `float` <= 24.0 - at `$.hours_per_day`",
-        ),
-        ("hours_per_day = 8", "hours_per_day = 0", "Expected `float` > 0.0 - at `$.hours_per_day`"),
-        ("lifetime_years = 4", "lifetime_years = -1", "> 0.0 - at `$.lifetime_years`"),
-        ("lifetime_years = 4", "lifetime_years = nan", "at `$.lifetime_years`"),
-        ("lifetime_years = 4\n", "", "the cost of tokens takes lifetime_years too"),
-        ("0.30", "-0.30", "Expected `float` >= 0.0 - at `$.electricity.amount`"),
-        ('"kWh"', '"MWh"', "Invalid enum value 'MWh' - at `$.electricity.per`"),
-        ('0.30, currency = "EUR"', '0.30, currency = "USD"', "in EUR and electricity in USD"),
-    ],
-)
-def test_a_bad_cost_is_refused_in_one_sentence(launches, capsys, good, bad, sentence):
-    path = spec(launches, text=COSTS + ONE_BOX)
-    text = path.read_text()
-    assert good in text
-    path.write_text(text.replace(good, bad, 1))
-    status, out, error = ask(capsys, path)
-    assert (status, out, error.count("\n")) == (2, "", 1), error
-    assert sentence in error
 
 
 def test_a_spec_is_read_as_people_write_it(launches):

@@ -1,0 +1,95 @@
+"""The split of a model that `reports procure` judges: the fastest over all cards or fewer."""
+
+import pytest
+from msgspec.structs import astuple
+
+from reports.advice.best_split import best_speed
+from reports.advice.procurement import evaluate
+from reports.advice.reduce_times import ReduceTimes
+from reports.advice.serving import Deployment
+from reports.advice.spans import Span
+from reports.advice.specs import GPUS
+from reports.advice.specs import MODELS as KNOWN
+from tests.reports.synthetic_candidates import (
+    BOX,
+    MODELS,
+    ask,
+    spec,
+    unmeasured,
+    verdict_of,
+    write_launches,
+)
+
+pytestmark = pytest.mark.unit
+
+MIXTURE = '[models]\nmoe = {model = "qwen3-30b-a3b", weights = "q4"}\n'
+
+
+def speed(procurement, machine=0):
+    """The speed of the only model."""
+    [found] = [each for each in procurement.appraisals[machine].figures.values() if each.speed]
+    return found
+
+
+def test_two_cards_that_are_slow_together_meet_what_one_of_them_meets(tmp_path, capsys):
+    """Two R9700s failed with "at most 171 tok/s" for a mixture of which one has 281."""
+    write_launches(tmp_path / "box", 6, slower=20)  # an all-reduce of 16 KiB takes about 62 us
+    one = unmeasured("one", gpus=1)
+    path = spec(tmp_path, ["moe >= 200 tok/s"], MIXTURE + BOX.format(name="box") + one)
+    procurement = evaluate(path)
+    two, alone = (speed(procurement, machine) for machine in range(2))
+    reached = f"at most {alone.value:.0f} tok/s"
+    assert [verdict_of(procurement, machine) for machine in range(2)] == [
+        ("UNVERIFIED", f"{reached}, one card of 2, by its data sheet"),
+        ("UNVERIFIED", f"{reached}, by its data sheet"),
+    ]
+    assert (two.text, two.note) == (reached, "one card of 2, data sheet")
+    assert (alone.text, alone.note) == (reached, "data sheet")
+    assert f"{reached} one card of 2, data sheet" in ask(capsys, path)[1]
+
+    path = spec(tmp_path, ["moe >= 300 tok/s"], MIXTURE + BOX.format(name="box"))
+    assert verdict_of(evaluate(path)) == ("FAIL", f"{reached}, one card of 2, over 6 launches")
+
+
+def test_the_cell_names_the_split_by_tensor_where_it_is_the_fastest(tmp_path):
+    write_launches(tmp_path / "box", 6)
+    found = speed(evaluate(spec(tmp_path, text=MIXTURE + BOX.format(name="box"))))
+    assert found.note == "TP 2, by arithmetic, measured"
+    assert found.low > found.speed.one_card
+
+
+def test_few_launches_take_nothing_from_what_one_card_does_alone(tmp_path):
+    """One launch of two cards made a speed undecided that one card has by its data sheet."""
+    write_launches(tmp_path / "box", 1)
+    path = spec(tmp_path, ["moe >= 200 tok/s"], MIXTURE + BOX.format(name="box"))
+    assert verdict_of(evaluate(path))[0] == "UNVERIFIED"
+
+
+@pytest.mark.parametrize("runs", ["runs = ['box/*.jsonl']\n", ""])
+def test_what_the_data_sheet_rules_out_fails_certainly(tmp_path, runs):
+    """A published range that missed the limit was UNDECIDED, and stood before a larger card that
+    FAILed with more tok/s."""
+    write_launches(tmp_path / "box", 1)
+    box = BOX.format(name="box").replace('runs = ["box/*.jsonl"]\n', runs)
+    verdict, reason = verdict_of(evaluate(spec(tmp_path, ["70b-q4 >= 33 tok/s"], MODELS + box)))
+    assert verdict == "FAIL"
+    weights_gb = KNOWN["llama-3.1-70b"].parameters / 1e9 * 4.5 / 8
+    most = f"at most {2 * 640 / weights_gb:.1f} tok/s"
+    assert reason == f"{most} if communication took no time, by its data sheet"
+
+
+@pytest.mark.parametrize(
+    "model", ["llama-3.1-8b", "llama-3.1-70b", "qwen3.6-35b-a3b", "minimax-m2.5"]
+)
+@pytest.mark.parametrize("us", [0, 50, 5000])
+def test_more_cards_are_never_slower_than_fewer(model, us):
+    """A larger machine can leave cards idle: 3 cards serve as 2 do where heads do not go into 3."""
+    times = ReduceTimes(2, "", {1: Span(us, low=us / 2, high=2 * us)})
+    found = [
+        best_speed(Deployment(KNOWN[model], GPUS["r9700"], "q4", times, tensor=n), True)
+        for n in range(1, 9)
+    ]
+    spans = [each.span if each and each.span else Span(0, low=0, high=0) for each in found]
+    ends = [astuple(span) for span in spans]
+    assert ends == sorted(ends), [each and each.split for each in found]
+    assert all(each.most >= span.high for each, span in zip(found, spans, strict=True) if each)

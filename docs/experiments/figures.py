@@ -1,5 +1,5 @@
 """`make figures`: draws the pictures of docs/experiments/ from the tables in data/, and writes
-docs/answer.md.
+docs/answer.md and docs/claims.md.
 
 A file figures_*.py has a table FIGURES: the name of each picture -> (the function that draws it,
 the names of the tables that it takes). To add a picture, add a function and a row there.
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 import answer_page
+import claims_page
 from drawing import HERE, read, write
 from matplotlib.figure import Figure
 
@@ -25,6 +26,7 @@ def main() -> None:
     names = sys.argv[1:] or list(FIGURES)
     if "answer" in names:
         answer_page.write()
+        claims_page.write()
 
     for name in names:
         draw, tables = FIGURES[name]

@@ -1,0 +1,204 @@
+"""docs/claims.md: what others claim, beside figures of ours that commands print."""
+
+import re
+import shlex
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import matplotlib
+import pytest
+from msgspec.structs import replace
+
+from reports.__main__ import main
+from tests.launch import ROOT
+from tests.test_readme import HELP, anchor, headings
+
+PAGES = ROOT / "docs" / "experiments"
+IDS = [
+    f"{letter}{number}"
+    for letter, count in (("a", 10), ("b", 5), ("c", 5), ("d", 20))
+    for number in range(1, count + 1)
+]
+# Names and units of what a sentence is about, not figures: models, cards, links, types, splits.
+NAMES = re.compile(
+    r"`[^`]*`|\]\([^)]*\)|\{\w+\}|[A-Za-z]\w*-\w*\d\w*|\b[A-Z]{1,4}\d+\b|\b\d+B\b|\bn-1\b|"
+    r"\b(R|H|A|B|MI|GB|DDR|D)\d+s?\b|RTX (PRO )?\d+( Ti| Ada)?|\b\d+0s\b|Llama \d|PRO \d+|"
+    r"(TP|PP|NVLink|PCIe) \d( x\d+)?|MI\d+X|fp\d+|INT\d|\bV\d\b|\bP99\b|2\(n-1\)/n|2\(n-1\) steps|"
+    r"2 log2 n|R9700s?|A6000|5090|\d bits"
+)
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_the_path():
+    """The files there are programs, not a package. Their style of pictures ends with this file."""
+    sys.path.insert(0, str(PAGES))
+    with matplotlib.rc_context():
+        yield
+    sys.path.remove(str(PAGES))
+
+
+@pytest.fixture(scope="module")
+def written(on_the_path):
+    return import_module("claims_page")
+
+
+@pytest.fixture(scope="module")
+def ours(written):
+    return import_module("claims_ours")
+
+
+@pytest.fixture(scope="module")
+def claims(ours):
+    return ours.table().claims
+
+
+@pytest.fixture(scope="module")
+def found(written):
+    return written.found()
+
+
+def test_the_page_has_the_figures_of_today(written):
+    assert written.PAGE.read_text() == written.page(), "run make figures"
+
+
+def test_every_claim_is_there_with_an_anchor_and_in_the_first_table(written, ours, claims):
+    """A reader looks for the claim that they met, and links it."""
+    assert list(claims) == IDS
+    assert list(ours.OURS) == IDS
+    page = written.PAGE.read_text()
+    anchors = [anchor(each) for each in headings(written.PAGE)]
+    for name in IDS:
+        assert anchors.count(name) == 1
+        assert page.count(f"| [{name.upper()}](#{name}) |") == 1
+    assert page.index("## All claims") < 2000, "the table is not on the first screen"
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_a_verdict_is_what_arithmetic_says(name, claims, found):
+    """Holds and wrong are always computed; whether a condition is met may be a judgement."""
+    claim, (_, computed) = claims[name], found[name]
+    assert claim.verdict == (computed or "holds if")
+    assert bool(claim.condition) == (claim.verdict in ("holds if", "wrong"))
+    assert bool(claim.reading) == (claim.verdict == "wrong"), "what is right of a wrong claim?"
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "verdict"),
+    [
+        ("a3", {"us": 80}, "wrong"),
+        ("a4", {"token_ms": 53}, "wrong"),
+        ("a5", {"ratio": 1.2}, "holds"),
+        ("a6", {"ms": 42}, "wrong"),
+        ("b2", {"calls": 64}, "wrong"),
+        ("c4", {"rtxpro6000": 96}, "holds"),
+        ("d2", {"least_us": 25}, None),
+        ("d3", {"a_layer": 2}, "holds"),
+        ("d7", {"gpus": 2}, "wrong"),
+        ("d9", {"us": 5.06}, "holds"),
+        ("d15", {"ms": 20}, "holds"),
+        ("d19", {"p50_ms": 10}, "wrong"),
+    ],
+)
+def test_another_figure_of_theirs_turns_the_verdict(name, values, verdict, ours, claims):
+    """Otherwise a verdict would hold whatever they print."""
+    other = replace(claims[name], values=claims[name].values | values)
+    if verdict is None:
+        with pytest.raises(AssertionError):  # its sentence names another number of tokens
+            ours.OURS[name](other)
+    else:
+        assert ours.OURS[name](other)[1] == verdict
+
+
+def output_of(command: str, capsys) -> str:
+    """What a command of the page prints, its spaces as one."""
+    words = shlex.split(command)
+    if words[:3] == ["python", "-m", "reports"]:
+        assert main(words[3:]) == 0
+        text = capsys.readouterr().out
+    else:
+        script = re.sub(r"\bpython ", f"{shlex.quote(sys.executable)} ", command)
+        done = subprocess.run(
+            script, shell=True, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        text = done.stdout
+    return " ".join(text.split())
+
+
+def prints(text: str, figure: str) -> bool:
+    """Whether each number or text of a figure stands there, and is no part of a longer number."""
+    parts = figure.split() if re.fullmatch(r"[\d. ]+", figure) else [" ".join(figure.split())]
+    return all(re.search(rf"(?<![\d.]){re.escape(part)}(\.0)?(?!\.?\d)", text) for part in parts)
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_each_command_runs_and_prints_the_figures(name, claims, found, capsys, monkeypatch):
+    """A reader who types it finds the figure that the page says."""
+    monkeypatch.chdir(ROOT)
+    figures, _ = found[name]
+    for each in claims[name].repeat:
+        text = output_of(each.command, capsys)
+        assert each.prints, each.command
+        for figure in each.prints:
+            assert prints(text, figures[figure]), f"{figures[figure]} of {each.command}"
+
+
+def test_a_figure_that_is_not_printed_would_be_noticed():
+    assert prints("takes 203 us; here", "203 us")
+    assert prints("23.1 a 38.3", "23.1 38.3")
+    for text in ("takes 1203 us", "takes 20.3 us", "takes 203.4 us"):
+        assert not prints(text, "203 us")
+    assert not prints("takes 203.4", "203")
+    assert not prints("23.1 alone", "23.1 38.3")
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_no_figure_of_ours_is_typed(name, claims):
+    """A typed one would go stale; those of theirs are data."""
+    claim = claims[name]
+    own = " ".join(str(value).removesuffix(".0") for value in claim.values.values())
+    for text in (claim.ours, claim.reading, claim.condition, claim.remark, claim.measured):
+        rest = NAMES.sub(" ", text)
+        typed = {each.replace(",", "") for each in re.findall(r"\d[\d,]*(?:\.\d+)?", rest)}
+        assert typed - set(own.split()) - quoted(claim) == set(), text
+
+
+def quoted(claim) -> set[str]:
+    """The numbers that they print, which a sentence of ours may repeat, and those that a command
+    was given."""
+    texts = [claim.claim, claim.theirs, *(each.command for each in claim.repeat)]
+    return {each.replace(",", "") for each in re.findall(r"\d[\d,]*(?:\.\d+)?", " ".join(texts))}
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_their_values_are_those_of_the_text(name, claims):
+    claim = claims[name]
+    said = {float(each) for each in quoted(claim)} | {1.0, 100.0}
+    assert set(claim.values.values()) - said == set()
+
+
+def test_what_a_reader_measures_takes_these_options(claims):
+    """These commands take a machine of the reader's, and are not run here."""
+    commands = dict(HELP.findall((ROOT / "docs" / "commands.md").read_text()))
+    measures = [claim.measure for claim in claims.values() if claim.measure]
+    assert len(measures) > 3
+    for command in measures:
+        words = shlex.split(command)
+        module = words[words.index("-m") + 1]
+        assert Path(ROOT, *module.split(".")).with_suffix(".py").exists()
+        for option in (word for word in words if word.startswith("--")):
+            assert option in commands[module], command
+
+
+def test_a_claim_that_does_not_exist_is_one_sentence():
+    command = [sys.executable, "docs/experiments/claims_page.py", "z9\x1b"]
+    done = subprocess.run(
+        command, cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stderr

@@ -147,7 +147,7 @@ def address(source: str) -> str:
     if "@" not in source:
         return f"https://github.com/{repository}/issues/{rest.split()[0]}"
     commit, _, path = rest.partition(" ")
-    path = quote(re.sub(r" \(.*", "", path))
+    path = quote(re.split(r" \(|, | l\.[0-9]", path)[0])  # without what is said of the file
     return f"https://github.com/{repository}/blob/{commit}/{path}"
 
 

@@ -1,0 +1,471 @@
+"""The boards, the cards beside two and what is not known of docs/answer.md: the sections below its
+questions. What is computed is by `reports/advice`, the rest are rows of `reports/references`."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from answer_questions import calls_near, chunk_us, even_chunk_us, prompt_s
+from answer_rows import PLX, Row, does_not_fit, fits, gain, in_note, served
+from answer_text import markdown_table, rate_text, sources
+from figures_answer import (
+    CARD,
+    CHUNK_BYTES,
+    CONTEXT,
+    MODEL,
+    TOKEN_BYTES,
+    WEIGHTS,
+    advised,
+    archived,
+    by_layer,
+    h100_us,
+    is_setting,
+    of_two,
+    small_calls,
+    step_ms,
+)
+
+from reports.advice.implied import draft_tokens
+from reports.advice.reduce_times import ReduceTimes, assumed_times
+from reports.advice.serving import Deployment, break_even_us
+from reports.advice.specs import LINKS, MODELS, link_between
+from reports.references.pairs import admitted, pairs
+from reports.references.published import PublishedCall, serving
+from reports.tables.sentences import number, size_text
+from tests.references_page import span
+from wiretax.common.grouped import grouped
+
+# PCIe 4 x4, as the second slot of many home boards has it behind the chipset: twice the rate of
+# PCIe 3 over half the lanes.
+CHIPSET_GB_S = LINKS["pcie3x8"].gb_s
+GIB = 1.073741824  # GB
+PEERS = {"p2p": "on", "host memory": "off", "unknown": "unknown"}  # of a call's transport
+SHOWN_PEERS = {"on": "on", "off": "off", "unknown": "not printed"}
+
+TEMPLATE = """### Which board
+
+A row for each kind of slots, with peers on and off, from published calls of two cards and published
+pairs of one stream. `engines`: how many times as fast two cards are by tensor as one card, or as
+two by layer, as their owners print it; that is the verdict. `computed`: without engines, published
+calls are held against the break-even of the 70B, {even} at {size} and {even_chunk} at {chunk}; a
+call that passes is necessary, not sufficient.
+
+{board_table}
+
+The chipset's row is computed: {chipset_gb_s} GB/s, of which two cards' calls reach at most {share}
+on other slots, and the published latencies. One owner of two RX 7900 XTX on such a board reports,
+in words, that by layer the prompt is fastest and that a faster all-reduce gains decode
+([seamusmcshane](https://github.com/ggml-org/llama.cpp/pull/27825)).
+
+### One bigger card
+
+A 70B in Q4_K_M ({bigger_gib} GiB) by llama.cpp, tokens/s:
+
+{bigger_table}
+
+[`procure`](buy.md) holds such cards against two R9700s, and tells the price of a million tokens.
+
+### Watts
+
+Two RX 7900 XT without peer access decoded {watts_model} at {watts_layer} W by layer and
+{watts_tensor} W by tensor, for {watts_gain} more tokens/s: a token took {layer_joule} and
+{tensor_joule} J ({watts_source}).
+
+### The missing fabric
+
+What a link such as the MI300X's would give two R9700s, computed for the same 70B: with the calls
+that owners print of RCCL over PCIe, and those over xGMI (brackets: least to most).
+
+{fabric_table}
+
+So at the typical times the missing link costs {fabric_token} of a token and {fabric_prompt} of a
+prompt's first token; the split itself gains {fabric_gain} a token without it.
+
+## One H100 whose ranks meet over PCIe
+
+Two ranks shared one H100 and reduced through host memory, over PCIe 5 x16: {h100} a call of {size}
+from a graph, {h100_ms} a token. Both ranks used the same link, and no second
+card took part. Through the card's own memory, without a wire, a step of the 70B took {h100_tensor}
+by tensor and {h100_pipeline} by pipeline, and the answer flips at {h100_flip} a call ([all
+figures](experiments/gpu.md)).
+
+## What nobody has measured
+
+- An all-reduce of {size} between two R9700s over PCIe; one of any size over PCIe 5 x16 with P2P.
+- A dense 70B on two R9700s, split either way. Other dense models larger than one card are measured
+  there [by layer](#does-not-fit-one-chat).
+- The decode of one model split by tensor and by layer, in one engine, on two R9700s.
+- A call between two cards of which one is behind the chipset.
+
+If you have two R9700s, [`bench.survey`](buy.md) measures the first, and a decode step of the
+70B's shapes, in minutes. A figure that contradicts this page changes it
+([how a row gets in](references.md#how-a-row-gets-in)).
+
+## What changed our mind
+
+- 2026-11-30: A call alone is no token. From the Arc B70's {b70_us} we had computed {b70_computed}
+  times the decode by layer; inside an engine that replays no graph, two such cards decoded
+  {b70_engine} times as fast as one.
+- 2026-11-30: "In prefill the split shortens one prompt" was wrong for {slower} of {paths} published
+  paths between two cards: there by layer is sooner.
+- 2026-11-30: Two kernels that we had called their owner's are libr4d, of StillDeadcode, and those
+  pairs drafted {k} tokens: their calls had {draft_size} and not {one_size}.
+- 2026-11-30: "Kernels reach less than the data sheet; then the split saves more" was wrong: of two
+  cards by tensor each read {two_gb_s} GB/s where one alone read {one_gb_s}.
+- 2026-11-30: The slower end of "{default_us} to {set_us} us" is a variable of NCCL that costs
+  decode, as its author says, and no range.
+- 2026-11-30: Dense models larger than one card had been measured on two R9700s: by layer.
+"""
+
+
+def slots_of(fabric: str) -> str:
+    """`x16/x16, PCIe 4` of `PCIe 4 x16`."""
+    if fabric == "mixed":
+        return "riser x8/x4, PCIe 3 and 1 to 2"
+    lanes = re.findall(r"PCIe (\d) x(\d+)", fabric)
+    if len(lanes) > 1:
+        widths = "/".join(f"x{width}" for _, width in lanes)
+        return f"riser {widths}, PCIe {' and '.join(generation for generation, _ in lanes)}"
+    ((generation, width),) = lanes
+    riser = "riser " if int(width) < 4 else ""
+    return f"{riser}x{width}/x{width}, PCIe {generation}"
+
+
+def engine_pairs() -> list[tuple[str, Row, Row]]:
+    """The published pairs of one stream on two cards over PCIe by tensor: beside one card
+    (`one card`), and beside two by layer (`by layer`)."""
+    riser = {"source": "daimonionnn", "machine": "B450 ITX, riser x8/x4/x4", "weights": "FP8"}
+    narrow = served(**riser, split="pp2"), served(**riser, split="tp2")
+    found = [
+        ("one card" if name.startswith("one card") else "by layer", one, two)
+        for name, one, two in [*fits(), *does_not_fit(), ("two by layer to by tensor", *narrow)]
+        if "to two by tensor" in name or "to by tensor" in name
+    ]
+    found += [
+        ("one card" if each.one.kind == "single" else "by layer", each.one, each.other)
+        for each in admitted(pairs())
+        if (each.one.kind, each.other.kind) in (("single", "tensor"), ("layer", "tensor"))
+        and each.other.gpus == 2
+        and each.other.streams == 1
+        and each.one.gpus in (1, 2)
+    ]
+    # Some rows stand in both tables.
+    keys = [(two.gpu, two.model, one.decode_tok_s, two.decode_tok_s) for _, one, two in found]
+    return [pair for place, pair in enumerate(found) if keys.index(keys[place]) == place]
+
+
+def on_board(fabric: str, peers: str) -> list[tuple[str, Row, Row]]:
+    return [
+        (beside, one, two)
+        for beside, one, two in engine_pairs()
+        if (two.fabric, two.peer_access) == (fabric, peers)
+    ]
+
+
+def decode_gains(found: Iterable[tuple[Row, Row]]) -> list[float]:
+    return [gain(*both) for both in found if all(map(says_decode, both))]
+
+
+def says_decode(row: Row) -> bool:
+    return bool(row.decode_tok_s or getattr(row, "tpot_ms", None))
+
+
+def prefill_gains(found: Iterable[tuple[Row, Row]]) -> list[float]:
+    return [
+        two.prefill_tok_s / one.prefill_tok_s
+        for one, two in found
+        if one.prefill_tok_s and two.prefill_tok_s
+    ]
+
+
+def verdict(
+    own: Sequence[tuple[str, Row, Row]],
+    gains: Callable[[Iterable[tuple[Row, Row]]], list[float]],
+    times_us: Sequence[float],
+    even_us: float,
+) -> str:
+    """The split that wins: by published engines if there are some that may replay a graph, or else
+    by published calls beside the break-even, which is computed. Engines that replay none are said
+    beside it."""
+    texts, values = [], []
+    for beside in ("one card", "by layer"):
+        rows = [(one, two) for name, one, two in own if name == beside]
+        found = gains(both for both in rows if both[1].replay != "eager")
+        eager = gains(both for both in rows if both[1].replay == "eager")
+        texts += [f"{span(found, 'x')} {beside}"] if found else []
+        texts += [f"eager {span(eager, 'x')} {beside}"] if eager else []
+        values += found
+    if values:
+        wins = winner(min(values) > 1, max(values) < 1)
+        return f"{wins}: engines {', '.join(texts)}"
+    if times_us:
+        wins = winner(max(times_us) < even_us, min(times_us) > even_us)
+        return "; ".join([f"{wins}, computed", *(f"engines {text}" for text in texts)])
+    return "".join(f"engines {text}" for text in texts)
+
+
+def winner(tensor: bool, other: bool) -> str:
+    return "**tensor**" if tensor else "**layer**" if other else "either"
+
+
+def board_table() -> str:
+    """A row for each kind of slots and path: calls near both sizes, what they mean, engines."""
+    even_us = break_even_us(advised(), by_layer(advised()))
+    small, large = board_calls(TOKEN_BYTES), board_calls(CHUNK_BYTES)
+    of_engines = {(two.fabric, two.peer_access) for _, _, two in engine_pairs()}
+    named = {key for key in of_engines if " x" in key[0] or key[0] == "mixed"}
+    rows = []
+    for fabric, peers in sorted({*small, *large, *named}, key=board_order):
+        own = on_board(fabric, peers)
+        few, many = small.get((fabric, peers), []), large.get((fabric, peers), [])
+        token_us, part_us = [call.us for call in few], list(map(chunk_us, many))
+        rows.append(
+            [
+                slots_of(fabric),
+                SHOWN_PEERS[peers],
+                cards_text([*few, *many], own),
+                span(token_us, "").strip(),
+                verdict(own, decode_gains, token_us, even_us),
+                span([us / 1e3 for us in part_us], "").strip(),
+                verdict(own, prefill_gains, part_us, even_chunk_us()),
+                links([*few, *many, *(two for _, _, two in own)]),
+            ]
+        )
+    places = [place for place, row in enumerate(rows) if row[0].startswith("riser")]
+    rows.insert(min(places, default=len(rows)), chipset_row(even_us))
+    sizes = f"{size_text(TOKEN_BYTES)}, us | decode | {size_text(CHUNK_BYTES)}, ms | prefill"
+    return markdown_table(f"slots | peers | cards | {sizes} | source", rows)
+
+
+def board_calls(size_bytes: int) -> dict[tuple[str, str], list[PublishedCall]]:
+    """The calls near a size by the fabric and whether the cards are peers."""
+    found = [call for own in calls_near(size_bytes).values() for call in own]
+    return grouped(found, lambda call: (call.fabric, PEERS[call.transport]))
+
+
+def board_order(key: tuple[str, str]) -> tuple[int, int, int]:
+    """Wide slots first, then new ones; peers first."""
+    fabric, peers = key
+    lanes = re.findall(r"PCIe (\d) x(\d+)", fabric) or [("0", "0")]
+    width = min(int(width) for _, width in lanes)
+    return -width, -int(lanes[0][0]), list(SHOWN_PEERS).index(peers)
+
+
+def cards_text(found: Sequence[PublishedCall], own: Sequence[tuple[str, Row, Row]]) -> str:
+    names = [call.gpu for call in found] + [two.gpu for _, _, two in own]
+    return ", ".join(dict.fromkeys(name.removesuffix(" 16GB") for name in names))
+
+
+def links(rows: Sequence[PublishedCall | Row]) -> str:
+    """One link to each owner."""
+    owners = {row.source.partition("/")[0]: row for row in reversed(rows)}
+    return " ".join(sources([row]) for row in reversed(owners.values()))
+
+
+def best_share() -> float:
+    """The most of a slot's bandwidth one way that calls of a chunk reached, as libraries do by
+    themselves or kernels do."""
+    by_fabric = {link.fabric: link.gb_s for link in LINKS.values()}
+    return max(
+        call.gb_s / by_fabric[call.fabric]
+        for own in calls_near(CHUNK_BYTES).values()
+        for call in own
+        if call.fabric in by_fabric
+    )
+
+
+def chipset_row(even_us: float) -> list[str]:
+    """Computed: the published latencies over PCIe and the bytes over a slot of x4; of a chunk the
+    least time."""
+    latency = assumed_times(2, CARD, link_between(CARD, 2))(TOKEN_BYTES)
+    bytes_us = TOKEN_BYTES / CHIPSET_GB_S / 1e3
+    token_us = [latency.low + bytes_us, latency.high + bytes_us]
+    part_us = CHUNK_BYTES / CHIPSET_GB_S / 1e3 / best_share()
+    return [
+        "x16/x4 by the chipset, PCIe 4",
+        "on or off",
+        "none measured",
+        span(token_us, "").strip(),
+        verdict([], decode_gains, token_us, even_us),
+        f"at least {number(part_us / 1e3)}",
+        verdict([], prefill_gains, [part_us], even_chunk_us()),
+        "[formulas](advise.md#formulas)",
+    ]
+
+
+def bigger_table() -> str:
+    """Published rows of a 70B on one or two cards, and what two R9700s reach at most, computed; the
+    slowest decode first."""
+    rows = [row for row in serving() if "70B" in row.model and row.gpus <= 2]
+    lines = [
+        (
+            row.decode_tok_s or 0,
+            [
+                f"2x {row.gpu} by layer" if row.gpus > 1 else row.gpu,
+                row.model,
+                rate_text(row.decode_tok_s),
+                rate_text(row.prefill_tok_s),
+                sources([row]),
+            ],
+        )
+        for row in rows
+    ]
+    weights = f"{bigger_gib() * GIB:.1f}GB"
+    token_us = [call.us for own in small_calls().values() for call in own if not is_setting(call)]
+    chunks_us = [chunk_us(call) for own in calls_near(CHUNK_BYTES).values() for call in own]
+    computed = {
+        "by layer": [by_layer(advised(weights))],
+        "by tensor": [of_two(of(token_us), of(chunks_us), weights) for of in (max, min)],
+    }
+    for split, loads in computed.items():
+        rates = [1e3 / step_ms(load) for load in loads]
+        prompts = [load.prompt / prompt_s(load) for load in loads]
+        cells = [f"2x R9700 {split}, computed, at most", MODEL.name]
+        cells += [span(values, "").strip() for values in (rates, prompts)]
+        lines.append((max(rates), [*cells, "[formulas](advise.md#formulas)"]))
+    lines.sort(key=lambda line: line[0])
+    heading = "cards | model | decode | prefill | source"
+    return markdown_table(heading, [cells for _, cells in lines])
+
+
+def bigger_gib() -> float:
+    return in_note(served("AUGMXNT/llm-tracker", gpu="W7900"), r"file of ([0-9.]+) GiB")
+
+
+def of_link(times: ReduceTimes) -> Deployment:
+    return Deployment(MODEL, CARD, WEIGHTS, times, context=CONTEXT, tensor=2)
+
+
+def fabrics() -> dict[str, Deployment]:
+    """The 70B split by tensor over two R9700s by the link whose published calls it takes."""
+    xgmi = LINKS["xgmi-mi300x"]
+    return {
+        "PCIe, as it is": of_link(assumed_times(2, CARD, link_between(CARD, 2))),
+        f"xGMI, {number(xgmi.gb_s)} GB/s one way": of_link(assumed_times(2, CARD, xgmi)),
+    }
+
+
+def fabric_table() -> str:
+    rows = []
+    for name, load in fabrics().items():
+        figures = load.figures
+        rows.append(
+            [
+                f"by tensor, {name}",
+                load.times(TOKEN_BYTES).text(),
+                (figures["step_us"] * 1e-3).text(),
+                (load.times(CHUNK_BYTES) * 1e-3).text(),
+                (figures["prompt_us"] * 1e-6).text(),
+                figures["prompt_tokens_per_s"].text(),
+            ]
+        )
+    layer = by_layer(advised())
+    rate = layer.figures["prompt_tokens_per_s"].value
+    cells = ["by layer", "", number(step_ms(layer)), "", number(prompt_s(layer)), number(rate)]
+    heading = "split | 16 KiB, us | a token, ms | 32 MiB, ms | first token, s | prompts, tokens/s"
+    return markdown_table(heading, [*rows, cells])
+
+
+def figures() -> dict[str, str]:
+    """The figures of the template's sentences by name."""
+    even_us = break_even_us(advised(), by_layer(advised()))
+    pcie, xgmi = (load.figures for load in fabrics().values())
+    layer = step_ms(by_layer(advised()))
+    texts = {
+        "even": f"{number(even_us)} us",
+        "size": size_text(TOKEN_BYTES),
+        "even_chunk": f"{number(even_chunk_us() / 1e3)} ms",
+        "chunk": size_text(CHUNK_BYTES),
+        "board_table": board_table(),
+        "chipset_gb_s": number(CHIPSET_GB_S),
+        "share": f"{best_share():.0%}".replace("%", " %"),
+        "bigger_table": bigger_table(),
+        "bigger_gib": f"{bigger_gib():.1f}",
+        "fabric_table": fabric_table(),
+        "fabric_token": f"{number((pcie['step_us'].value - xgmi['step_us'].value) / 1e3)} ms",
+        "fabric_prompt": f"{number((pcie['prompt_us'].value - xgmi['prompt_us'].value) / 1e6)} s",
+        "fabric_gain": f"{number(layer - pcie['step_us'].value / 1e3)} ms",
+    }
+    return texts | of_watts() | of_h100() | of_changes()
+
+
+def of_watts() -> dict[str, str]:
+    layer, tensor = (
+        served("cadamcat/dual-radeon-vllm@c12d4002", context_tokens=0, split=split)
+        for split in ("layer", "tensor")
+    )
+
+    def watts(row: Row) -> list[int]:
+        found = re.search(r"drew ([0-9]+) \+ ([0-9]+) W", row.note)
+        assert found, row
+        return [int(found[1]), int(found[2])]
+
+    return {
+        "watts_model": layer.model,
+        "watts_layer": " + ".join(map(str, watts(layer))),
+        "watts_tensor": " + ".join(map(str, watts(tensor))),
+        "watts_gain": f"{gain(layer, tensor) - 1:.0%}".replace("%", " %"),
+        "layer_joule": number(sum(watts(layer)) / (layer.decode_tok_s or 1)),
+        "tensor_joule": number(sum(watts(tensor)) / (tensor.decode_tok_s or 1)),
+        "watts_source": sources([layer]),
+    }
+
+
+def of_changes() -> dict[str, str]:
+    (b70,) = [
+        call
+        for own in small_calls().values()
+        for call in own
+        if call.source == "vllm-project/vllm#54766"
+    ]
+    alone = served("vllm-project/vllm#54766", split="single")
+    split = served("vllm-project/vllm#54766", split="tp2")
+    slower = [
+        name
+        for name, own in calls_near(CHUNK_BYTES).items()
+        if max(map(chunk_us, own)) > even_chunk_us()
+    ]
+    drafted = served(PLX, note="all-reduce by RCCL", streams=1)
+    k, model = draft_tokens(drafted.drafter), MODELS[drafted.model.lower()]
+    one = served("ggml-org/llama.cpp#28863", note="632.5 GB/s")
+    two = served("ggml-org/llama.cpp#28863", note="GB/s a card")
+    default, setting = sorted(
+        call.us
+        for own in small_calls().values()
+        for call in own
+        if call.source == "sgl-project/sglang#39605"
+    )
+    return {
+        "b70_us": f"{number(b70.us)} us",
+        "b70_computed": f"{step_ms(by_layer(advised())) / step_ms(of_two(b70.us)):.2f}",
+        "b70_engine": f"{gain(alone, split):.2f}",
+        "slower": str(len(slower)),
+        "paths": str(len(calls_near(CHUNK_BYTES))),
+        "k": str(k),
+        "draft_size": size_text(model.all_reduce_bytes(1 + (k or 0))),
+        "one_size": size_text(model.all_reduce_bytes(1)),
+        "two_gb_s": f"{in_note(two, r'([0-9.]+) GB/s'):.0f}",
+        "one_gb_s": f"{in_note(one, r'([0-9.]+) GB/s'):.0f}",
+        "default_us": number(default),
+        "set_us": number(setting),
+    }
+
+
+def of_h100() -> dict[str, str]:
+    (decode,) = archived("h100-decode", "decode")
+    one = {case.algorithm: case for case in decode.cases if case.shape and case.shape["slots"] == 1}
+    compute, tensor, pipeline = (
+        one[name].total_us.median / 1e3  # type: ignore[union-attr]
+        for name in ("compute", "tensor_parallel", "pipeline_parallel")
+    )
+    ours_us = h100_us()
+    return {
+        "h100": span(ours_us, "us"),
+        "h100_ms": span([MODEL.all_reduces * us / 1e3 for us in ours_us], "ms"),
+        "h100_tensor": f"{number(tensor)} ms",
+        "h100_pipeline": f"{number(pipeline)} ms",
+        "h100_flip": f"{number((pipeline - compute) / MODEL.all_reduces * 1e3)} us",
+    }
+
+
+def text() -> str:
+    return TEMPLATE.format(**figures())

@@ -73,7 +73,8 @@ Two RX 7900 XT without peer access decoded {watts_model} at {watts_layer} W by l
 ### The missing fabric
 
 What a link such as the MI300X's would give two R9700s, computed for the same 70B: with the calls
-that owners print of RCCL over PCIe, and those over xGMI (brackets: least to most).
+that owners print of RCCL over PCIe, and those over xGMI (brackets: least to most). One such link
+has {xgmi_gb_s} GB/s one way, and a slot of {slot} {slot_gb_s}: what calls reach of them differs.
 
 {fabric_table}
 
@@ -340,7 +341,7 @@ def fabrics() -> dict[str, Deployment]:
     xgmi = LINKS["xgmi-mi300x"]
     return {
         "PCIe, as it is": of_link(assumed_times(2, CARD, link_between(CARD, 2))),
-        f"xGMI, {number(xgmi.gb_s)} GB/s one way": of_link(assumed_times(2, CARD, xgmi)),
+        "xGMI": of_link(assumed_times(2, CARD, xgmi)),
     }
 
 
@@ -370,6 +371,7 @@ def figures() -> dict[str, str]:
     even_us = break_even_us(advised(), by_layer(advised()))
     pcie, xgmi = (load.figures for load in fabrics().values())
     layer = step_ms(by_layer(advised()))
+    slot = link_between(CARD, 2)
     texts = {
         "even": f"{number(even_us)} us",
         "size": size_text(TOKEN_BYTES),
@@ -381,6 +383,9 @@ def figures() -> dict[str, str]:
         "bigger_table": bigger_table(),
         "bigger_gib": f"{bigger_gib():.1f}",
         "fabric_table": fabric_table(),
+        "xgmi_gb_s": number(LINKS["xgmi-mi300x"].gb_s),
+        "slot": slot.fabric,
+        "slot_gb_s": number(slot.gb_s),
         "fabric_token": f"{number((pcie['step_us'].value - xgmi['step_us'].value) / 1e3)} ms",
         "fabric_prompt": f"{number((pcie['prompt_us'].value - xgmi['prompt_us'].value) / 1e6)} s",
         "fabric_gain": f"{number(layer - pcie['step_us'].value / 1e3)} ms",

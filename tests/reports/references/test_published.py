@@ -12,6 +12,7 @@ from reports.references.published import (
     FOLDER,
     Machine,
     PublishedCall,
+    PublishedServing,
     calls,
     cards,
     cards_named,
@@ -111,6 +112,46 @@ def test_what_the_author_calls_slower_is_a_setting():
         "NCCL_SHM_USE_CUDA_MEMCPY=1": 81,
     }
     assert "costs decode" in small[1].note
+
+
+SERVED = {
+    "machine": "box",
+    "gpu": "R9700",
+    "gpus": "2",
+    "fabric": "PCIe 3 x8 + PCIe 1 x4",
+    "peer_access": "off",
+    "model": "m",
+    "weights": "q4",
+    "engine": "e",
+    "replay": "graph",
+    "split": "tp2",
+    "tpot_ms": "20",
+    "grade": "figure",
+    "source": "a/b#1",
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("", ""),
+        ("replay", "sometimes"),
+        ("fabric", "PCIe 3 x8 + "),
+        ("fabric", "PCIe 3 + PCIe 1 x4"),
+        ("tpot_ms", "0"),
+        ("split", "tp5"),
+    ],
+)
+def test_a_serving_row_says_how_it_ran_in_known_words(tmp_path, field, value):
+    path = tmp_path / "serving.csv"
+    row = SERVED | ({field: value} if field else {})
+    path.write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
+    if not field:
+        (read,) = read_table(path, list[PublishedServing])
+        assert (read.replay, read.tpot_ms, read.decode_tok_s) == ("graph", 20, None)
+        return
+    with pytest.raises(ResultError, match=field):
+        read_table(path, list[PublishedServing])
 
 
 def test_a_source_whose_path_has_a_space_is_a_link():

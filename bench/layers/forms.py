@@ -44,7 +44,7 @@ class LayerOptions:
         type=partial(name_among, "model", [*MODELS]),
         default="llama-3.1-70b",
         metavar="NAME",
-        help=f"{', '.join(MODELS)} (%(default)s)",
+        help="such as qwen3-32b; see collectives/models.toml (%(default)s)",
     )
     hidden: int = changes_cases(
         ["--hidden"],

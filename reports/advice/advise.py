@@ -12,13 +12,12 @@ from reports.advice.serving import Deployment, rate
 from reports.advice.spans import Span
 from reports.advice.specs import (
     GB,
-    LINKS,
-    MODELS,
     engine_calls,
     engine_text,
-    find,
     gpu_of,
     link_between,
+    link_by_name,
+    model_by_name,
     model_of,
 )
 from reports.advice.wire import Wire
@@ -44,9 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="TYPE",
         default="q4",
-        help="q4 (4.5 bits), q8 (8.5), fp8, fp16, bf16, or a size such as 42.5GB (%(default)s)",
+        help="q4 (4.5 bits), q8, q4_k_m, nvfp4, fp8, bf16 and others, 6.0bpw, or a size such as "
+        "42.5GB (%(default)s)",
     )
-    add("--gpu", metavar="NAME", required=True, help="such as r9700, rtx4090, h100-nvl")
+    add(
+        "--gpu",
+        metavar="NAME",
+        required=True,
+        help="such as r9700, rtx4090, h100-nvl, or a card's figures: 32GB,640GB/s,191TFLOPS",
+    )
     add(
         "--run",
         metavar="RUN",
@@ -106,14 +111,11 @@ def load_of(arguments: argparse.Namespace) -> Deployment:
     """The model, its GPUs and the times of their all-reduces. Raises ResultError for names and
     options that do not go together."""
     gpu = gpu_of(arguments.gpu)
-    if arguments.config:
-        model = model_of(arguments.config)
-    else:
-        model = find("model", MODELS, arguments.model)
+    model = model_of(arguments.config) if arguments.config else model_by_name(arguments.model)
 
     link = own_link = link_between(gpu, arguments.gpus)
     if arguments.link:
-        link = find("link", LINKS, arguments.link)
+        link = link_by_name(arguments.link)
 
     if arguments.wire and (arguments.run or arguments.link):
         raise ResultError("advise takes one of --run, --link and --wire")
@@ -235,11 +237,12 @@ def _question(load: Deployment) -> list[str]:
     window = ""
     if model.window_bytes_per_token:
         window = f", up to {model.sliding_window} also {model.window_bytes_per_token:,} B"
+    assumed = f"; ASSUMED: {' and '.join(model.assumed)}, {model.source}" if model.assumed else ""
     lines = [
         f"model: {number(model.parameters / GB)}e9 weights, {load.weights}: "
         f"{number(load.weights_bytes / GB)} GB; {model.layers} layers, {model.kv_heads} KV heads "
         f"of {model.head}{mixture}; "
-        f"{model.kv_bytes_per_token:,} B of cache a token{window} (fp16)",
+        f"{model.kv_bytes_per_token:,} B of cache a token{window} (fp16){assumed}",
         f"GPU: {number(gpu.memory_gb)} GB (90 % may be used), {number(gpu.bandwidth_gb_s)} GB/s, "
         f"{number(load.tflops)} TFLOP/s ({gpu.source}): peaks, so all times are lower bounds; "
         f"{serving.REACHED}",

@@ -24,7 +24,14 @@ from reports.advice.reduce_times import (
 )
 from reports.advice.serving import Deployment
 from reports.advice.spans import Span
-from reports.advice.specs import LINKS, MODELS, CardLink, convert, find, gpu_of, link_between
+from reports.advice.specs import (
+    CardLink,
+    convert,
+    gpu_of,
+    link_between,
+    link_by_name,
+    model_by_name,
+)
 from reports.references.published import Positive
 from reports.tables.sentences import counted, number, size_text
 from wiretax.common.arguments import unknown
@@ -221,7 +228,7 @@ def _requirement(path: Path, spec: Spec, text: str) -> Requirement:
 def link_of(offer: Offer) -> CardLink:
     """The link that the offer names, or its GPU's own. Raises ResultError for unknown names."""
     if offer.link:
-        return find("link", LINKS, offer.link)
+        return link_by_name(offer.link)
     return link_between(gpu_of(offer.gpu), offer.gpus)
 
 
@@ -272,7 +279,7 @@ def figures_of(
         if isinstance(label, str):
             work, name = spec.models[label], label
             with placed(f"model {name}"):
-                model = find("model", MODELS, work.model)
+                model = model_by_name(work.model)
                 load = Deployment(model, gpu, work.weights, times, work.context, tensor=gpus)
                 speed = best_speed(load, has_times=bool(origin))
             span, note = speed.span if speed else None, _origin_of_speed(speed, origin)
@@ -352,7 +359,10 @@ def power_of(offer: Offer, launches: AllReduceLaunches) -> Figure:
         return Figure(name, unit, note, fmean(medians), min(lows), max(highs))
     if offer.power_w:
         return Figure(name, unit, "spec", offer.power_w)
-    return Figure(name, unit, "data sheet", offer.gpus * gpu_of(offer.gpu).tdp_w)
+    tdp_w = gpu_of(offer.gpu).tdp_w
+    if tdp_w is None:
+        return Figure(name, unit, "neither power_w nor watts among the card's figures")
+    return Figure(name, unit, "data sheet", offer.gpus * tdp_w)
 
 
 def cost_of_tokens(speed: Figure, power: Figure, price: Price, spec: Spec) -> Figure:

@@ -9,7 +9,7 @@ from typing import Any
 from reports.advice.reduce_times import ReduceTimes
 from reports.advice.serving import Deployment, break_even_us
 from reports.advice.spans import Span
-from reports.advice.specs import GB, GPUS, MODELS, ROUTES, Gpu, engine_text, find, gpu_of, sheet_of
+from reports.advice.specs import GB, GPUS, ROUTES, Gpu, engine_text, gpu_of, model_by_name, sheet_of
 from reports.advice.wire import (
     FORMULA_OVER_MEASURED,
     SIZES,
@@ -100,7 +100,7 @@ def predict(arguments: argparse.Namespace) -> int:
     results, notes = runs_of_one_card(arguments.runs)
     parts = parts_of(results, notes)
     gpu = sheet_for(parts.card, arguments.gpu)
-    model, times = find("model", MODELS, arguments.model), ReduceTimes(2, "PREDICTED")
+    model, times = model_by_name(arguments.model), ReduceTimes(2, "PREDICTED")
     load = Deployment(model, gpu, printable(arguments.weights), times, context=4096)
     checks = checks_of(parts, results)
     if parts.is_shared_in_turns:

@@ -1,14 +1,13 @@
 """The ways to serve a model with GPUs: whether they fit, their latency and their throughput, by the
 roofline model (Williams, Waterman and Patterson, CACM 52:4, 2009) plus all communication."""
 
-import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 
 from reports.advice.reduce_times import ReduceTimes
 from reports.advice.spans import Span, as_span
-from reports.advice.specs import BITS, ELEMENT_BYTES, GB, Gpu, Transformer, find
+from reports.advice.specs import ELEMENT_BYTES, GB, Gpu, Transformer, bits_of, weights_called
 from reports.tables.sentences import counted, number
 
 HEADROOM = 0.1  # share of memory left free; vLLM's gpu_memory_utilization is 0.9
@@ -19,7 +18,7 @@ CHUNK_TOKENS = 2048  # most prompt tokens in one forward pass
 # (tests/reports/advice/test_serving.py).
 REACHED = (
     "for one stream others' engines got 56% to 75% of the memory's bandwidth with a split by "
-    "tensor, 55% to 88% with one card at a time (13 figures)"
+    "tensor, 40% to 90% with one card at a time (18 figures)"
 )
 
 
@@ -52,12 +51,12 @@ class Deployment:
 
     @cached_property
     def weights_bytes(self) -> float:
-        """Of a type such as q4, or a size such as 42.5GB. Raises ResultError for neither."""
-        form = r"(?=.*[1-9])([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB"
-        if size := re.fullmatch(form, self.weights, re.IGNORECASE):
-            return float(size[1]) * GB
-        kind = "weights, neither a type nor a size above 0 such as 42.5GB,"
-        return self.model.parameters * find(kind, BITS, self.weights) / 8
+        """Of a type such as q4 or `UD-Q4_K_M`, or a size such as 42.5GB. Raises ResultError for
+        neither."""
+        kind = weights_called(self.weights)
+        if kind and kind.endswith("GB"):
+            return float(kind.removesuffix("GB")) * GB
+        return self.model.parameters * bits_of(self.weights) / 8
 
     @property
     def tflops(self) -> float:

@@ -1,15 +1,17 @@
 """GPUs and links by name from `specs.toml`, models from the table in `collectives` or from a
-`config.json` on disk."""
+`config.json` on disk. Names may be those of owners, shops and drivers."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from collectives.models import ROWS, Count, Model
+from reports.advice import given_card, names
 from reports.advice.spans import Cases
 from wiretax.common.arguments import unknown
 from wiretax.common.untrusted import printable
@@ -37,7 +39,9 @@ class Transformer(Model, kw_only=True):
     """A model by the fields of its config.json on Hugging Face; a dense model has one expert.
     `kv_layers` of the layers cache keys and values of the whole context, with the `global_` heads;
     if there is a `sliding_window`, the others cache so many tokens. `parameters` is the published
-    number if the other fields do not determine it."""
+    number if the other fields do not determine it, `active_parameters` that of a token. With latent
+    attention a layer caches `latent` + `rotated` elements a token, once for all ranks. `assumed`
+    names the fields that nobody published."""
 
     name: str = ""
     vocab: Count = msgspec.field(name="vocab_size")
@@ -50,6 +54,19 @@ class Transformer(Model, kw_only=True):
     global_head_dim: Count = 0
     sliding_window: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
     parameters: NotNegative = 0
+    active_parameters: NotNegative = 0
+    dense_layers: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = msgspec.field(
+        name="first_k_dense_replace", default=0
+    )
+    latent: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = msgspec.field(
+        name="kv_lora_rank", default=0
+    )
+    rotated: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = msgspec.field(
+        name="qk_rope_head_dim", default=0
+    )
+    cache_bytes_per_token: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
+    assumed: tuple[str, ...] = ()
+    source: str = ""
     expert_share: float = 0  # of the parameters
     active_share: float = 0  # of the parameters that one token is multiplied with
     kv_bytes_per_token: int = 0
@@ -66,14 +83,22 @@ class Transformer(Model, kw_only=True):
         self.kv_layers = self.kv_layers or full_layers or self.layers
         # Norms, biases and routers are less than 0.1 %. An expert has three matrices a layer.
         attention = 2 * (self.heads + self.kv_heads) * self.head * self.hidden * self.layers
-        experts = 3 * self.intermediate * self.hidden * self.layers * self.experts
+        layers = max(1, self.layers - self.dense_layers)
+        experts = 3 * self.intermediate * self.hidden * layers * self.experts
         embedding = (1 if self.tied is True else 2) * self.vocab * self.hidden
         self.parameters = self.parameters or attention + experts + embedding
         self.expert_share = experts / self.parameters
+        if self.active_parameters and self.top_k < self.experts:
+            # The share of experts that leaves so many to a token.
+            unused = 1 - self.active_parameters / self.parameters
+            self.expert_share = unused / (1 - self.top_k / self.experts)
         self.active_share = 1 - self.expert_share * (1 - self.top_k / self.experts)
         # Keys and values (grouped queries: Ainslie et al., EMNLP 2023).
         elements = self.kv_layers * self.global_kv_heads * self.global_head_dim
-        self.kv_bytes_per_token = 2 * elements * ELEMENT_BYTES
+        self.kv_bytes_per_token = self.cache_bytes_per_token or 2 * elements * ELEMENT_BYTES
+        if self.latent:  # DeepSeek-V2, 2024, section 2.1
+            self.global_kv_heads = 1
+            self.kv_bytes_per_token = self.layers * (self.latent + self.rotated) * ELEMENT_BYTES
         if self.sliding_window:
             elements = (self.layers - self.kv_layers) * self.kv_heads * self.head
             self.window_bytes_per_token = 2 * elements * ELEMENT_BYTES
@@ -92,19 +117,21 @@ class Transformer(Model, kw_only=True):
 @dataclass(frozen=True)
 class Gpu:
     """A data sheet with dense TFLOP/s; `slot` and `peer` name links. `library` is the vendor's
-    collectives; `peer_access` says whether its driver joins slots without host memory."""
+    collectives; `peer_access` says whether its driver joins slots without host memory, and
+    `peer_access_asked` whether the user says so. Of a card by its figures `tdp_w` may be None."""
 
     name: str
     memory_gb: float
     bandwidth_gb_s: float
     fp16_tflops: float
-    tdp_w: float
+    tdp_w: float | None
     slot: str
     source: str
     fp8_tflops: float | None = None
     peer: str | None = None
     library: str = "nccl"
     peer_access: bool = True
+    peer_access_asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,9 +180,20 @@ def find(kind: str, known: Mapping[str, Spec], name: str) -> Spec:
 
 
 MODELS, GPUS = entries(ROWS, Transformer), entries(SECTIONS["gpus"], Gpu)
-LINKS = entries(SECTIONS["links"], CardLink)
+SLOTS = {
+    f"pcie{generation}x{lanes}": CardLink(
+        name=f"pcie{generation}x{lanes}",
+        fabric=f"PCIe {generation} x{lanes}",
+        gb_s=row["gb_s"] * lanes / max(SECTIONS["pcie"]["lanes"]),
+        source=row["source"].format(lanes=lanes),
+    )
+    for generation, row in SECTIONS["pcie"]["generations"].items()
+    for lanes in SECTIONS["pcie"]["lanes"]
+}
+LINKS = SLOTS | entries(SECTIONS["links"], CardLink)
 ROUTES = entries(SECTIONS["routes"], Route)
 BITS: dict[str, float] = SECTIONS["bits"]
+CALLED: dict[str, dict[str, str]] = SECTIONS["called"]  # other words, by the kind
 ENGINE = SECTIONS["engine"]
 
 
@@ -176,19 +214,100 @@ def link_between(gpu: Gpu, gpus: int) -> CardLink:
     return peer if gpus <= peer.most_gpus else LINKS[gpu.slot]
 
 
+def _key_of(name: str | None, kind: str) -> str | None:
+    """The key of a table for a word that may be another one's."""
+    return CALLED[kind].get(name, name) if name else None
+
+
 def sheet_of(name: str) -> Gpu | None:
-    """The data sheet of the card that a driver names so; None if no sheet has all words of it."""
-
-    def has(word: str) -> bool:  # as `RTX 5090`, and no longer name: an R9700XT is no R9700
-        return bool(re.search("[^a-z0-9]*".join(word) + "(?![a-z0-9])", name[:80].lower()))
-
-    fitting = [key for key in GPUS if all(map(has, key.split("-")))]
-    return GPUS[max(fitting, key=len)] if fitting else None
+    """The data sheet of the card that a driver, an owner or a shop names so; None if no sheet has
+    all words of it, or if it names unlike cards."""
+    key = _key_of(names.card_named(name, [*GPUS, *CALLED["gpus"]]), "gpus")
+    return GPUS[key] if key else None
 
 
 def gpu_of(name: str) -> Gpu:
-    """The GPU of a name as here, or as shops and drivers write it. Raises ResultError without."""
-    return sheet_of(name) or find("GPU", GPUS, name)
+    """The GPU of a name as here, or as shops and drivers write it, or of its figures. Raises
+    ResultError for another text, and for unlike cards."""
+    if sheet := sheet_of(name):
+        return sheet
+    if fields := given_card.fields_of(name, LINKS):
+        return Gpu(**fields)
+    shown = printable(name[:80])
+    parts = [part.strip() for part in name.split("+")]
+    if len(parts) > 1 and all(map(sheet_of, parts)):
+        raise ResultError(
+            f"{shown!r} are unlike cards, and the arithmetic is of cards of one kind: ask about "
+            "each, or about as many of the slower"
+        )
+    raise ResultError(
+        f"{_unknown('GPU', shown, GPUS)}, or give its figures, such as {given_card.FORM}"
+    )
+
+
+def _unknown(kind: str, shown: str, known: Iterable[str]) -> str:
+    near = get_close_matches(shown.lower(), known, n=3, cutoff=0.75)
+    guess = f": did you mean {' or '.join(near)}?" if near else ""
+    return f"unknown {kind} {shown!r}{guess}"
+
+
+def link_by_name(name: str) -> CardLink:
+    """The link of a name in any case; of a slot also such as `PCIe 4.0 x4`. Raises ResultError
+    without a guess: a near name has half of the bandwidth, or twice of it."""
+    slot = re.fullmatch(r"(?:pcie)? ?(?:gen)? ?(\d)(?:\.0)?[ -]?x ?(\d{1,2})", name.strip().lower())
+    key = f"pcie{slot[1]}x{slot[2]}" if slot else name.strip().lower()
+    if key in LINKS:
+        return LINKS[key]
+    generations, lanes = SECTIONS["pcie"]["generations"], SECTIONS["pcie"]["lanes"]
+    others = ", ".join(sorted({*LINKS} - {*SLOTS}))
+    raise ResultError(
+        f"unknown link {printable(name[:80])!r}: slots are such as pcie4x8, of PCIe "
+        f"{min(generations)} to {max(generations)} with {', '.join(map(str, lanes))} lanes; other "
+        f"links are {others}"
+    )
+
+
+def model_called(name: str) -> Transformer | None:
+    """The model that an owner names so, such as `Qwen3.8-27B-Heretic`."""
+    key = _key_of(names.model_named(name, [*MODELS, *CALLED["models"]]), "models")
+    return MODELS[key] if key else None
+
+
+def model_by_name(name: str) -> Transformer:
+    """The model of a name as here, or as owners write it. Raises ResultError without one."""
+    return model_called(name) or find("model", MODELS, name)
+
+
+# 42.5GB, 50.63 GiB or 13,115 MiB
+SIZE = r"(?<![\w.,-])(\d{1,3}(?:,\d{3})+|\d{1,7})(\.\d{1,3})? ?([GM])(i?)B\b"
+
+
+def weights_called(text: str) -> str | None:
+    """What `--weights` takes for an owner's words: the size in them, such as `50.63 GiB`, or the
+    type; None where neither stands there."""
+    if size := re.search(SIZE, text[:80], re.IGNORECASE):
+        unit = {"g": 1e9, "m": 1e6, "gi": 2**30, "mi": 2**20}[size[3].lower() + size[4].lower()]
+        size_gb = float(size[1].replace(",", "") + (size[2] or "")) * unit / GB
+        return f"{size_gb:.3f}GB" if size_gb >= 0.001 else None
+    if bits := re.search(r"(?<![\w.])(\d{1,2}(?:\.\d{1,4})?) ?bpw\b", text[:80], re.IGNORECASE):
+        return f"{bits[1]}bpw" if 0 < float(bits[1]) <= 64 else None
+    return _key_of(names.type_named(text, [*BITS, *CALLED["bits"]]), "bits")
+
+
+def bits_of(name: str) -> float:
+    """Bits a weight of a type such as q4_k_m, `UD-Q4_K_XL` or `6.0bpw`. Raises ResultError for
+    another text."""
+    kind = weights_called(name)
+    if kind and kind.endswith("bpw"):
+        return float(kind.removesuffix("bpw"))
+    if kind in BITS:
+        return BITS[kind]
+    near = _unknown(
+        "weights, neither a type nor a size above 0 such as 42.5GB,",
+        printable(name[:80]),
+        [*BITS, *CALLED["bits"]],
+    )
+    raise ResultError(f"{near}; types are such as q4_k_m, nvfp4, fp8, bf16 and 6.0bpw")
 
 
 def convert(raw: Any, kind: type[Spec], place: str) -> Spec:
@@ -225,5 +344,6 @@ def model_of(path: Path) -> Transformer:
     for problem in filter(problems.get, problems):
         raise ResultError(f"{path} has {problem}")
 
-    model.name = printable(path.parent.name or path.name)
+    model.name, model.source = printable(path.parent.name or path.name), ""
+    model.assumed = ()
     return model

@@ -17,3 +17,10 @@ def test_the_columns_are_those_of_the_published_matrices():
     assert MODELS["mixtral-8x22b"].columns("mlp_down") == 2 * 16384
     assert all("/" in row["source"] for row in ROWS.values())  # so that somebody can check it
     assert not any(model.hidden % ROW_BLOCKS for model in MODELS.values())
+
+
+def test_the_benchmarks_of_layers_offer_only_matrices_that_the_fields_tell():
+    """A step of a model with latent attention would be one of matrices that it has not."""
+    assert "deepseek-v3" in ROWS
+    assert not {"deepseek-v3", "kimi-k2", "deepseek-v4-flash", "devstral-2-123b"} & {*MODELS}
+    assert {"glm-4.5-air", "qwen3-235b-a22b"} <= {*MODELS}

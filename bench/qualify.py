@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 from bench.campaigns.campaign_options import Stop
 from bench.campaigns.ending import run_command
@@ -21,8 +20,7 @@ from bench.surveys import criteria
 from bench.surveys.criteria import Findings
 from bench.surveys.steps import NO_TIME, PLANS, SurveyStep
 from reports.advice.candidates import Requirement
-from reports.advice.expect import BAD, answer_to, question_of_run
-from reports.references.published import select
+from reports.advice.expect import BAD, answer_to, beside, question_of_run, usual_us
 from reports.tables.beside_published import own_calls
 from reports.tables.sentences import number
 from reports.verdicts.sides import add_allow
@@ -147,12 +145,11 @@ def faults_of(step: SurveyStep) -> Iterator[str]:
     for call in question.own:
         size_bytes = call.size_bytes or 0
         answer = answer_to(question, size_bytes, call.kind)
-        alike = select(answer.figures, size_bytes={size_bytes}, mode={call.mode, "unknown"})
-        usual_us = median(row.us for row in alike) if alike else call.us
-        if not answer.differs and call.us > BAD * usual_us:
+        alike = beside(answer, call)
+        if alike and not answer.differs and call.us > BAD * usual_us(alike):
             yield (
                 f"{call.kind} at {size_bytes} B: {number(call.us)} us, published for equal "
-                f"machines are {number(usual_us)} us"
+                f"machines are {number(usual_us(alike))} us"
             )
 
 

@@ -26,7 +26,15 @@ that split a model over them, before you measure. `reports expect` answers from 
 ```bash
 python -m reports expect --gpu r9700 --gpus 2 --size 32M
 python -m reports expect results/RUN.jsonl --plot expect.png --html expect.html
+python -m reports expect --model qwen3.8-27b --gpu r9700
 ```
+
+Figures are compared within one transport and one fabric: long messages also by lanes, short ones by
+eager or graph. A machine counts once, however many rows it printed. Where nobody measured such a
+machine, the nearest stands in, and the answer says in what it differs: sockets, fabric, half to
+twice as many of these cards, any other number, other cards over the same fabric. A card without
+rows may have the chip of one with rows (RX 9070 XT: R9700), which is said first, as is a run
+without peer access. History is shown, and not counted. `--model` shows engines that serve it.
 
 `reports/references/calls.csv` has {calls} figures of collectives on {machines} machines,
 `serving.csv` has {serving} of serving; together they have {sources} sources. `python -m
@@ -45,7 +53,7 @@ What a source does not say is empty or `unknown`; nothing is computed, estimated
 | `mode` | `eager`, or `graph`: replayed from a CUDA or HIP graph |
 | `kind` | `library` (NCCL, RCCL, oneCCL, MPI), `tuned` (a kernel), `lossy` (sends fewer bits) |
 | `library`, `variant`, `version` | what ran, its settings or kernel, and its printed version |
-| `valid_until` | a change that has landed, since which the library chooses otherwise on this card: the row is history |
+| `valid_until` | a change since which the library chooses otherwise here: the row is history |
 | `time_us`, `busbw_gb_s` | as printed; busbw as nccl-tests defines it |
 | `power_w` | the power cap of a card, W |
 | `replay` | of serving: decode from a `graph`, or `eager` |
@@ -61,8 +69,8 @@ A row is `hearsay` if its source says "about" or mentions another machine in pas
 reader had to assume its unit, size or card. `expect` converts a busbw to a time, or back, where
 only one is printed.
 
-`reports/references/machines.csv` says over how many sockets the cards of a machine are spread, where
-its source does; `same_chip.csv` names cards without rows that have the chip of one with rows.
+`reports/references/machines.csv` says over how many sockets a machine's cards are spread, where its
+source does; `same_chip.csv` names cards without rows that have the chip of one with rows.
 
 Versions bound what a figure says. On gfx12 (R9700) RCCL had no LL from
 [rccl#1268](https://github.com/ROCm/rccl/pull/1268) on, and has had it again since

@@ -2,7 +2,7 @@
 draws. Sparklines, intervals and heat are drawings, which need no scripts."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,9 +107,13 @@ class Chart:
         return htmlsafe_json_dumps(printable_in(data), separators=(",", ":"))
 
 
-def chart_of(quantity: Quantity, lines: Sequence[DrawnLine]) -> Chart:
-    """Each line's figures and the ends of their intervals at each size, and the bound."""
-    drawn, sizes = [], sorted({case.size_bytes for line in lines for case in line.cases})
+def chart_of(
+    quantity: Quantity, lines: Sequence[DrawnLine], also_bytes: Collection[int] = ()
+) -> Chart:
+    """Each line's figures and the ends of their intervals at each size, and the bound; the axis has
+    `also_bytes` too."""
+    of_lines = {case.size_bytes for line in lines for case in line.cases}
+    drawn, sizes = [], sorted(of_lines | {*also_bytes})
     for line in lines:
         points = np.full((3, len(sizes)), np.nan)
         for case in line.cases:

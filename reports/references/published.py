@@ -239,6 +239,23 @@ def cards_named(name: str, among: Mapping[str, Sequence[str]] | None = None) -> 
     return {card for card, words in known.items() if wanted and wanted <= {*words}}
 
 
+def meant_cards(
+    name: str, among: Mapping[str, Sequence[str]] | None = None
+) -> tuple[set[str], list[str]]:
+    """As `cards_named`; or else a published card of the same chip, and a sentence that says so."""
+    if found := cards_named(name, among):
+        return found, []
+    twins = [
+        row for row in of_same_chip(name) if row.published in (cards() if among is None else among)
+    ]
+    texts = [
+        f"the {row.published}, the same chip ({row.chip}) with {row.difference}" for row in twins
+    ]
+    whose = " and of ".join(texts)
+    said = [f"No row of the {twins[0].card} is published: these are of {whose}."] if twins else []
+    return {row.published for row in twins}, said
+
+
 def of_same_chip(name: str) -> list[SameChip]:
     """What stands in for a card of this name, with or without its vendor's words."""
 

@@ -87,7 +87,12 @@ def use_colours(is_dark: bool = False) -> None:
 
 @contextmanager
 def figure(
-    target: Path, count: int, size_in: tuple[float, float], title: str, footer: str
+    target: Path,
+    count: int,
+    size_in: tuple[float, float],
+    title: str,
+    footer: str,
+    most_columns: int = 9,
 ) -> Iterator[list[Any]]:
     """The axes of `count` panels of a size, written to `target` at the end: in dark colours if its
     name ends in `-dark`. The title is the finding, the footer says what was measured, where and
@@ -101,7 +106,7 @@ def figure(
     if target.suffix not in (".svg", ".png"):
         raise ResultError(f"{target} cannot be drawn: a picture ends in .svg or .png")
 
-    rows = -(-count // max(int(WIDEST_IN / size_in[0]), 1))
+    rows = -(-count // max(min(int(WIDEST_IN / size_in[0]), most_columns), 1))
     columns = -(-count // rows)
     width, height = columns * size_in[0], 0.9 + rows * size_in[1]
     use_colours(target.stem.endswith("-dark"))
@@ -229,13 +234,23 @@ def roles_of(algorithms: Sequence[str]) -> list[str]:
     return roles
 
 
+def apart(sizes: Sequence[int], span: float) -> list[int]:
+    """The sizes whose ticks have room on a logarithmic axis that spans this factor."""
+    least = span ** (0.5 / MOST_TICKS)
+    shown = list(sizes[:1])
+    for size in sizes[1:]:
+        if size >= shown[-1] * least:
+            shown.append(size)
+    return shown
+
+
 def dress(axes: Any, sizes: Sequence[int]) -> None:
     """Logarithmic axes with ticks at sizes and at round values."""
     from matplotlib.ticker import LogLocator
 
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    shown = sizes[:: 1 + (len(sizes) - 1) // MOST_TICKS]
+    shown = apart(sizes[:: 1 + (len(sizes) - 1) // MOST_TICKS], sizes[-1] / sizes[0])
     axes.set_xticks(shown, [tick_text(size) for size in shown])
     axes.set_xlabel("size, bytes")
     low, high = axes.get_ylim()

@@ -9,14 +9,15 @@ from reports.advice.spans import Span
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens per second of one stream on `gpus` cards. No split exceeds `most`, the best one if
-    communication took no time. `one_card` is the speed of one of the cards, None if the model does
-    not fit it; both are by the data sheet. `span` has the fastest split, end by end, None if that
-    is unknown; `split` names the one that is typically fastest, `at_best` the one at its high
-    end."""
+    """Tokens per second of one stream on `gpus` cards. By the data sheet, if communication took no
+    time: `most` of the best split, `most_of_fewer` of the best over two cards or more but not all;
+    and `one_card`. Both are None if the model fits none. `span` has the fastest split, end by end,
+    None if that is unknown; `split` names the one that is typically fastest, `at_best` the one at
+    its high end."""
 
     gpus: int
     most: float
+    most_of_fewer: float | None
     one_card: float | None
     span: Span | None = None
     split: str = ""
@@ -29,30 +30,34 @@ class Speed:
 
 def best_speed(load: Deployment, has_times: bool) -> Speed | None:
     """The speed of this load, by one card alone unless it `has_times`; None if no split fits."""
-    n, free = load.gpus, ReduceTimes(load.gpus, "", {1: Span(0.0, low=0.0, high=0.0)})
-    fitting = _splits_that_fit(load)
-    if not fitting:
+    n, splits = load.gpus, _splits_that_fit(load)
+    if not splits:
         return None
 
-    def speeds(splits: dict[str, Deployment]) -> dict[str, Span]:
-        return {name: split.figures["tokens_per_s"] for name, split in splits.items()}
+    no_time = ReduceTimes(n, "", {1: Span(0.0, low=0.0, high=0.0)})
+    most = dict[int, float]()  # by the number of cards
+    for each in splits.values():
+        speed = replace(each, times=no_time).figures["tokens_per_s"].value
+        most[each.gpus] = max(speed, most.get(each.gpus, 0))
+    fewer = [speed for gpus, speed in most.items() if 1 < gpus < n]
+    limits = max(most.values()), max(fewer, default=None), most.get(1)
 
-    without_calls = {name: replace(split, times=free) for name, split in fitting.items()}
-    alone = {name: split for name, split in fitting.items() if split.gpus == 1}
-    most = max(span.value for span in speeds(without_calls).values())
-    one_card = max((span.value for span in speeds(alone).values()), default=None)
-    known = speeds(fitting if has_times else alone)
-    if not known:
-        return Speed(n, most, one_card)
+    spans = {
+        name: each.figures["tokens_per_s"]
+        for name, each in splits.items()
+        if has_times or each.gpus == 1
+    }
+    if not spans:
+        return Speed(n, *limits)
 
-    split = max(known, key=lambda name: known[name].value)
-    at_best = max(known, key=lambda name: known[name].high)
-    if known[at_best].high == known[split].high:
-        at_best = split
-    fastest = known[split]
-    for span in known.values():
+    typical = max(spans, key=lambda name: spans[name].value)
+    at_best = max(spans, key=lambda name: spans[name].high)
+    if spans[at_best].high == spans[typical].high:
+        at_best = typical
+    fastest = spans[typical]
+    for span in spans.values():
         fastest = fastest.at_least(span)
-    return Speed(n, most, one_card, fastest, split, at_best)
+    return Speed(n, *limits, fastest, typical, at_best)
 
 
 def _splits_that_fit(load: Deployment) -> dict[str, Deployment]:

@@ -35,7 +35,7 @@ def write_launches(folder, n, first=0, gpu=R9700, slower=1, **fields):
             **fields,
         )
         if gpu:
-            rewrite_head(made.path, world__ranks=ranks_of(gpu))
+            rewrite_head(made.path, world__ranks=ranks_of(gpu, made.run.world_size))
 
 
 def spec(folder, requirements=(), text=ONE_BOX):

@@ -51,6 +51,19 @@ def test_two_cards_that_are_slow_together_meet_what_one_of_them_meets(tmp_path, 
     assert verdict_of(evaluate(path)) == ("FAIL", f"{reached}, one card of 2, over 6 launches")
 
 
+def test_calls_of_all_cards_fail_no_split_over_fewer(tmp_path):
+    """All-reduces of two cards may be faster than those of the four that were measured."""
+    write_launches(tmp_path / "box", 6, slower=20, world_size=4)
+    box = MIXTURE + BOX.format(name="box").replace("gpus = 2", "gpus = 4")
+    verdict, reason = verdict_of(evaluate(spec(tmp_path, ["moe >= 400 tok/s"], box)))
+    assert (verdict, reason.partition("; ")[2]) == (
+        "UNDECIDED",
+        "nobody measured fewer of its cards",
+    )
+    # Three of them have 842 tok/s if communication takes no time, and all four 1,123.
+    assert verdict_of(evaluate(spec(tmp_path, ["moe >= 1000 tok/s"], box)))[0] == "FAIL"
+
+
 def test_the_cell_names_the_split_by_tensor_where_it_is_the_fastest(tmp_path):
     write_launches(tmp_path / "box", 6)
     found = speed(evaluate(spec(tmp_path, text=MIXTURE + BOX.format(name="box"))))

@@ -292,7 +292,8 @@ def judge(
     ends = figure.value, figure.low, figure.high
     met = {requirement.is_met(end) for end in ends if end is not None}
     if figure.is_published:
-        return "UNVERIFIED" if any(met) else "UNDECIDED", f"{text} of other machines"
+        origin = " by the all-reduces" if speed else ""
+        return "UNVERIFIED" if any(met) else "UNDECIDED", f"{text}{origin} of other machines"
 
     word = "UNVERIFIED" if figure.unit == "tok/s" else "PASS"
     if not all(met):

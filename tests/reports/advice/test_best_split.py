@@ -78,6 +78,14 @@ def test_few_launches_take_nothing_from_what_one_card_does_alone(tmp_path):
     assert verdict_of(evaluate(path))[0] == "UNVERIFIED"
 
 
+def test_what_one_card_and_others_all_reduces_miss_is_said_so(tmp_path):
+    """`one card of 2, of other machines` stood beside a figure of the candidate's data sheet."""
+    box = MIXTURE + unmeasured("box", gpu='"rtx5090"')
+    verdict, reason = verdict_of(evaluate(spec(tmp_path, ["moe >= 1400 tok/s"], box)))
+    assert verdict == "UNDECIDED"
+    assert reason.endswith(" tok/s, one card of 2, by the all-reduces of other machines")
+
+
 @pytest.mark.parametrize("runs", ["runs = ['box/*.jsonl']\n", ""])
 def test_what_the_data_sheet_rules_out_fails_certainly(tmp_path, runs):
     """A published range that missed the limit was UNDECIDED, and stood before a larger card that

@@ -26,7 +26,7 @@ NAMES = re.compile(
     r"`[^`]*`|\]\([^)]*\)|\{\w+\}|[A-Za-z]\w*-\w*\d\w*|\b[A-Z]{1,4}\d+\b|\b\d+B\b|\bn-1\b|"
     r"\b(R|H|A|B|MI|GB|DDR|D)\d+s?\b|RTX (PRO )?\d+( Ti| Ada)?|\b\d+0s\b|Llama \d|PRO \d+|"
     r"(TP|PP|NVLink|PCIe) \d( x\d+)?|MI\d+X|fp\d+|INT\d|\bV\d\b|\bP99\b|2\(n-1\)/n|2\(n-1\) steps|"
-    r"2 log2 n|R9700s?|A6000|5090|\d bits"
+    r"2 log2 n|R9700s?|A6000|5090|\d+ bits"
 )
 pytestmark = pytest.mark.unit
 

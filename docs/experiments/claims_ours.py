@@ -64,6 +64,7 @@ class Claim(msgspec.Struct, forbid_unknown_fields=True):
     condition: str = ""
     reading: str = ""
     remark: str = ""
+    facts: dict[str, str] = {}
     measure: str = ""
     measured: str = ""
 
@@ -363,6 +364,7 @@ def a5(claim: Claim) -> Found:
     layer = by_layer(load)
     free = replace(load, times=type(load.times)(2, "free", {1: Span(0, 0, 0)}))
     found = of_two_cards(("layer", "pipeline"), ("tensor", "graph"))
+    by_layer_of_one = of_two_cards(("single",), ("layer", "pipeline"))
     gains = [gain(*rows) for rows in found]
     figures = {
         "bound": number(step(layer).value / step(free).value),
@@ -373,6 +375,7 @@ def a5(claim: Claim) -> Found:
         "machines": machines(found),
         "best_rates": printed(rates(pair("H10"))),
         "list": listed(found),
+        "layer_engines": between((gain(*rows) for rows in by_layer_of_one), "times"),
         "pipeline": number(step(alone(load)).value / step(layer).value),
         "two_streams": number(layer.figures["tokens_per_s"].value),
         "pipeline_two": number(layer.figures["tokens_per_s"].value * step(alone(load)).value / 1e6),
@@ -1038,11 +1041,15 @@ def d18(claim: Claim) -> Found:
     load = claim.load()
     (one,) = [row for row in pair("H40") if row.gpus == 1]
     bound = load.gpu.bandwidth_gb_s * GB / load.weights_bytes
+    fp8 = replace(load, weights="fp8")
+    assert usable_gb(load) * GB < fp8.memory_bytes(1) < load.gpu.memory_gb * GB
     figures = {
         "short": short(load, 1),
         "bandwidth": f"{number(load.gpu.bandwidth_gb_s)} GB/s",
         "weights": gb(load.weights_bytes),
         "bound": number(bound),
+        "fp8": gb(fp8.weights_bytes),
+        "fp8_bound": number(fp8.gpu.bandwidth_gb_s * GB / fp8.weights_bytes),
         "int4": f"{one.decode_tok_s:g}",
         "row": source(one),
     }

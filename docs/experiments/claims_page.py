@@ -43,7 +43,11 @@ and the rows from which they come.
 
 def found() -> dict[str, Found]:
     """Our figures and the verdict that arithmetic gives, by claim."""
-    return {name: OURS[name](claim) for name, claim in table().claims.items()}
+    found = {}
+    for name, claim in table().claims.items():
+        figures, verdict = OURS[name](claim)
+        found[name] = figures | claim.facts, verdict
+    return found
 
 
 def verdict_text(claim: Claim, figures: dict[str, str]) -> str:
@@ -66,7 +70,7 @@ def section(name: str, claim: Claim, figures: dict[str, str]) -> str:
     if claim.reading:
         points.append(f"What is right of it: {claim.reading.format(**figures)}")
     if claim.measure:
-        points.append(f"On your machine: `{claim.measure}`. {claim.measured}.")
+        points.append(f"On your machine: `{claim.measure}` prints {claim.measured}.")
     listed = "\n".join("- " + " ".join(point.split()) for point in points)
     commands = "\n".join(each.command for each in claim.repeat)
     return f"### {name.upper()}\n\n{claim.claim}.\n\n{listed}\n\n```sh\n{commands}\n```"

@@ -579,8 +579,9 @@ def b5(claim: Claim) -> Found:
         "alone_ms": digits(ms(one)),
         "works": ms(step(works)),
         "works_ms": digits(ms(step(works))),
-        "down_ratio": number(one.value / step(down).value),
-        "works_ratio": number(one.value / step(works).value),
+        "down_ratio": ratio(one, step(down)),
+        "works_ratio": ratio(one, step(works)),
+        "least_us": us(call(down).low),
     }
     return figures, decided(step(works).value < one.value <= step(down).value)
 
@@ -842,9 +843,11 @@ def d7(claim: Claim) -> Found:
     figures = {
         "two": f"{wire_factor(2):g}",
         "many": f"{wire_factor(many):g}",
-        "rack": number(rack.gb_s),
+        "rack": number(rack.us),
         "rack_gpus": str(rack.gpus),
-        "racks": number(racks.gb_s),
+        "racks": number(racks.us),
+        "times": number(racks.us / rack.us),
+        "more": number(racks.gpus / rack.gpus),
         "racks_gpus": str(racks.gpus),
     }
     return figures, decided(wire_factor(many) / wire_factor(2) > many / 2)

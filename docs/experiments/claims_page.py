@@ -66,7 +66,7 @@ def section(name: str, claim: Claim, figures: dict[str, str]) -> str:
         f"Ours: {claim.ours.format(**figures)}",
     ]
     if claim.remark:
-        points[0] += f" {claim.remark}"
+        points[0] += f" {claim.remark.format(**figures)}"
     if claim.reading:
         points.append(f"What is right of it: {claim.reading.format(**figures)}")
     if claim.measure:

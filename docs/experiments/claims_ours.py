@@ -4,286 +4,53 @@ the page shows, or read from `reports/references` and the archived runs.
 A function a1() returns its figures by name, as the sentences of data/claims.toml have them, and the
 verdict where arithmetic decides it; None where it is a judgement."""
 
-import argparse
 import itertools
 import re
-import shlex
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
-from operator import attrgetter
 from statistics import median
-from typing import Annotated, Any, Literal
 
-import msgspec
+from claims_table import (
+    Claim,
+    Found,
+    alone,
+    between,
+    by_layer,
+    call,
+    calls_of_pass,
+    close,
+    decided,
+    even_us,
+    gain,
+    gb,
+    listed,
+    machines,
+    memory,
+    ms,
+    of_two_cards,
+    pair,
+    printed,
+    prompt,
+    published,
+    rates,
+    ratio,
+    short,
+    source,
+    step,
+    us,
+    usable_gb,
+)
 from drawing import HERE
 from figures_answer import archived
 
-from reports.advice import advise
 from reports.advice.reduce_times import wire_factor
-from reports.advice.serving import CHUNK_TOKENS, HEADROOM, Deployment, break_even_us
+from reports.advice.serving import CHUNK_TOKENS, Deployment
 from reports.advice.spans import Span
 from reports.advice.specs import BITS, ENGINE, GB, LINKS, ROUTES, engine_calls
-from reports.references.pairs import PairRow, admitted, pairs
-from reports.references.published import (
-    PublishedCall,
-    PublishedServing,
-    calls,
-    near_size,
-    select,
-    serving,
-)
+from reports.references.pairs import pairs
+from reports.references.published import calls, select, serving
 from reports.tables.sentences import number, size_text
-from tests.references_page import span
 from wiretax.common.grouped import grouped
-
-Verdict = Literal["holds", "holds if", "wrong", "unknown"]
-Found = tuple[dict[str, str], Verdict | None]
-Line = Annotated[str, msgspec.Meta(min_length=1)]
-# A model is a mixture if its name says how many parameters a token uses, or is one of these.
-MIXTURE = re.compile(r"A\d+B|MoE|gpt-oss|MiniMax|GLM|Kimi|DeepSeek-V4|Flash-Next")
-WITHIN = 0.05  # a figure of theirs is ours if it is so close
-
-
-class Repeat(msgspec.Struct, forbid_unknown_fields=True):
-    """A command, and the names of our figures that it prints."""
-
-    command: Line
-    prints: list[str]
-
-
-class Claim(msgspec.Struct, forbid_unknown_fields=True):
-    """A row of data/claims.toml."""
-
-    claim: Line
-    theirs: Line
-    values: dict[str, float]
-    ours: Line
-    repeat: list[Repeat]
-    verdict: Verdict
-    condition: str = ""
-    reading: str = ""
-    remark: str = ""
-    facts: dict[str, str] = {}
-    measure: str = ""
-    measured: str = ""
-
-    def load(self, place: int = 0) -> Deployment:
-        """What the command at this place asks the advisor."""
-        _, _, _, _, *words = shlex.split(self.repeat[place].command)
-        parser = argparse.ArgumentParser()
-        advise.add_arguments(parser)
-        return advise.load_of(parser.parse_args(words))
-
-
-class Claims(msgspec.Struct, forbid_unknown_fields=True):
-    texts: dict[str, str]
-    claims: dict[str, Claim]
-
-
-@cache
-def table() -> Claims:
-    text = (HERE / "data" / "claims.toml").read_text()
-    return msgspec.toml.decode(text, type=Claims)
-
-
-def decided(holds: bool) -> Verdict:
-    return "holds" if holds else "wrong"
-
-
-def close(ours: float, theirs: float) -> bool:
-    return abs(ours / theirs - 1) <= WITHIN
-
-
-def gb(size_bytes: float) -> str:
-    return f"{number(size_bytes / GB)} GB"
-
-
-def ms(time: Span | float) -> str:
-    """Of a time in us."""
-    us = time.value if isinstance(time, Span) else time
-    return f"{number(us / 1e3)} ms"
-
-
-def us(time: Span | float) -> str:
-    return time.text(" us") if isinstance(time, Span) else f"{number(time)} us"
-
-
-def digits(text: str) -> str:
-    """The first number of a figure: what a table prints without its unit."""
-    return text.split()[0]
-
-
-def by_layer(tensor: Deployment) -> Deployment:
-    return replace(tensor, tensor=1, stages=tensor.tensor)
-
-
-def alone(tensor: Deployment) -> Deployment:
-    return replace(tensor, tensor=1)
-
-
-def step(load: Deployment) -> Span:
-    return load.figures["step_us"]
-
-
-def prompt(load: Deployment) -> Span:
-    return load.figures["prompt_us"]
-
-
-def call(load: Deployment, tokens: int = 1) -> Span:
-    return load.times(load.model.all_reduce_bytes(tokens))
-
-
-def calls_of_pass(load: Deployment, tokens: int = 1) -> Span:
-    return load.model.all_reduces * call(load, tokens)
-
-
-def even_us(tensor: Deployment) -> float:
-    return break_even_us(tensor, by_layer(tensor))
-
-
-def ratio(slow: Span, fast: Span) -> str:
-    """How many times as fast the second is. All-reduces at one end are so for both."""
-    value = slow.value / fast.value
-    ends = slow.low / fast.low, slow.high / fast.high
-    return Span(value, min(value, *ends), max(value, *ends)).text("x")
-
-
-def usable_gb(load: Deployment) -> float:
-    return (1 - HEADROOM) * load.gpu.memory_gb
-
-
-def memory(load: Deployment, streams: int = 1) -> dict[str, str]:
-    """What a card holds, and what may be used of it."""
-    a_card = number(load.memory_bytes(streams) / GB)
-    return {
-        "a_card": f"{a_card} GB",
-        "a_card_gb": a_card,
-        "usable": f"{number(usable_gb(load))} GB",
-        "context": f"{load.context:,}",
-    }
-
-
-def short(load: Deployment, streams: int) -> str:
-    """How much a card lacks: `12.9 GB`."""
-    lack = load.lack(streams)
-    assert lack, load
-    found = re.search(r", ([\d.]+ GB) short", lack)
-    assert found, lack
-    return found[1]
-
-
-def between(values: Iterable[float], unit: str = "") -> str:
-    return span(values, unit).strip()
-
-
-# Published figures
-
-
-def published(size_bytes: int, **values: Collection[Any]) -> list[PublishedCall]:
-    """Exact all-reduces over PCIe of these cards, kinds or libraries, near this size: of each
-    machine and library those of the size, or else from half to twice of it."""
-    kinds = {"library", "tuned"} & {*values.pop("kind", ("library", "tuned"))}
-    own = [
-        each
-        for each in select(calls(), collective={"all_reduce"}, kind=kinds, **values)
-        if each.fabric.startswith("PCIe") and each.grade != "hearsay"
-    ]
-    by_machine = grouped(own, lambda each: (each.machine, each.library, each.mode)).values()
-    return [each for same in by_machine for each in near_size(same, size_bytes)]
-
-
-def pair(pair_id: str) -> list[PairRow]:
-    return [row for row in pairs() if row.pair_id == pair_id]
-
-
-def rates(rows: Iterable["AnyRow"]) -> list[float]:
-    return [row.decode_tok_s for row in rows if row.decode_tok_s]
-
-
-def printed(values: Iterable[float]) -> str:
-    """As a table of others' figures prints them, one after another."""
-    return " ".join(f"{value:g}" for value in values)
-
-
-def source(*rows: "AnyRow") -> str:
-    """Links to the sources of these rows by owner; the name alone of what is not on GitHub."""
-    return ", ".join(dict.fromkeys(source_of(row.source) for row in rows))
-
-
-def source_of(text: str) -> str:
-    place = re.match(r"([\w.-]+)/([\w.-]+)(?:@(\w+) ([\w./-]+)|#(\d+))", text)
-    if not place:
-        return text.partition("/")[0].partition(" ")[0]
-    owner, name, commit, path, issue = place.groups()
-    kind = f"issues/{issue}" if issue else f"tree/{commit}"
-    if path and "." in path:
-        kind = f"blob/{commit}/{path}"
-    return f"[{owner}](https://github.com/{owner}/{name}/{kind})"
-
-
-# Kinds of split in pairs.csv, and their names in serving.csv.
-SERVED = {
-    "single": {"single"},
-    "layer": {"layer"},
-    "pipeline": {"pp2"},
-    "tensor": {"tp2", "tensor"},
-    "graph": set[str](),
-}
-AnyRow = PairRow | PublishedServing
-
-
-def of_two_cards(before: Sequence[str], after: Sequence[str]) -> list[tuple[AnyRow, AnyRow]]:
-    """What both tables have of one stream of a dense model between these splits, on at most two
-    cards without NVLink; without a drafter, as far as the sources say."""
-    found = list[tuple[AnyRow, AnyRow]]()
-    for each in admitted(pairs()):
-        rows = each.one, each.other
-        for first, second in (rows, rows[::-1]):
-            if (
-                first.split.kind in before
-                and second.split.kind in after
-                and each.other.gpus == 2
-                and {row.streams for row in rows} == {1}
-                and {row.drafter for row in rows} == {"none"}
-            ):
-                found.append((first, second))
-
-    kinds = [set[str]().union(*(SERVED[kind] for kind in names)) for names in (before, after)]
-    alike = ("machine", "gpu", "model", "weights", "engine", "version", "context_tokens", "drafter")
-    served = [row for row in serving() if row.streams == 1 and row.drafter in ("", "none")]
-    for same in grouped(served, attrgetter(*alike)).values():
-        firsts, seconds = (select(same, split=names) for names in kinds)
-        found += [(one, two) for one in firsts for two in seconds if two.gpus == 2]
-    return [
-        rows
-        for rows in found
-        if all(row.decode_tok_s for row in rows)
-        and not any(row.fabric.startswith(("NVLink", "network")) for row in rows)
-        and not MIXTURE.search(rows[0].model)
-    ]
-
-
-def gain(before: AnyRow, after: AnyRow) -> float:
-    assert before.decode_tok_s
-    assert after.decode_tok_s
-    return after.decode_tok_s / before.decode_tok_s
-
-
-def listed(found: Iterable[tuple[AnyRow, AnyRow]]) -> str:
-    """The comparisons, a line each."""
-    lines = [
-        f"{rows[0].decode_tok_s:g} to {rows[1].decode_tok_s:g} tokens/s, "
-        f"{gain(*rows):.2f}: {rows[0].gpu}, {rows[0].model}, {rows[0].engine}, {rows[0].source}"
-        for rows in found
-    ]
-    return "\n".join(["", *sorted(lines)])
-
-
-def machines(found: Iterable[tuple[AnyRow, AnyRow]]) -> str:
-    """The rows' sources."""
-    return source(*(row for row, _ in found))
-
 
 # A. Tensor parallelism on two R9700s
 
@@ -421,7 +188,6 @@ def a7(claim: Claim) -> Found:
         "link_us": us(call(linked)),
         "times_as_long": number(call(load).value / call(linked).value),
         "kernel_us": us(kernel.us),
-        "kernel_time": f"{kernel.time_us:g}",
     }
     return figures, decided(link.gb_s > 2 * slot.gb_s)
 
@@ -538,8 +304,8 @@ def b3(claim: Claim) -> Found:
         "prompt": f"{nvlink.prompt:,}",
         "prompt_call_ratio": number(times(lambda load: call(load, CHUNK_TOKENS))),
         "prompt_ratio": number(times(prompt)),
-        "nvlink_ms": digits(ms(step(nvlink))),
-        "pcie_ms": digits(ms(step(pcie))),
+        "nvlink_ms": ms(step(nvlink)),
+        "pcie_ms": ms(step(pcie)),
     }
     small, large = times(call), times(lambda load: call(load, CHUNK_TOKENS))
     return figures, "holds if" if small < value["times"] / 2 < large else None
@@ -574,11 +340,8 @@ def b5(claim: Claim) -> Found:
     one = step(replace(down, tensor=1))
     figures = {
         "down": ms(step(down)),
-        "down_ms": digits(ms(step(down))),
         "alone": ms(one),
-        "alone_ms": digits(ms(one)),
         "works": ms(step(works)),
-        "works_ms": digits(ms(step(works))),
         "down_ratio": ratio(one, step(down)),
         "works_ratio": ratio(one, step(works)),
         "least_us": us(call(down).low),
@@ -622,8 +385,8 @@ def c2(claim: Claim) -> Found:
         ),
         "list": listed(found),
         "pcie": ratio(step(alone(pcie)), step(pcie)),
-        "pcie_ms": digits(ms(step(pcie))),
-        "bridge_ms": digits(ms(step(bridge))),
+        "pcie_ms": ms(step(pcie)),
+        "bridge_ms": ms(step(bridge)),
         "bridge": ratio(step(alone(bridge)), step(bridge)),
         "bridge_decode": lost(with_bridge.decode_tok_s, without.decode_tok_s),
         "bridge_prefill": lost(with_bridge.prefill_tok_s, without.prefill_tok_s),
@@ -661,7 +424,6 @@ def c3(claim: Claim) -> Found:
         "ddr4": f"{number(HOST_GB_S['ddr4'])} GB/s",
         "slow": between((each / 1e3 for each in slow), "ms"),
         "fast": ms(layer),
-        "fast_ms": digits(ms(layer)),
         "ratio": between(each / layer for each in slow),
         "half": between(each / layer for each in half),
     }
@@ -737,7 +499,6 @@ def d2(claim: Claim) -> Found:
         "layer": us(layer),
         "each": us(call(load)),
         "token": ms(calls_of_pass(load)),
-        "token_ms": ms(calls_of_pass(load)),
         "share": f"{100 * calls_of_pass(load).value / step(load).value:.0f} %",
         "tokens": str(tokens),
         "layer_many": us(a_layer(load) * call(load, tokens)),
@@ -778,10 +539,6 @@ def d4(claim: Claim) -> Found:
         "usual": f"{usual.prompt:,}",
         "usual_tp": ms(prompt(usual)),
         "usual_pp": ms(prompt(by_layer(usual))),
-        "tp_ms": digits(ms(prompt(load))),
-        "pp_ms": digits(ms(prompt(by_layer(load)))),
-        "usual_tp_ms": digits(ms(prompt(usual))),
-        "usual_pp_ms": digits(ms(prompt(by_layer(usual)))),
     }
     return figures, "holds if" if load.prompt <= longest < usual.prompt else None
 
@@ -795,15 +552,12 @@ def d5(claim: Claim) -> Found:
     }
     growth = modal[4].us / modal[2].us
     figures = {
-        "weights": ", ".join(digits(gb(load.weights_bytes / n)) for n in (1, 2, 4, 8)),
+        "weights": ", ".join(number(load.weights_bytes / n / GB) for n in (1, 2, 4, 8)),
         "calls": str(load.model.all_reduces),
         "ms": ms(calls_of_pass(load)),
-        "token_ms": ms(calls_of_pass(load)),
         "bytes": number(wire_factor(8) / wire_factor(2)),
         "two": us(modal[2].us),
         "four": us(modal[4].us),
-        "two_us": number(modal[2].us),
-        "four_us": number(modal[4].us),
         "growth": number(growth),
     }
     return figures, decided(growth > 0.9 * value["ms_4"] / value["ms_2"])
@@ -821,7 +575,6 @@ def d6(claim: Claim) -> Found:
         "read": ms(two.weights_bytes / 2 / two.gpu.bandwidth_gb_s / 1e3),
         "four": ms(step(four)),
         "eight": ms(step(eight)),
-        "eight_ms": digits(ms(step(eight))),
         "nvlink": ", ".join(f"{each:g}" for each in series[0]),
         "pcie": ", ".join(f"{each:g}" for each in series[1]),
         "nvlink_row": source(*nvlink),
@@ -928,9 +681,7 @@ def d11(claim: Claim) -> Found:
         "readable": f"{number(readable)} GB",
         "weights": gb(load.weights_bytes),
         "token": ms(step(load)),
-        "token_ms": digits(ms(step(load))),
         "token_h100": ms(step(h100)),
-        "token_h100_ms": digits(ms(step(h100))),
     }
     return figures, "holds if" if step(load).value > value["token_ms"] * 1e3 else None
 
@@ -998,7 +749,6 @@ def d15(claim: Claim) -> Found:
     figures = {
         "calls": str(load.model.all_reduces),
         "token": ms(token),
-        "token_ms": ms(token),
         "implied": us(value["ms"] * 1e3 / load.model.all_reduces),
         "eight": f"{row.decode_tok_s:g}",
         "whole": f"{number(1e3 / rates([row])[0])} ms",
@@ -1031,10 +781,6 @@ def d17(claim: Claim) -> Found:
         "many": str(nvlink_many.batch),
         "nvlink_many": of(nvlink_many).text(" ms"),
         "pcie_many": of(pcie_many).text(" ms"),
-        "nvlink_ms": ms(calls_of_pass(nvlink)),
-        "pcie_ms": ms(calls_of_pass(pcie)),
-        "nvlink_many_ms": ms(calls_of_pass(nvlink_many, nvlink_many.batch)),
-        "pcie_many_ms": ms(calls_of_pass(pcie_many, pcie_many.batch)),
     }
     less = of(nvlink).value < value["nvlink_ms"] and of(pcie).value < value["pcie_ms"]
     return figures, "holds if" if less else "holds"
@@ -1065,7 +811,6 @@ def d19(claim: Claim) -> Found:
     token_ms = 1e3 / rates([row])[0]
     figures = {
         "bound": ms(step(load)),
-        "bound_ms": digits(ms(step(load))),
         "tok_s": f"{row.decode_tok_s:g}",
         "ms": f"{number(token_ms)} ms",
         "row": source(row),

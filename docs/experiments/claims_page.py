@@ -6,7 +6,8 @@ measured or published here. data/claims.toml has the claims, claims_ours.py the 
 import sys
 
 from answer_text import fold, markdown_table
-from claims_ours import OURS, Claim, Found, table
+from claims_ours import OURS
+from claims_table import Claim, Found, table
 from drawing import HERE
 
 from wiretax.common.untrusted import printable

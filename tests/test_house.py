@@ -56,6 +56,8 @@ BELOW: dict[str, tuple[str, ...]] = {
         *("bench.links", "bench.campaigns", "collectives.layers", *HARNESS),
     ),
 }
+# What a split of experts costs depends on a router, whose draws are those of bench.alltoall.
+BELOW["reports.advice"] = (*BELOW["reports.advice"], "collectives.experts")
 # `wiretax` alone is its __init__.py with the version, and `bench` alone has its name.
 NAMES = "wiretax", "bench"
 OURS = (*PACKAGES, "tests")

@@ -1,17 +1,23 @@
 """`advise`: how to split a model over GPUs, and the all-reduce time at which the answer changes."""
 
 import argparse
-from functools import partial
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import msgspec
 
-from reports.advice import serving
-from reports.advice.reduce_times import assumed_times, measured_times, read_launches
-from reports.advice.serving import Deployment, rate
+from reports.advice import by_gpus, group_times, serving
+from reports.advice.group_times import GroupTimes, assumed_groups, measured_groups
+from reports.advice.offload import HOST_GB_S, offload_text, offloaded
+from reports.advice.reduce_times import ReduceTimes, assumed_times
+from reports.advice.serving import BY_STREAMS, Deployment
 from reports.advice.spans import Span
 from reports.advice.specs import (
     GB,
+    LINKS,
     engine_calls,
     engine_text,
     gpu_of,
@@ -20,18 +26,25 @@ from reports.advice.specs import (
     model_by_name,
     model_of,
 )
+from reports.advice.split_experts import BALANCED
+from reports.advice.split_table import (
+    BEFORE_TRUSTING_IT,
+    GOALS,
+    Advice,
+    fields_of,
+    left_out_of,
+    obstacles_of,
+    table_of,
+)
 from reports.advice.wire import Wire
-from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
+from reports.tables.sentences import counted, lay_out, number, size_text, some
 from wiretax.common.arguments import positive_number, whole_number
-from wiretax.common.program import BENCH, answer
+from wiretax.common.program import answer
 from wiretax.common.untrusted import printable
 from wiretax.record.result import ResultError
 
 MOST_GPUS = 64
-BEFORE_TRUSTING_IT = (
-    f"Before trusting it, check the path of the GPUs ({BENCH}doctor) and the chained all-reduces "
-    "of the engine's own library."
-)
+MOST_PROPOSED = 64  # tokens of a drafter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,12 +93,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "link, which so many cards share (1)",
     )
 
+    add(
+        "--gpus",
+        metavar="N[,N...]",
+        type=gpu_numbers,
+        default="2",
+        help="number of GPUs (%(default)s), or several in one table, such as 1,2,4,8",
+    )
     for name, unit, least, most, default, text in (
-        ("--gpus", "N", 1, MOST_GPUS, 2, "number of GPUs"),
+        ("--nodes", "N", 1, MOST_GPUS, 1, "nodes of as many GPUs each"),
         ("--context", "TOKENS", 0, 10**8, 4096, "cached tokens of each stream"),
         ("--prompt", "TOKENS", 1, 10**7, 2048, "length of a prompt"),
         ("--batch", "N", 1, 10**5, 1, "streams for latency"),
         ("--slots", "N", 1, 10**5, 8, "streams for throughput"),
+        ("--draft", "K", 0, MOST_PROPOSED, 0, "tokens that a drafter proposes a step"),
     ):
         add(
             name,
@@ -94,6 +115,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default=default,
             help=f"{text} (%(default)s)",
         )
+    add(
+        "--accept",
+        metavar="TOKENS",
+        type=partial(positive_number, "tokens", MOST_PROPOSED + 1),
+        help="with --draft: the tokens that a stream gets a step on average, from 1 to K + 1",
+    )
+    add(
+        "--skew",
+        metavar="SKEW",
+        type=skew,
+        default=BALANCED,
+        help="how unevenly a router chooses experts: uniform, or zipf:S (%(default)s)",
+    )
+    add(
+        "--host-memory",
+        metavar="GB/s",
+        type=partial(positive_number, "GB/s", 10**5),
+        default=HOST_GB_S,
+        help="bandwidth of the host's memory, for what does not fit (%(default)s)",
+    )
+
+
+def gpu_numbers(text: str) -> list[int]:
+    """`1,2,4,8`"""
+    numbers = [whole_number(1, word, most=MOST_GPUS) for word in text.split(",")]
+    for n in numbers:
+        if numbers.count(n) > 1:
+            raise argparse.ArgumentTypeError(f"{n} stands there {numbers.count(n)} times")
+    return numbers
+
+
+def skew(text: str) -> str:
+    """`zipf:1.2`"""
+    if not re.fullmatch(r"uniform|zipf:[0-9]{1,2}(\.[0-9]{1,3})?", text):
+        raise argparse.ArgumentTypeError(
+            f"{printable(text)!r} is not a skew such as uniform or zipf:1.2"
+        )
+    return text
 
 
 def wire(text: str) -> Wire:
@@ -107,132 +166,140 @@ def wire(text: str) -> Wire:
         ) from error
 
 
-def load_of(arguments: argparse.Namespace) -> Deployment:
-    """The model, its GPUs and the times of their all-reduces. Raises ResultError for names and
+def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
+    """The model, so many GPUs and the times of their all-reduces. Raises ResultError for names and
     options that do not go together."""
-    gpu = gpu_of(arguments.gpu)
+    gpu, nodes = gpu_of(arguments.gpu), arguments.nodes
     model = model_of(arguments.config) if arguments.config else model_by_name(arguments.model)
 
-    link = own_link = link_between(gpu, arguments.gpus)
+    if gpus % nodes:
+        raise ResultError(f"{counted(gpus, 'GPU')} cannot be shared evenly by {nodes} nodes")
+    link = own_link = link_between(gpu, gpus // nodes)
     if arguments.link:
         link = link_by_name(arguments.link)
 
+    proposed, accepted = arguments.draft, arguments.accept
+    if bool(proposed) != bool(accepted):
+        raise ResultError("--draft and --accept go together: what a drafter proposes, and the gain")
+    if proposed and not 1 <= accepted <= proposed + 1:
+        raise ResultError(
+            f"--accept {accepted:g}: a step with --draft {proposed} gives a stream from 1 to "
+            f"{proposed + 1} tokens, one of which is the model's own"
+        )
     if arguments.wire and (arguments.run or arguments.link):
         raise ResultError("advise takes one of --run, --link and --wire")
-    if arguments.tpot_ms and not (arguments.run and arguments.gpus > 1):
+    if arguments.wire and nodes > 1:
+        raise ResultError("--wire is of one node: for --nodes name a --run over them")
+    if arguments.tpot_ms and not (arguments.run and gpus > 1):
         raise ResultError("--tpot-ms needs --run, all-reduces that were measured, and two GPUs")
 
-    if arguments.wire:
-        times = arguments.wire.times(arguments.gpus, model.all_reduce_bytes(arguments.batch))
-    elif arguments.run:
-        launches = read_launches(arguments.run, arguments.gpus)
-        if launches.wrong:
-            raise ResultError(f"{', '.join(launches.wrong)} failed or has wrong results")
-        times = measured_times(launches, arguments.gpus, gpu, link)
-    else:
-        times = assumed_times(arguments.gpus, gpu, link)
-        own_times = assumed_times(arguments.gpus, gpu, own_link)
-        if link != own_link and times.source == own_times.source:
-            raise ResultError(
-                f"--link {link.name} changes nothing: what is published of {gpu.library.upper()} "
-                f"does not tell it from {own_link.name}; measure it, and name the --run"
-            )
-
-    return Deployment(
+    load = Deployment(
         model,
         gpu,
         printable(arguments.weights),
-        times,
+        ReduceTimes(gpus, "none"),
         arguments.context,
         arguments.prompt,
         arguments.batch,
         arguments.slots,
-        tensor=arguments.gpus,
+        tensor=gpus,
+        nodes=nodes,
+        skew=arguments.skew,
+        proposed=proposed,
+        accepted=accepted or 1,
     )
+    named = link if arguments.link else None
+    if arguments.wire:
+        groups = wire_groups(arguments.wire, gpus, load.call_bytes)
+        return replace(load, times=groups.all_reduces(gpus, 1), groups=groups)
+    if arguments.run and is_measured(arguments, gpus):
+        times, groups = measured_groups(arguments.run, gpus, gpu, nodes, link)
+        return replace(load, times=times, groups=groups)
+
+    groups = assumed_groups(gpus, gpu, nodes, named)
+    times = groups.all_reduces(gpus, nodes)
+    if link != own_link:
+        one_node = gpus // nodes
+        own_times = assumed_times(one_node, gpu, own_link)
+        if assumed_times(one_node, gpu, link).source == own_times.source:
+            raise ResultError(
+                f"--link {link.name} changes nothing: what is published of {gpu.library.upper()} "
+                f"does not tell it from {own_link.name}; measure it, and name the --run"
+            )
+    return replace(load, times=times, groups=groups)
+
+
+def is_measured(arguments: argparse.Namespace, gpus: int) -> bool:
+    """Whether the runs have so many GPUs; of a single number they must, of several one must."""
+    numbers = arguments.gpus
+    ranks = {
+        ranks
+        for ranks, _ in group_times.runs_by_ranks(
+            arguments.run, "all_reduce", gpus, arguments.nodes
+        )
+    }
+    return len(numbers) == 1 or gpus in ranks or not ranks & {*numbers}
+
+
+def wire_groups(wire: Wire, gpus: int, token_bytes: int) -> GroupTimes:
+    """The times of groups of GPUs over a wire, of which no more share a link than a group has."""
+
+    @cache
+    def times(group: int, on_nodes: int = 1) -> ReduceTimes:
+        shared = wire.cards if group == gpus else min(wire.cards, group)
+        return wire._replace(cards=shared).times(group, token_bytes)
+
+    return GroupTimes(times, lambda on_nodes: times(2), group_times.as_exchanges(times))
 
 
 def advise(arguments: argparse.Namespace) -> int:
     """Prints the advice and returns 0. Raises ResultError for unknown names and unusable files."""
-    load = load_of(arguments)
-    model, splits = load.model, serving.all_splits(load)
-    possible = {name: split for name, split in splits.items() if split.obstacle is None}
-    headline, *rest = advice = _recommendation(load, possible)
-    served = [_share_of_token(load, arguments.tpot_ms)] if arguments.tpot_ms else []
-    headings = [
-        "",
-        "GB a\nGPU",
-        "decode: ms\na token",
-        "at most\ntokens/s a\nstream",
-        f"at most\ntokens/s of\n{load.slots} streams",
-        "prompt:\nms",
-        "tokens/s\nof many",
-    ]
-    rows = []
-    for name, split in possible.items():
-        figures = split.figures
-        rows.append(
-            [
-                name,
-                number(split.memory_bytes(load.batch) / GB),
-                number(figures["step_us"].value / 1e3),
-                rate(1, figures["step_us"]).text(),
-                "-" if split.lack(load.slots) else number(figures["tokens_per_s"].value),
-                number(figures["prompt_us"].value / 1e3),
-                number(figures["prompt_tokens_per_s"].value),
-            ]
+    if arguments.tpot_ms and len(arguments.gpus) > 1:
+        raise ResultError("--tpot-ms is of one number of GPUs")
+    advices = [_advice_on(load_of(arguments, gpus), arguments) for gpus in arguments.gpus]
+    load, numbers = advices[0].load, [advice.load.gpus for advice in advices]
+    facts = {"model": load.model.name, "weights_bytes": load.weights_bytes, "gpu": load.gpu.name}
+    if len(advices) > 1:
+        answer(
+            arguments,
+            by_gpus.text_of(advices, _of_model(load)),
+            **facts,
+            gpus=numbers,
+            numbers=[fields_of(advice) for advice in advices],
         )
+        return 0
 
-    obstacles = [
-        f"{name}: {problem}."
-        for name, split in splits.items()
-        if (problem := split.obstacle or split.lack(load.slots))
-    ]
-    closing = [*obstacles, *rest]
+    (advice,) = advices
+    headline, *rest = advice.sentences
+    served = [_share_of_token(load, arguments.tpot_ms)] if arguments.tpot_ms else []
+    closing = [*obstacles_of(advice), *rest, *left_out_of(advice)]
     if load.gpus > 1:
         closing += ["", BEFORE_TRUSTING_IT]
     said = lay_out(
-        [f"{model.name} on {load.gpus} x {load.gpu.name}. {headline}"],
-        [*_question(load), *served],
-        [("", plain_table(headings, rows))] if rows else [],
+        [f"{load.model.name} on {load.gpus} x {load.gpu.name}. {headline}"],
+        [*_question(load, advice.splits), *served],
+        [("", table_of(advice))] if advice.shown else [],
         closing,
     )
-    size = model.all_reduce_bytes(load.batch)
-    all_reduce = {
-        "source": load.times.source,
-        "is_assumed": not arguments.run,
-        "size_bytes": size,
-        "us": load.times(size) if load.gpus > 1 else None,
-        "calls": model.all_reduces,
-        "engine_calls": engine_calls(model),
-        "hosts": load.times.hosts,
-        "notes": load.times.notes,
-    }
-    records = [
-        {"name": name, "obstacle": split.obstacle, "lack": split.lack(load.slots)}
-        | ({} if split.obstacle else split.figures)
-        for name, split in splits.items()
-    ]
-    answer(
-        arguments,
-        said,
-        model=model.name,
-        weights_bytes=load.weights_bytes,
-        gpu=load.gpu.name,
-        gpus=load.gpus,
-        context=load.context,
-        batch=load.batch,
-        slots=load.slots,
-        all_reduce=all_reduce,
-        splits=records,
-        measured=served,
-        recommendation=advice,
-    )
+    answer(arguments, said, **facts, **fields_of(advice), measured=served)
     return 0
 
 
-def _question(load: Deployment) -> list[str]:
-    """The load with all defaults, the origin of its times, and the all-reduces of a step."""
-    gpu, model, n = load.gpu, load.model, load.gpus
+def _advice_on(load: Deployment, arguments: argparse.Namespace) -> Advice:
+    """All splits of a load; where none fits, those with weights in host memory; the answer."""
+    splits = serving.all_splits(load)
+    possible = {name: split for name, split in splits.items() if split.obstacle is None}
+    link = LINKS[load.gpu.slot]
+    if arguments.link and link_by_name(arguments.link).fabric.startswith("PCIe"):
+        link = link_by_name(arguments.link)
+    beyond = {} if possible else offloaded(load, arguments.host_memory, link.gb_s)
+    sentences = [*_recommendation(load, possible), *map(offload_text, beyond.items())]
+    return Advice(load, splits, possible, beyond, sentences)
+
+
+def _of_model(load: Deployment) -> list[str]:
+    """The model, the GPU and the load with all defaults."""
+    gpu, model = load.gpu, load.model
     mixture = f", {model.top_k} of {model.experts} experts" if model.experts > 1 else ""
     window = ""
     if model.window_bytes_per_token:
@@ -249,28 +316,88 @@ def _question(load: Deployment) -> list[str]:
         f"load: {counted(load.batch, 'stream')} for latency, {load.slots} for "
         f"throughput, each with {load.context} tokens cached; prompts of {load.prompt}",
     ]
+    if load.proposed:
+        lines.append(
+            f"drafter: a step computes {load.step_tokens} tokens of a stream, which gets "
+            f"{load.accepted:g} of them; what the drafter itself takes is not counted"
+        )
+    return lines
 
+
+def _question(load: Deployment, splits: Mapping[str, Deployment]) -> list[str]:
+    """The load, the origin of its times, and the messages of a step."""
+    model, n, lines = load.model, load.gpus, _of_model(load)
     if n == 1:
         return lines
 
-    size, calls = model.all_reduce_bytes(load.batch), model.all_reduces
+    size, calls = load.call_bytes, model.all_reduces
     each_us, origin = load.times.look_up(size)
-    return [
-        *lines,
+    lines += [
         f"all-reduce: {load.times.source}",
         *load.times.notes,
         f"A step at TP {n} has {calls} all-reduces (2 a layer) of {size:,} B: "
         f"{calls} x {each_us.text(' us')}{origin} = {number(calls * each_us.value / 1e3)} ms. "
         f"{engine_text(model)}.",
+        *_groups_text(load),
     ]
+    by_streams = next((split for split in splits.values() if split.experts == BY_STREAMS), None)
+    if by_streams:
+        lines.append(_exchange_text(by_streams))
+    return lines
+
+
+def _groups_text(load: Deployment) -> list[str]:
+    """Where the times of groups come from, if not from where those of all GPUs do."""
+    groups, n, a_node = load.groups, load.gpus, load.gpus // load.nodes
+    assert groups
+    lines = []
+    if load.nodes > 1:
+        lines.append(f"{load.nodes} nodes of {counted(a_node, 'GPU')}: stages and ranks in order")
+        if a_node > 1 and (a_node, 1) not in groups.measured:
+            lines.append(f"within a node: {groups.all_reduces(a_node, 1).source}")
+    sizes = [size for size in range(2, n) if n % size == 0 and (size, 1) not in groups.measured]
+    if groups.measured and sizes:
+        lines.append(
+            "Groups of fewer GPUs count with the all-reduces of the next larger measured group, an "
+            f"upper bound, or else with published ones: --run also takes runs of {some_of(sizes)} "
+            "ranks."
+        )
+    return lines
+
+
+def some_of(sizes: list[int]) -> str:
+    return " and ".join(map(str, sizes))
+
+
+def _exchange_text(split: Deployment) -> str:
+    """What attention by streams exchanges in a step, and how uneven the experts' load is."""
+    model, n, tokens = split.model, split.tensor, split.batch * split.step_tokens
+    busiest, size = split.busiest(tokens), split.exchange_bytes(tokens)
+    assert split.groups
+    if (n, split.spanned) in split.groups.measured_exchanges:
+        origin = "measured"
+    else:
+        share, figures = group_times.exchange_share()
+        origin = (
+            f"ASSUMED at {share.text()} of an all-reduce of its bytes, as {figures} published "
+            "figures of both have it"
+        )
+    even = min(model.experts, tokens * model.top_k) / n
+    return (
+        f"EP (vLLM's --enable-expert-parallel): of {tokens * model.top_k} choices of a layer, "
+        f"{split.skew}, the busiest of {n} GPUs has {busiest.rows:.3g} on {busiest.experts:.3g} "
+        f"experts, where even shares are {even:.3g}. TP + EP makes the all-reduces of TP; DP + EP "
+        f"{model.all_reduces} all-to-alls of {number(size)} B, each "
+        f"{split.exchange_us(size).text(' us')}, {origin}."
+    )
 
 
 def _share_of_token(load: Deployment, tpot_ms: float) -> str:
     """What all-reduces, as an engine makes them, are of a measured token, and a microsecond of
     each."""
     calls = engine_calls(load.model)
-    each_us = load.times(load.model.all_reduce_bytes(load.batch))
-    all_ms, one_ms = calls * each_us / 1e3, calls / 1e3
+    each_us = load.times(load.call_bytes)
+    all_ms, one_ms = calls / load.accepted * each_us / 1e3, calls / load.accepted / 1e3
     text = (
         f"measured: {number(tpot_ms)} ms a token, of which {calls} x {each_us.text(' us')} "
         f"= {all_ms.text(' ms')} are {(100 * all_ms / tpot_ms).text(' %')}; a "
@@ -288,19 +415,27 @@ def _recommendation(load: Deployment, possible: dict[str, Deployment]) -> list[s
     if not possible:
         return ["Nothing fits: take more GPUs, a larger card, fewer bits, streams or tokens."]
 
-    goals = {
-        f"Decode, latency of {counted(load.batch, 'stream')}": "step_us",
-        f"Decode, throughput of {counted(load.slots, 'stream')}": "tokens_per_s",
-        f"Prefill, latency of one prompt of {load.prompt}": "prompt_us",
-        "Prefill, throughput of many": "prompt_tokens_per_s",
-    }
+    goals = dict(
+        zip(
+            (
+                f"Decode, latency of {counted(load.batch, 'stream')}",
+                f"Decode, throughput of {counted(load.slots, 'stream')}",
+                f"Prefill, latency of one prompt of {load.prompt}",
+                "Prefill, throughput of many",
+            ),
+            GOALS,
+            strict=True,
+        )
+    )
     many = {name: split for name, split in possible.items() if not split.lack(load.slots)}
     sentences = [
         f"{goal}: {_best(many if figure == 'tokens_per_s' else possible, figure)}"
         for goal, figure in goals.items()
     ]
-    tensor, size = f"TP {load.gpus}", load.model.all_reduce_bytes(load.batch)
-    others = [name for name in possible if name != tensor]
+    tensor, size = f"TP {load.gpus}", load.call_bytes
+    others = [
+        name for name, split in possible.items() if load.gpus in (split.stages, split.replicas)
+    ]
     if tensor not in possible or not others:
         return sentences
 
@@ -332,14 +467,15 @@ def _best(splits: dict[str, Deployment], figure: str) -> str:
         name for name in ordered if _gain(fastest, speeds[name]).low < serving.LEAST_RANKED_RATIO
     ]
     # Replicas come first, since they need no link.
-    replicas = [name for name in close if splits[name].replicas > 1]
+    replicas = [name for name in close if splits[name].replicas == splits[name].gpus > 1]
     first = replicas[0] if replicas else ordered[0]
     if is_rate:
         bound = f"at most {number(speeds[first].value)} tokens/s"
     else:
         bound = f"at least {number(1e-3 / speeds[first].value)} ms"
     answer = f"{first}, {bound}"
-    equals = " and ".join(name for name in close if name != first)
+    others = [name for name in close if name != first]
+    equals = " and ".join(others) if len(others) < 3 else some(others)
     if equals:
         answer += f" (no clear difference from {equals}: perhaps less than 10 %)"
     after = next((name for name in ordered if name not in close), None)

@@ -39,6 +39,7 @@ from wiretax.record.result import ResultError, read
 LEAST_LAUNCHES, CONFIDENCE = 5, 0.95  # of an interval
 SMALL = 32 << 10  # bytes; published times up to here are latencies
 LEAST_MACHINES = 3  # of which a published figure is typical
+BENCHMARKS = {"all_reduce": "allreduce", "alltoall": "alltoall"}  # by their collectives
 RENAMED = "a run once more, with another run_id"
 DOWN = 0.5  # share of a link's bandwidth below which the link counts as down
 HALF_TYPES = "float16", "bfloat16"  # the types of activations, chosen before other types
@@ -67,17 +68,22 @@ class AllReduceLaunches:
 
 
 def read_launches(
-    names: Iterable[str | Path], gpus: int, confidence: float = CONFIDENCE
+    names: Iterable[str | Path],
+    gpus: int,
+    confidence: float = CONFIDENCE,
+    collective: str = "all_reduce",
 ) -> AllReduceLaunches:
-    """The all-reduces of the runs, folders and globs with these names. Raises ResultError for a
-    name without a run, and for all-reduces over another number of ranks or on several machines."""
+    """The all-reduces, or all-to-alls, of the runs, folders and globs with these names. Raises
+    ResultError for a name without a run, and for those over another number of ranks or on several
+    machines."""
     names = [*names]
     results = [read(file) for name in names for file in files_of(name)]
     faults = faults_of_runs(results, " ".join(map(str, names)))
     entries = in_order(map(entry_of, results))
     wrong = [entry.run.run_id for entry in entries if entry.left_out == WRONG]
     notes = left_out_lines((entry.path, entry.left_out) for entry in entries)
-    runs = [run for run in entries if not run.left_out and run.run.benchmark == "allreduce"]
+    benchmark = BENCHMARKS[collective]
+    runs = [run for run in entries if not run.left_out and run.run.benchmark == benchmark]
     kinds = dict[Any, str]()
     for run in runs:
         ranks = run.run.world_size
@@ -99,10 +105,12 @@ def read_launches(
         notes += left_out_lines((path, RENAMED) for path in sorted(paths))
 
     runs, others = in_one_state(runs)
-    return AllReduceLaunches(runs, wrong, faults, [*notes, *others], _one_way(runs), confidence)
+    return AllReduceLaunches(
+        runs, wrong, faults, [*notes, *others], _one_way(runs, collective), confidence
+    )
 
 
-def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:
+def _one_way(runs: Sequence[Entry], collective: str) -> pd.DataFrame:
     """A row for each launch and each size that all launches have, measured in one way: if possible
     in a 16-bit type, by `auto`, out of place, in the mode that fits the size, and in registered
     buffers, as engines do. Times do not choose: the fastest of several would look too fast. Of
@@ -112,7 +120,7 @@ def _one_way(runs: Sequence[Entry]) -> pd.DataFrame:
     names = ["auto", "library"]
     if any(run.run.imported_from for run in runs):
         names = [*rows.algorithm]
-    is_sum = (rows.collective == "all_reduce") & rows.redop.eq("sum")
+    is_sum = (rows.collective == collective) & rows.redop.isin(["sum", "none"])
     is_plain = is_sum & rows["shape"].isna() & rows.algorithm.isin(names)
     rows = rows[is_plain & (rows.size_bytes > 0)]
     rows["other_type"] = ~rows.datatype.isin(HALF_TYPES)
@@ -137,6 +145,10 @@ class ReduceTimes:
     gb_s: Span | None = None
     notes: list[str] = field(default_factory=list)
     hosts: int | None = 1
+
+    @property
+    def is_assumed(self) -> bool:
+        return not self.source.startswith("measured")
 
     def __call__(self, size_bytes: float) -> Span:
         return self.look_up(size_bytes)[0]

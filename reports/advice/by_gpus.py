@@ -1,0 +1,72 @@
+"""Several numbers of GPUs in one table, for `advise --gpus 1,2,4,8`."""
+
+from collections.abc import Sequence
+
+from reports.advice.serving import rate
+from reports.advice.specs import GB
+from reports.advice.split_table import BEFORE_TRUSTING_IT, Advice
+from reports.tables.sentences import counted, lay_out, number, plain_table
+
+NOTHING = "nothing fits"
+
+
+def text_of(advices: Sequence[Advice], question: Sequence[str]) -> str:
+    """A row for each number of GPUs: the best split for the latency of one stream, or of `batch`,
+    and the best for the throughput of `slots`; then where the times come from."""
+    load = advices[0].load
+    headings = [
+        "GPUs",
+        "fits",
+        f"{counted(load.batch, 'stream')}:\nbest",
+        "decode: ms\na token",
+        "at most\ntokens/s a\nstream",
+        f"{counted(load.slots, 'stream')}:\nbest",
+        "at most\ntokens/s\nof all",
+        "prompt:\nms",
+        "memory\nleft: GB",
+        "most\ncontext",
+    ]
+    rows = [[str(advice.load.gpus), *_cells(advice)] for advice in advices]
+    speeds = [f"{row[4].partition(' ')[0]} on {row[0]}" for row in rows if row[4] != "-"]
+    numbers = ", ".join(row[0] for row in rows)
+    headline = f"{load.model.name} on {numbers} x {load.gpu.name}. "
+    headline += f"One stream decodes at most {', '.join(speeds)} tokens/s." if speeds else NOTHING
+    sources = dict.fromkeys(
+        line
+        for advice in advices
+        if advice.load.gpus > 1
+        for line in (f"all-reduce: {advice.load.times.source}", *advice.load.times.notes)
+    )
+    closing = [
+        f"{counted(advice.load.gpus, 'GPU')}: {sentence}"
+        for advice in advices
+        for sentence in advice.sentences[:2]
+    ]
+    return lay_out(
+        [headline],
+        [*question, *sources],
+        [("", plain_table(headings, rows))],
+        [*closing, "", BEFORE_TRUSTING_IT],
+    )
+
+
+def _cells(advice: Advice) -> list[str]:
+    """The row of a number of GPUs behind it."""
+    splits = {**advice.possible} or {**advice.beyond}
+    one, most = advice.best("token_us"), advice.best("tokens_per_s")
+    fits = "yes" if advice.possible else "no"
+    if one is None:
+        return [fits, NOTHING, *["-"] * 7]
+
+    split, figures = splits[one], splits[one].figures
+    left = [number(split.free_bytes / GB), str(split.most_context)]
+    return [
+        fits,
+        one,
+        number(figures["token_us"].value / 1e3),
+        rate(1, figures["token_us"]).text(),
+        most or NOTHING,
+        number(splits[most].figures["tokens_per_s"].value) if most else "-",
+        number(figures["prompt_us"].value / 1e3),
+        *(left if advice.possible else ["-", "-"]),
+    ]

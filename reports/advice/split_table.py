@@ -1,0 +1,169 @@
+"""The splits of a load side by side, for the text of `advise` and for its JSON."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from reports.advice.offload import Offloaded
+from reports.advice.serving import Deployment, rate
+from reports.advice.specs import GB, engine_calls
+from reports.tables.sentences import number, plain_table, some
+from wiretax.common.grouped import grouped
+from wiretax.common.program import BENCH
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MOST_SHOWN = 8  # splits in a table; of more only the best, and the best of each kind
+# The figures of the four goals, by which splits are ranked.
+GOALS = "token_us", "tokens_per_s", "prompt_us", "prompt_tokens_per_s"
+BEFORE_TRUSTING_IT = (
+    f"Before trusting it, check the path of the GPUs ({BENCH}doctor) and the chained all-reduces "
+    "of the engine's own library."
+)
+
+
+@dataclass
+class Advice:
+    """All splits of a load by name, those that fit, where none does those with weights in host
+    memory, and the answer in sentences."""
+
+    load: Deployment
+    splits: Mapping[str, Deployment]
+    possible: Mapping[str, Deployment]
+    beyond: Mapping[str, Offloaded]
+    sentences: Sequence[str]
+
+    @cached_property
+    def shown(self) -> Mapping[str, Deployment]:
+        """The splits of the table: all if they are few; else the best by each goal, and of each
+        kind the one with the least latency."""
+        possible = self.possible
+        if len(possible) <= MOST_SHOWN:
+            return possible or self.beyond
+
+        names = {self.best(figure) for figure in GOALS}
+        for own in grouped(possible.items(), lambda item: _kind(item[1])).values():
+            names.add(_first(dict(own), "token_us"))
+        return {name: split for name, split in possible.items() if name in names}
+
+    def best(self, figure: str) -> str | None:
+        """The name of the split with the best figure; None if no split serves so many streams."""
+        splits = self.possible or self.beyond
+        if figure == "tokens_per_s":
+            slots = self.load.slots
+            splits = {name: split for name, split in splits.items() if not split.lack(slots)}
+        return _first(splits, figure) if splits else None
+
+
+def _kind(split: Deployment) -> tuple[object, ...]:
+    return split.experts, split.tensor > 1, split.stages > 1, split.replicas > 1
+
+
+def _first(splits: Mapping[str, Deployment], figure: str) -> str:
+    sign = -1 if figure.endswith("per_s") else 1
+    return min(splits, key=lambda name: sign * splits[name].figures[figure].value)
+
+
+def table_of(advice: Advice) -> "Table":
+    """A row for each split that is shown."""
+    load = advice.load
+    headings = [
+        "",
+        "GB a\nGPU",
+        "decode: ms\na token",
+        "at most\ntokens/s a\nstream",
+        f"at most\ntokens/s of\n{load.slots} streams",
+        "prompt:\nms",
+        "tokens/s\nof many",
+        f"first token\nof {load.slots}\nat once: ms",
+    ]
+    rows = []
+    for name, split in advice.shown.items():
+        figures = split.figures
+        rows.append(
+            [
+                name,
+                number(split.memory_bytes(load.batch) / GB),
+                number(figures["token_us"].value / 1e3),
+                rate(1, figures["token_us"]).text(),
+                "-" if split.lack(load.slots) else number(figures["tokens_per_s"].value),
+                number(figures["prompt_us"].value / 1e3),
+                number(figures["prompt_tokens_per_s"].value),
+                number(figures["last_first_token_us"].value / 1e3),
+            ]
+        )
+    return plain_table(headings, rows)
+
+
+def obstacles_of(advice: Advice) -> list[str]:
+    """Why splits of one kind cannot serve the load; of the others only which they are."""
+    load, sentences, others = advice.load, list[str](), list[str]()
+    for name, split in advice.splits.items():
+        if problem := split.obstacle or split.lack(load.slots):
+            if load.gpus in (split.tensor, split.stages, split.replicas):
+                sentences.append(f"{name}: {problem}.")
+            else:
+                others.append(name)
+    if others:
+        sentences.append(f"These do not fit either, or do not divide: {some(others)}.")
+    return sentences
+
+
+def left_out_of(advice: Advice) -> list[str]:
+    """Which splits the table leaves out."""
+    names = [name for name in advice.possible if name not in advice.shown]
+    if not names:
+        return []
+    return [f"Not in the table, where others of their kind are faster: {some(names)} (--json)."]
+
+
+def fields_of(advice: Advice) -> dict[str, Any]:
+    """The answer in JSON."""
+    load = advice.load
+    all_reduce = {
+        "source": load.times.source,
+        "is_assumed": load.times.is_assumed,
+        "size_bytes": load.call_bytes,
+        "us": load.times(load.call_bytes) if load.gpus > 1 else None,
+        "calls": load.model.all_reduces,
+        "engine_calls": engine_calls(load.model),
+        "hosts": load.times.hosts,
+        "nodes": load.nodes,
+        "notes": load.times.notes,
+    }
+    splits = [
+        {"name": name, "obstacle": split.obstacle, "lack": split.lack(load.slots)}
+        | ({} if split.obstacle else split.figures | _memory_of(split))
+        for name, split in advice.splits.items()
+    ]
+    offload = [
+        {
+            "name": name,
+            "host_bytes": way.rest_bytes(load.batch),
+            "host_gb_s": way.host_gb_s,
+            "link_gb_s": way.link_gb_s,
+        }
+        | way.figures
+        for name, way in advice.beyond.items()
+    ]
+    return {
+        "gpus": load.gpus,
+        "context": load.context,
+        "batch": load.batch,
+        "slots": load.slots,
+        "drafter": {"proposed": load.proposed, "accepted": load.accepted},
+        "all_reduce": all_reduce,
+        "splits": splits,
+        "offload": offload,
+        "recommendation": advice.sentences,
+    }
+
+
+def _memory_of(split: Deployment) -> dict[str, float]:
+    return {
+        "memory_bytes": split.memory_bytes(split.batch),
+        "free_bytes": split.free_bytes,
+        "most_context": split.most_context,
+    }

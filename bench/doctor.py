@@ -13,12 +13,14 @@ from bench.harness.console import CANNOT, FINE, WRONG, print_out
 from bench.harness.options import RunOptions
 from bench.harness.parser import Parser
 from bench.harness.progress import Progress
-from bench.machine.diagnosis import page, section
+from bench.machine.best_group import group_facts
+from bench.machine.diagnosis import page, problems, section, unknowns
+from bench.machine.gpu_state import Facts
 from bench.machine.gpus import examine, examine_library, open_and_examine
 from bench.machine.pci import gpu_bus_ids
 from collectives.communicator import Communicator
 from wiretax.common.launched import launched_rank, launched_ranks
-from wiretax.common.program import BENCH, RUN, on_ranks
+from wiretax.common.program import BENCH, RUN, json_text, on_ranks
 
 TIME_LIMIT_S = 120.0
 LADDER = "~/.cache/wiretax/ladder"
@@ -34,7 +36,8 @@ def main() -> NoReturn:
     climbs the ladder, and exits with its status."""
     parser = Parser(
         prog=f"{BENCH}doctor",
-        usage=f"[mpirun -n RANKS] {RUN}{BENCH}doctor [--quiet] [--mixed-gpus] [--ladder [DIR]]",
+        usage=f"[mpirun -n RANKS] {RUN}{BENCH}doctor [--quiet] [--mixed-gpus]"
+        " [--json | --ladder [DIR]]",
         description=__doc__,
         epilog="exit status: 0 page printed, or all steps of the ladder work; 1 a step is wrong or"
         " hangs; 2 wrong command line; 3 no GPU, MPI does not start, or a step is refused",
@@ -47,9 +50,16 @@ def main() -> NoReturn:
         help=f"climb from host memory to collectives between GPUs; each step's name is on disk in"
         f" DIR before it starts ({LADDER})",
     )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the facts as one JSON object; advise --doctor FILE reads it",
+    )
     parser.add(RunOptions, "mixed_gpus", "quiet")
     arguments = parser.parse_args()
     sys.excepthook = end_all
+    if arguments.json and arguments.ladder is not None:
+        parser.error("--json goes without --ladder")
     if arguments.ladder is not None:
         from bench.harness.ladder import climb  # needs numpy
         from bench.harness.session import start
@@ -73,6 +83,9 @@ def main() -> NoReturn:
     facts, world = examine(gpu_bus_ids()), None
     if communicator:
         facts, world = open_and_examine(communicator, arguments.mixed_gpus)
+    if arguments.json:
+        say(communicator, json_of(facts))
+        sys.exit(FINE if facts["gpus"] else CANNOT)
     nothing = "\n".join([NO_GPU, *facts["left_out"], *facts["refusals"]])
     say(communicator, page(facts) if facts["gpus"] else nothing)
     if world:  # after the page: a library's first call may hang
@@ -80,6 +93,19 @@ def main() -> NoReturn:
         library = section("Library", examine_library(world))
         say(communicator, f"\n{library}")
     sys.exit(FINE if facts["gpus"] else CANNOT)
+
+
+def json_of(facts: Facts) -> str:
+    """The facts, the sentences of the page, and by their number the GPUs for a split."""
+    sizes = range(2, len(facts["gpus"]) + 1)
+    wire = facts["wire"] and facts["wire"]._asdict()
+    return json_text(
+        "doctor",
+        **facts | {"wire": wire},
+        problems=[*problems(facts)],
+        unknown=[*unknowns(facts)],
+        groups={size: groups for size in sizes if (groups := group_facts(facts, size))},
+    )
 
 
 def end_all(*error: Any) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import chain, product
 from operator import itemgetter
 
+from bench.machine.best_group import group_facts, limit_gb_s
 from bench.machine.gpu_state import PEER_STATUS, Facts
 from bench.machine.pci import AMD, ONE_ROOT_COMPLEX, ROOTLESS_PATHS, describe_rate, gb_s, narrowest
 from kernels.devices.gpu_driver import LEGACY_IPC
@@ -69,6 +70,7 @@ def problems(facts: Facts) -> Iterator[str]:
     gpus = list(enumerate(facts["gpus"]))
     yield from _refused_peers(facts)
     names = {gpu["bus_id"]: f"GPU {number}" for number, gpu in gpus} | {"switch": "the switch"}
+    instead = _pair_instead(facts)
     for number, gpu in gpus:
         down = [
             f"{index} (to {names.get(link['to'], 'an unknown end')})"
@@ -78,7 +80,7 @@ def problems(facts: Facts) -> Iterator[str]:
         if down:
             yield (
                 f"NVLinks of GPU {number} are down: {', '.join(down)}; check the bridge, and"
-                " nvidia-smi nvlink -R."
+                f" nvidia-smi nvlink -R. {instead}"
             )
     for number, gpu in gpus:
         if gpu["links"]:
@@ -119,6 +121,16 @@ def problems(facts: Facts) -> Iterator[str]:
             f"/dev/shm holds {shm_bytes >> 20} MiB, NCCL and RCCL may need more:"
             " docker run --ipc=host."
         )
+
+
+def _pair_instead(facts: Facts) -> str:
+    """Which GPUs to split a model over while a link is down."""
+    alone = "one GPU alone where the model fits"
+    for group in group_facts(facts, 2)[:1]:
+        if group["path"].startswith("NVLink"):
+            names = " and ".join(map(str, group["gpus"]))
+            return f"Until then split over GPU {names} ({group['path']}), or use {alone}."
+    return f"Until then use {alone}."
 
 
 def _differences(facts: Facts) -> Iterator[str]:
@@ -265,15 +277,6 @@ def _slow_paths(facts: Facts) -> Iterator[str]:
         )
 
 
-def _limit_gb_s(facts: Facts, pair: Facts) -> float:
-    """The bandwidth of the slowest link between a pair, 0 if unknown."""
-    reader, owner = (facts["gpus"][pair[end]]["links"] or {} for end in ("reader", "owner"))
-    if not (pair["path"].startswith("PCIe") and reader and owner):
-        return 0.0
-    between = reader.keys() ^ owner.keys()  # without links above both
-    return min((gb_s((reader | owner)[device]) for device in between), default=0.0)
-
-
 def _acs_ports(facts: Facts, state: bool | None) -> tuple[list[str], list[str]]:
     """The ports of switches, and the root ports where the IOMMU translates, with this state of ACS
     redirection; None stands for unknown."""
@@ -354,7 +357,7 @@ def page(facts: Facts) -> str:
             f"{pair['reader']} reads {pair['owner']}",
             pair["path"],
             facts["peers"] or statuses.get(pair["status"], "no"),
-            f"{limit:.1f} GB/s" if (limit := _limit_gb_s(facts, pair)) else "-",
+            f"{limit:.1f} GB/s" if (limit := limit_gb_s(facts, pair)) else "-",
         )
         for pair in facts["pairs"]
     ]

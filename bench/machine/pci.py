@@ -36,6 +36,7 @@ OPTIONS = "HSA_AMD_P2P", "PCI_P2PDMA", "DMABUF_MOVE_NOTIFY"  # that AMD's peers 
 XGMI = "11"  # HSA_IOLINK_TYPE_XGMI, a link type of KFD's topology
 IOMMU_TYPES = {"identity": "passthrough", "DMA": "translating", "DMA-FQ": "translating"}
 
+SAME_SWITCH = "PCIe, below the same switch"
 ONE_ROOT_COMPLEX = "PCIe, same root complex"
 # Paths between devices below different root complexes, by the sockets of these; 0: unknown.
 ROOTLESS_PATHS = (
@@ -161,7 +162,7 @@ def path_between(a: str, b: str) -> tuple[str, list[str]]:
 
     common = [x for x, y in zip(chain_a, chain_b, strict=False) if x == y]
     if len(common) > 1:
-        return "PCIe, below the same switch", [chain_a[len(common)], chain_b[len(common)]]
+        return SAME_SWITCH, [chain_a[len(common)], chain_b[len(common)]]
     if common:
         return ONE_ROOT_COMPLEX, [chain_a[1], chain_b[1]]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from reports.advice import by_gpus, group_times, serving
+from reports.advice import by_gpus, group_times, serving, which_gpus
 from reports.advice.group_times import GroupTimes, assumed_groups, measured_groups
 from reports.advice.offload import HOST_GB_S, offload_text, offloaded
 from reports.advice.reduce_times import ReduceTimes, assumed_times
@@ -39,7 +39,7 @@ from reports.advice.split_table import (
 from reports.advice.wire import Wire
 from reports.tables.sentences import counted, lay_out, number, size_text, some
 from wiretax.common.arguments import positive_number, whole_number
-from wiretax.common.program import answer
+from wiretax.common.program import BENCH, answer
 from wiretax.common.untrusted import printable
 from wiretax.record.result import ResultError
 
@@ -78,6 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--link",
         metavar="NAME",
         help="link to assume without a run, such as pcie5x16 (the GPU's own)",
+    )
+    add(
+        "--doctor",
+        metavar="FILE",
+        type=Path,
+        help=f"which GPUs to split over, by the JSON of {BENCH}doctor --json",
     )
     add(
         "--tpot-ms",
@@ -175,6 +181,9 @@ def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
     if gpus % nodes:
         raise ResultError(f"{counted(gpus, 'GPU')} cannot be shared evenly by {nodes} nodes")
     link = own_link = link_between(gpu, gpus // nodes)
+    joined = which_gpus.link_of(arguments.doctor, gpus // nodes, gpu)
+    if joined and not arguments.run:
+        link = joined
     if arguments.link:
         link = link_by_name(arguments.link)
 
@@ -208,7 +217,7 @@ def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
         proposed=proposed,
         accepted=accepted or 1,
     )
-    named = link if arguments.link else None
+    named = link if arguments.link or joined else None
     if arguments.wire:
         groups = wire_groups(arguments.wire, gpus, load.call_bytes)
         return replace(load, times=groups.all_reduces(gpus, 1), groups=groups)
@@ -218,7 +227,7 @@ def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
 
     groups = assumed_groups(gpus, gpu, nodes, named)
     times = groups.all_reduces(gpus, nodes)
-    if link != own_link:
+    if arguments.link and link != own_link:
         one_node = gpus // nodes
         own_times = assumed_times(one_node, gpu, own_link)
         if assumed_times(one_node, gpu, link).source == own_times.source:
@@ -272,7 +281,7 @@ def advise(arguments: argparse.Namespace) -> int:
     (advice,) = advices
     headline, *rest = advice.sentences
     served = [_share_of_token(load, arguments.tpot_ms)] if arguments.tpot_ms else []
-    closing = [*obstacles_of(advice), *rest, *left_out_of(advice)]
+    closing = [*obstacles_of(advice), *rest, *left_out_of(advice), *advice.which_gpus]
     if load.gpus > 1:
         closing += ["", BEFORE_TRUSTING_IT]
     said = lay_out(
@@ -294,7 +303,8 @@ def _advice_on(load: Deployment, arguments: argparse.Namespace) -> Advice:
         link = link_by_name(arguments.link)
     beyond = {} if possible else offloaded(load, arguments.host_memory, link.gb_s)
     sentences = [*_recommendation(load, possible), *map(offload_text, beyond.items())]
-    return Advice(load, splits, possible, beyond, sentences)
+    which = which_gpus.text_of(arguments.doctor, load) if arguments.doctor else []
+    return Advice(load, splits, possible, beyond, sentences, which)
 
 
 def _of_model(load: Deployment) -> list[str]:

@@ -40,7 +40,7 @@ def text_of(advices: Sequence[Advice], question: Sequence[str]) -> str:
     closing = [
         f"{counted(advice.load.gpus, 'GPU')}: {sentence}"
         for advice in advices
-        for sentence in advice.sentences[:2]
+        for sentence in (*advice.sentences[:2], *advice.which_gpus)
     ]
     return lay_out(
         [headline],

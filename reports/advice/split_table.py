@@ -27,13 +27,14 @@ BEFORE_TRUSTING_IT = (
 @dataclass
 class Advice:
     """All splits of a load by name, those that fit, where none does those with weights in host
-    memory, and the answer in sentences."""
+    memory, the answer in sentences, and which GPUs of a machine to take."""
 
     load: Deployment
     splits: Mapping[str, Deployment]
     possible: Mapping[str, Deployment]
     beyond: Mapping[str, Offloaded]
     sentences: Sequence[str]
+    which_gpus: Sequence[str] = ()
 
     @cached_property
     def shown(self) -> Mapping[str, Deployment]:
@@ -157,7 +158,7 @@ def fields_of(advice: Advice) -> dict[str, Any]:
         "all_reduce": all_reduce,
         "splits": splits,
         "offload": offload,
-        "recommendation": advice.sentences,
+        "recommendation": [*advice.sentences, *advice.which_gpus],
     }
 
 

@@ -62,12 +62,17 @@ def complain(*sentences: str) -> None:
 
 
 def write_json(command: str, **fields: Any) -> None:
-    """Prints the fields as one JSON object on standard output, led by the schema and the command;
-    docs/results.md describes them. Unknown and infinite figures are null, as msgspec writes them,
-    paths are texts, and tables of pandas are lists of rows."""
+    """Prints the fields as one JSON object on standard output, as `json_text` makes it."""
+    print(json_text(command, **fields))
+
+
+def json_text(command: str, **fields: Any) -> str:
+    """The fields as one JSON object, led by the schema and the command; docs/results.md describes
+    them. Unknown and infinite figures are null, as msgspec writes them, paths are texts, and tables
+    of pandas are lists of rows."""
     content = {"schema": SCHEMA, "command": command} | fields
     plain = msgspec.json.decode(msgspec.json.encode(content, enc_hook=_builtin))
-    print(json.dumps(plain, indent=1))
+    return json.dumps(plain, indent=1)
 
 
 def answer(arguments: Namespace, text: str, **fields: Any) -> None:

@@ -4,16 +4,16 @@ import argparse
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from reports.advice import by_gpus, group_times, serving, which_gpus
-from reports.advice.group_times import GroupTimes, assumed_groups, measured_groups
+from reports.advice import by_gpus, serving, which_gpus
+from reports.advice.group_times import assumed_groups, lacks_runs, measured_groups, wire_groups
 from reports.advice.offload import HOST_GB_S, offload_text, offloaded
 from reports.advice.reduce_times import ReduceTimes, assumed_times
-from reports.advice.serving import BY_STREAMS, Deployment
+from reports.advice.serving import Deployment
 from reports.advice.spans import Span
 from reports.advice.specs import (
     GB,
@@ -31,7 +31,9 @@ from reports.advice.split_table import (
     BEFORE_TRUSTING_IT,
     GOALS,
     Advice,
+    exchange_text,
     fields_of,
+    groups_text,
     left_out_of,
     obstacles_of,
     table_of,
@@ -187,6 +189,8 @@ def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
     if arguments.link:
         link = link_by_name(arguments.link)
 
+    if arguments.skew != BALANCED and model.experts == 1:
+        raise ResultError(f"--skew is of a router, and {model.name} has no experts")
     proposed, accepted = arguments.draft, arguments.accept
     if bool(proposed) != bool(accepted):
         raise ResultError("--draft and --accept go together: what a drafter proposes, and the gain")
@@ -221,7 +225,9 @@ def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
     if arguments.wire:
         groups = wire_groups(arguments.wire, gpus, load.call_bytes)
         return replace(load, times=groups.all_reduces(gpus, 1), groups=groups)
-    if arguments.run and is_measured(arguments, gpus):
+    # Of several numbers of GPUs those without a run are assumed.
+    others = {*arguments.gpus} - {gpus}
+    if arguments.run and not lacks_runs(arguments.run, gpus, nodes, others):
         times, groups = measured_groups(arguments.run, gpus, gpu, nodes, link)
         return replace(load, times=times, groups=groups)
 
@@ -236,29 +242,6 @@ def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
                 f"does not tell it from {own_link.name}; measure it, and name the --run"
             )
     return replace(load, times=times, groups=groups)
-
-
-def is_measured(arguments: argparse.Namespace, gpus: int) -> bool:
-    """Whether the runs have so many GPUs; of a single number they must, of several one must."""
-    numbers = arguments.gpus
-    ranks = {
-        ranks
-        for ranks, _ in group_times.runs_by_ranks(
-            arguments.run, "all_reduce", gpus, arguments.nodes
-        )
-    }
-    return len(numbers) == 1 or gpus in ranks or not ranks & {*numbers}
-
-
-def wire_groups(wire: Wire, gpus: int, token_bytes: int) -> GroupTimes:
-    """The times of groups of GPUs over a wire, of which no more share a link than a group has."""
-
-    @cache
-    def times(group: int, on_nodes: int = 1) -> ReduceTimes:
-        shared = wire.cards if group == gpus else min(wire.cards, group)
-        return wire._replace(cards=shared).times(group, token_bytes)
-
-    return GroupTimes(times, lambda on_nodes: times(2), group_times.as_exchanges(times))
 
 
 def advise(arguments: argparse.Namespace) -> int:
@@ -348,58 +331,10 @@ def _question(load: Deployment, splits: Mapping[str, Deployment]) -> list[str]:
         f"A step at TP {n} has {calls} all-reduces (2 a layer) of {size:,} B: "
         f"{calls} x {each_us.text(' us')}{origin} = {number(calls * each_us.value / 1e3)} ms. "
         f"{engine_text(model)}.",
-        *_groups_text(load),
+        *groups_text(load),
+        *exchange_text(splits),
     ]
-    by_streams = next((split for split in splits.values() if split.experts == BY_STREAMS), None)
-    if by_streams:
-        lines.append(_exchange_text(by_streams))
     return lines
-
-
-def _groups_text(load: Deployment) -> list[str]:
-    """Where the times of groups come from, if not from where those of all GPUs do."""
-    groups, n, a_node = load.groups, load.gpus, load.gpus // load.nodes
-    assert groups
-    lines = []
-    if load.nodes > 1:
-        lines.append(f"{load.nodes} nodes of {counted(a_node, 'GPU')}: stages and ranks in order")
-        if a_node > 1 and (a_node, 1) not in groups.measured:
-            lines.append(f"within a node: {groups.all_reduces(a_node, 1).source}")
-    sizes = [size for size in range(2, n) if n % size == 0 and (size, 1) not in groups.measured]
-    if groups.measured and sizes:
-        lines.append(
-            "Groups of fewer GPUs count with the all-reduces of the next larger measured group, an "
-            f"upper bound, or else with published ones: --run also takes runs of {some_of(sizes)} "
-            "ranks."
-        )
-    return lines
-
-
-def some_of(sizes: list[int]) -> str:
-    return " and ".join(map(str, sizes))
-
-
-def _exchange_text(split: Deployment) -> str:
-    """What attention by streams exchanges in a step, and how uneven the experts' load is."""
-    model, n, tokens = split.model, split.tensor, split.batch * split.step_tokens
-    busiest, size = split.busiest(tokens), split.exchange_bytes(tokens)
-    assert split.groups
-    if (n, split.spanned) in split.groups.measured_exchanges:
-        origin = "measured"
-    else:
-        share, figures = group_times.exchange_share()
-        origin = (
-            f"ASSUMED at {share.text()} of an all-reduce of its bytes, as {figures} published "
-            "figures of both have it"
-        )
-    even = min(model.experts, tokens * model.top_k) / n
-    return (
-        f"EP (vLLM's --enable-expert-parallel): of {tokens * model.top_k} choices of a layer, "
-        f"{split.skew}, the busiest of {n} GPUs has {busiest.rows:.3g} on {busiest.experts:.3g} "
-        f"experts, where even shares are {even:.3g}. TP + EP makes the all-reduces of TP; DP + EP "
-        f"{model.all_reduces} all-to-alls of {number(size)} B, each "
-        f"{split.exchange_us(size).text(' us')}, {origin}."
-    )
 
 
 def _share_of_token(load: Deployment, tpot_ms: float) -> str:
@@ -488,7 +423,14 @@ def _best(splits: dict[str, Deployment], figure: str) -> str:
     equals = " and ".join(others) if len(others) < 3 else some(others)
     if equals:
         answer += f" (no clear difference from {equals}: perhaps less than 10 %)"
-    after = next((name for name in ordered if name not in close), None)
+    after = next(
+        (
+            name
+            for name in ordered
+            if name not in close and _gain(speeds[first], speeds[name]).low >= 1
+        ),
+        None,
+    )
 
     if after is not None:
         answer += f", {_gain(speeds[first], speeds[after]).text('x')} {after}"

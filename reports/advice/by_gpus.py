@@ -11,16 +11,16 @@ NOTHING = "nothing fits"
 
 
 def text_of(advices: Sequence[Advice], question: Sequence[str]) -> str:
-    """A row for each number of GPUs: the best split for the latency of one stream, or of `batch`,
-    and the best for the throughput of `slots`; then where the times come from."""
+    """A row for each number of GPUs: the fastest split for one stream, or for `batch`,
+    and for the throughput of `slots`; then where the times come from."""
     load = advices[0].load
     headings = [
         "GPUs",
         "fits",
-        f"{counted(load.batch, 'stream')}:\nbest",
+        f"{counted(load.batch, 'stream')}:\nfastest",
         "decode: ms\na token",
         "at most\ntokens/s a\nstream",
-        f"{counted(load.slots, 'stream')}:\nbest",
+        f"{counted(load.slots, 'stream')}:\nfastest",
         "at most\ntokens/s\nof all",
         "prompt:\nms",
         "memory\nleft: GB",

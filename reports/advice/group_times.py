@@ -18,6 +18,7 @@ from reports.advice.reduce_times import (
 )
 from reports.advice.spans import Span
 from reports.advice.specs import CardLink, Gpu, link_between
+from reports.advice.wire import Wire
 from reports.references.published import PublishedCall, calls, select
 from reports.tables.beside_published import COMPARED_BYTES
 from reports.tables.sentences import counted
@@ -144,6 +145,13 @@ def runs_by_ranks(
     return found
 
 
+def lacks_runs(names: Sequence[str | Path], gpus: int, nodes: int, others: Collection[int]) -> bool:
+    """Whether the runs are of other numbers of GPUs, which also are asked about, and not of this
+    one."""
+    ranks = {ranks for ranks, _ in runs_by_ranks(names, "all_reduce", gpus, nodes)}
+    return gpus not in ranks and bool(ranks & {*others})
+
+
 def measured_groups(
     names: Sequence[str | Path], gpus: int, gpu: Gpu, nodes: int, link: CardLink
 ) -> tuple[ReduceTimes, GroupTimes]:
@@ -191,3 +199,15 @@ def at_most(
     """The measured times of the fewest GPUs on these nodes that are no fewer; None without."""
     enough = [(ranks, hosts) for ranks, hosts in measured if ranks >= gpus and hosts == nodes]
     return measured[min(enough)] if enough else None
+
+
+def wire_groups(wire: Wire, gpus: int, token_bytes: int) -> GroupTimes:
+    """The times of groups of GPUs over a wire, of which no more share a link
+    than a group has."""
+
+    @cache
+    def times(group: int, on_nodes: int = 1) -> ReduceTimes:
+        shared = wire.cards if group == gpus else min(wire.cards, group)
+        return wire._replace(cards=shared).times(group, token_bytes)
+
+    return GroupTimes(times, lambda on_nodes: times(2), as_exchanges(times))

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from reports.advice.group_times import exchange_share
 from reports.advice.offload import Offloaded
-from reports.advice.serving import Deployment, rate
+from reports.advice.serving import BY_STREAMS, Deployment, rate
 from reports.advice.specs import GB, engine_calls
-from reports.tables.sentences import number, plain_table, some
+from reports.tables.sentences import counted, number, plain_table, some
 from wiretax.common.grouped import grouped
 from wiretax.common.program import BENCH
 
@@ -168,3 +169,53 @@ def _memory_of(split: Deployment) -> dict[str, float]:
         "free_bytes": split.free_bytes,
         "most_context": split.most_context,
     }
+
+
+def groups_text(load: Deployment) -> list[str]:
+    """Where the times of groups come from, if not from where those of all GPUs do."""
+    groups, n, a_node = load.groups, load.gpus, load.gpus // load.nodes
+    if groups is None:
+        return []
+    lines = []
+    if load.nodes > 1:
+        lines.append(
+            f"{load.nodes} nodes of {counted(a_node, 'GPU')}: neighbours are the ranks of a tensor "
+            "split, then stages, then replicas"
+        )
+        if a_node > 1 and (a_node, 1) not in groups.measured:
+            lines.append(f"within a node: {groups.all_reduces(a_node, 1).source}")
+    sizes = [size for size in range(2, n) if n % size == 0 and (size, 1) not in groups.measured]
+    if groups.measured and sizes:
+        lines.append(
+            "Groups of fewer GPUs count with the all-reduces of the next larger measured group, an "
+            "upper bound, or else with published ones: --run also takes runs of "
+            f"{' and '.join(map(str, sizes))} ranks."
+        )
+    return lines
+
+
+def exchange_text(splits: Mapping[str, Deployment]) -> list[str]:
+    """What attention by streams exchanges in a step, and how uneven the experts' load is."""
+    split = next((split for split in splits.values() if split.experts == BY_STREAMS), None)
+    if split is None or split.groups is None:
+        return []
+    model, n, tokens = split.model, split.tensor, split.batch * split.step_tokens
+    busiest, size, choices = (
+        split.busiest(tokens),
+        split.exchange_bytes(tokens),
+        tokens * model.top_k,
+    )
+    origin = "measured"
+    if (n, split.spanned) not in split.groups.measured_exchanges:
+        share, figures = exchange_share()
+        origin = (
+            f"ASSUMED at {share.text()} of an all-reduce of its bytes, as {figures} published "
+            "figures of both have it"
+        )
+    return [
+        f"EP (vLLM's --enable-expert-parallel), router {split.skew}: of a layer's "
+        f"{counted(choices, 'choice')} the busiest of {n} GPUs has {number(busiest.rows)}, on "
+        f"{number(busiest.experts)} experts; an even share is {number(choices / n)}. TP + EP makes "
+        f"the all-reduces of TP; DP + EP {model.all_reduces} all-to-alls of {size:,.0f} B, each "
+        f"{split.exchange_us(size).text(' us')}, {origin}."
+    ]

@@ -58,8 +58,8 @@ def test_a_mixture_may_split_its_experts():
     text, said = answer(words)
     for name in ("TP 2 + EP", "DP 2 + EP"):
         assert re.search(rf"^{re.escape(name)} ", text, re.MULTILINE)
-    assert "of 8 choices of a layer, uniform, the busiest of 2 GPUs has 5" in said
-    assert "DP + EP 96 all-to-alls of 8192 B" in said
+    assert "router uniform: of a layer's 8 choices the busiest of 2 GPUs has 5." in said
+    assert "DP + EP 96 all-to-alls of 8,192 B" in said
     skewed = answer_json(f"{words} --skew zipf:99")["splits"]
     even = answer_json(words)["splits"]
     for name in ("TP 2 + EP", "DP 2 + EP"):
@@ -158,6 +158,7 @@ def test_a_drafter_is_counted_and_told():
         (f"{LLAMA} --draft 4 --accept 0.5", "from 1 to 5 tokens, one of which is the model's own"),
         (f"{LLAMA} --draft 4 --accept nan", "'nan' is not a number of tokens above 0"),
         (f"{LLAMA} --skew steep", "'steep' is not a skew such as uniform or zipf:1.2"),
+        (f"{LLAMA} --skew zipf:1.2", "--skew is of a router, and llama-3.1-70b has no experts"),
         (f"{LLAMA} --host-memory 0", "'0' is not a number of GB/s above 0"),
         (f"{LLAMA} --wire 3,2,12 --gpus 4 --nodes 2", "--wire is of one node"),
         (f"{LLAMA} --wire 3,2,12,4 --gpus 2", "--wire joins at least 4 GPUs, not 2"),
@@ -165,3 +166,13 @@ def test_a_drafter_is_counted_and_told():
 )
 def test_what_cannot_be_is_refused_in_a_sentence(words, refused):
     assert refused in refusal(words)
+
+
+def test_the_gain_of_a_recommendation_is_one():
+    """`8 replicas, 0.87x 2 replicas of DP 4 + EP` would recommend what is slower."""
+    for gpus in (2, 4, 8):
+        words = "--model qwen3-30b-a3b --weights fp8 --gpu h100 --slots 64 --gpus"
+        _, said = answer(f"{words} {gpus}")
+        gains = re.findall(r", ([\d.]+)x(?: \[([\d.]+) [\d.]+\])? \w", said)
+        assert gains
+        assert all(float(least or gain) >= 1 for gain, least in gains)

@@ -276,3 +276,27 @@ def test_the_cache_that_is_left_is_what_fits():
     assert replace(split, context=most).lack(1) is None
     assert replace(split, context=most + 1).lack(1)
     assert split.free_bytes / 2 + split.memory_bytes(1) == pytest.approx(0.9 * 32 * GB)
+
+
+def test_at_the_peak_of_four_3090s_two_groups_of_two_beat_one_of_four():
+    """Published: 2.07 times the tokens of TP 4, over PCIe 3, with as many streams as there may be;
+    with few streams TP 4 is faster by its bandwidth."""
+    rows = [row for row in pairs() if row.machine.startswith("alesha-pro 4x3090 PCIe3")]
+    tensor, replicas = (
+        next(row.decode_tok_s for row in rows if row.split.replicas == n and row.gpus == 4)
+        for n in (1, 2)
+    )
+    assert replicas
+    assert tensor
+    assert replicas > tensor
+    gpu = specs.GPUS["rtx3090"]
+    groups = assumed_groups(4, gpu, link=specs.LINKS["pcie3x16"])
+    times = groups.all_reduces(4, 1)
+    model = specs.MODELS["qwen3.6-27b"]
+    for slots, is_faster in ((8, False), (64, True), (128, True)):
+        load = Deployment(model, gpu, "fp8", times, 1024, slots=slots, tensor=4, groups=groups)
+        splits = all_splits(load)
+        four, two = (
+            splits[name].figures["tokens_per_s"].value for name in ("TP 4", "2 replicas of TP 2")
+        )
+        assert (two > four) == is_faster

@@ -44,7 +44,7 @@ def on_the_path():
 
 @pytest.fixture(scope="module")
 def questions():
-    return import_module("answer_questions")
+    return import_module("answer_calls")
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +59,14 @@ def slug(heading):
 
 def section(heading):
     """The text under a heading, without the sections below it."""
-    return re.split(r"\n#{2,3} ", PAGE.read_text().split(f" {heading}\n", 1)[1])[0]
+    return re.split(r"\n#{2,3} ", PAGE.read_text().split(f"# {heading}\n", 1)[1])[0]
 
 
-def cells(heading):
-    """The rows of a section's table."""
-    lines = [line for line in section(heading).splitlines() if line.startswith("| ")]
-    return [[text.strip() for text in line.strip("|").split(" | ")] for line in lines[1:]]
+def cells(heading, place=0):
+    """The rows of a table of a section, of the first one unless told otherwise."""
+    tables = re.findall(r"(?:^\|.*\n)+", section(heading) + "\n", re.MULTILINE)
+    lines = tables[place].splitlines()[2:]
+    return [[text.strip() for text in line.strip("|").split(" | ")] for line in lines]
 
 
 def test_each_promised_anchor_exists():
@@ -85,44 +86,32 @@ def typed_figures(template):
     return [found[0] for found in re.finditer(rf"(?<![\w.])[0-9][0-9.,]* ?({UNIT})", text)]
 
 
-def test_no_figure_is_typed(questions, boards):
+def test_no_figure_is_typed(boards):
     """A typed figure goes stale with the row that it came from."""
-    for template in (questions.TEMPLATE, boards.TEMPLATE):
-        assert typed_figures(template) == []
+    assert typed_figures(boards.TEMPLATE) == []
     assert typed_figures("a call of 41.9 us alone passes") == ["41.9 us"]
-
-
-def test_own_is_a_kernel_of_the_owner():
-    """libr4d is StillDeadcode's: whoever reads `own` would look for it at bkvargyas."""
-    rows = import_module("answer_rows")
-    pairs = [*rows.drafted(), *rows.peers()]
-    own = [after for name, _, after in pairs if "own" in name]
-    assert {row.all_reduce for row in own} == {"r9k", "Level Zero IPC"}
-    others = [(name, after) for name, _, after in pairs if "libr4d" in name]
-    assert {row.all_reduce.partition(",")[0] for _, row in others} == {"libr4d"}
-    assert len(others) == 2
 
 
 def test_drafted_pairs_say_their_message():
     """A reader took 99 to 117 tokens/s for the gain of messages of one token."""
-    rows = cells("A drafter")
-    assert len(rows) == 3
-    assert {row[3] for row in rows} == {"k = 7: 80 KiB"}
+    drafted = [row for row in cells("Peers, or a faster kernel") if "DFlash2 k=7" in row[2]]
+    assert len(drafted) >= 5
+    assert all("80 KiB a call" in row[2] for row in drafted)
 
 
 def test_slow_paths_contradict_that_the_split_shortens_a_prompt(questions):
     """Half of the model's work on each card, and 160 calls: by hand from the printed times."""
     alone_s = questions.prompt_s(questions.by_layer(questions.of_two(1.0, 1.0)))
     assert alone_s == pytest.approx(1.54, abs=0.005)
-    slow = {row[0]: row for row in cells("Long prompts") if row[4] == "**layer**"}
+    slow = {row[0]: row for row in cells("Long prompts", 1) if row[4] == "**layer**"}
     times_ms = {"2x RTX 2080 Ti": 8.3997, "2x RTX 5070 Ti": 10.9 * 32 / 20}
     for card, ms in times_ms.items():
         (row,) = [row for name, row in slow.items() if name.startswith(card)]
         assert float(row[3]) == pytest.approx(alone_s / 2 + 160 * ms / 1e3, abs=0.01)
         assert float(row[3]) > alone_s
-    fast = [row for row in cells("Long prompts") if row[4] == "tensor"]
+    fast = [row for row in cells("Long prompts", 1) if row[4] == "tensor"]
     assert max(float(row[3].split()[-1]) for row in fast) < alone_s
-    assert len(fast) + len(slow) == len(cells("Long prompts"))
+    assert len(fast) + len(slow) == len(cells("Long prompts", 1))
 
 
 def test_every_kind_of_board_has_a_verdict(boards):
@@ -143,9 +132,13 @@ def test_a_verdict_is_of_engines_before_calls(boards):
     assert boards.verdict([], gains, [20.0, 30.0], 200.0) == "**tensor**, computed"
     assert boards.verdict([], gains, [20.0, 300.0], 200.0) == "either, computed"
     assert boards.verdict([], gains, [300.0], 200.0) == "**layer**, computed"
-    eager = [pair for pair in boards.engine_pairs() if pair[2].replay == "eager"]
-    replayed = [pair for pair in boards.engine_pairs() if pair[2].replay != "eager"]
-    slower = [(name, two, one) for name, one, two in replayed if boards.gain(one, two) > 1]
+    eager = [named for named in boards.engine_pairs() if named[1].replay == "eager"]
+    replayed = [named for named in boards.engine_pairs() if named[1].replay != "eager"]
+    slower = [
+        (name, boards.Pair(pair.other, pair.one))
+        for name, pair in replayed
+        if (pair.decode_gain or 0) > 1
+    ]
     assert "computed; engines eager" in boards.verdict(eager[:1], gains, [20.0], 200.0)
     assert boards.verdict(slower, gains, [20.0], 200.0).startswith("**layer**: engines")
 

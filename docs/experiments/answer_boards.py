@@ -4,9 +4,9 @@ questions. What is computed is by `reports/advice`, the rest are rows of `report
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from answer_questions import calls_near, chunk_us, even_chunk_us, prompt_s
-from answer_rows import PLX, Row, does_not_fit, fits, gain, in_note, served
-from answer_text import markdown_table, rate_text, sources
+from answer_calls import PLX, calls_near, chunk_us, even_chunk_us, prompt_s
+from answer_pairs import Pair, Row, between, is_chat
+from answer_text import in_note, markdown_table, rate_text, served, sources
 from figures_answer import (
     CARD,
     CHUNK_BYTES,
@@ -28,7 +28,6 @@ from reports.advice.implied import draft_tokens
 from reports.advice.reduce_times import ReduceTimes, assumed_times
 from reports.advice.serving import Deployment, break_even_us
 from reports.advice.specs import LINKS, MODELS, link_between
-from reports.references.pairs import admitted, pairs
 from reports.references.published import PublishedCall, serving
 from reports.tables.sentences import number, size_text
 from tests.references_page import span
@@ -41,7 +40,7 @@ GIB = 1.073741824  # GB
 PEERS = {"p2p": "on", "host memory": "off", "unknown": "unknown"}  # of a call's transport
 SHOWN_PEERS = {"on": "on", "off": "off", "unknown": "not printed"}
 
-TEMPLATE = """### Which board
+TEMPLATE = """## Which board
 
 A row for each kind of slots, with peers on and off, from published calls of two cards and published
 pairs of one stream. `engines`: how many times as fast two cards are by tensor as one card, or as
@@ -56,7 +55,7 @@ on other slots, and the published latencies. One owner of two RX 7900 XTX on suc
 in words, that by layer the prompt is fastest and that a faster all-reduce gains decode
 ([seamusmcshane](https://github.com/ggml-org/llama.cpp/pull/27825)).
 
-### One bigger card
+## One bigger card
 
 A 70B in Q4_K_M ({bigger_gib} GiB) by llama.cpp, tokens/s:
 
@@ -64,13 +63,13 @@ A 70B in Q4_K_M ({bigger_gib} GiB) by llama.cpp, tokens/s:
 
 [`procure`](buy.md) holds such cards against two R9700s, and tells the price of a million tokens.
 
-### Watts
+## Watts
 
 Two RX 7900 XT without peer access decoded {watts_model} at {watts_layer} W by layer and
 {watts_tensor} W by tensor, for {watts_gain} more tokens/s: a token took {layer_joule} and
 {tensor_joule} J ({watts_source}).
 
-### The missing fabric
+## The missing fabric
 
 What a link such as the MI300X's would give two R9700s, computed for the same 70B: with the calls
 that owners print of RCCL over PCIe, and those over xGMI (brackets: least to most). One such link
@@ -131,56 +130,37 @@ def slots_of(fabric: str) -> str:
     return f"{riser}x{width}/x{width}, PCIe {generation}"
 
 
-def engine_pairs() -> list[tuple[str, Row, Row]]:
-    """The published pairs of one stream on two cards over PCIe by tensor: beside one card
-    (`one card`), and beside two by layer (`by layer`)."""
+def engine_pairs() -> list[tuple[str, Pair]]:
+    """The published pairs of a chat on two cards by tensor: beside one card (`one card`), and
+    beside two by layer (`by layer`)."""
     riser = {"source": "daimonionnn", "machine": "B450 ITX, riser x8/x4/x4", "weights": "FP8"}
-    narrow = served(**riser, split="pp2"), served(**riser, split="tp2")
-    found = [
-        ("one card" if name.startswith("one card") else "by layer", one, two)
-        for name, one, two in [*fits(), *does_not_fit(), ("two by layer to by tensor", *narrow)]
-        if "to two by tensor" in name or "to by tensor" in name
-    ]
-    found += [
-        ("one card" if each.one.kind == "single" else "by layer", each.one, each.other)
-        for each in admitted(pairs())
-        if (each.one.kind, each.other.kind) in (("single", "tensor"), ("layer", "tensor"))
-        and each.other.gpus == 2
-        and each.other.streams == 1
-        and each.one.gpus in (1, 2)
-    ]
-    # Some rows stand in both tables.
-    keys = [(two.gpu, two.model, one.decode_tok_s, two.decode_tok_s) for _, one, two in found]
-    return [pair for place, pair in enumerate(found) if keys.index(keys[place]) == place]
-
-
-def on_board(fabric: str, peers: str) -> list[tuple[str, Row, Row]]:
+    narrow = Pair(served(**riser, split="pp2"), served(**riser, split="tp2"))
     return [
-        (beside, one, two)
-        for beside, one, two in engine_pairs()
-        if (two.fabric, two.peer_access) == (fabric, peers)
+        *(("one card", pair) for pair in between("one card", "tensor") if is_chat(pair.other)),
+        *(("by layer", pair) for pair in between("layer", "tensor") if is_chat(pair.other)),
+        ("by layer", narrow),
     ]
 
 
-def decode_gains(found: Iterable[tuple[Row, Row]]) -> list[float]:
-    return [gain(*both) for both in found if all(map(says_decode, both))]
-
-
-def says_decode(row: Row) -> bool:
-    return bool(row.decode_tok_s or getattr(row, "tpot_ms", None))
-
-
-def prefill_gains(found: Iterable[tuple[Row, Row]]) -> list[float]:
+def on_board(fabric: str, peers: str) -> list[tuple[str, Pair]]:
     return [
-        two.prefill_tok_s / one.prefill_tok_s
-        for one, two in found
-        if one.prefill_tok_s and two.prefill_tok_s
+        (beside, pair)
+        for beside, pair in engine_pairs()
+        if (pair.other.fabric, pair.other.peer_access) == (fabric, peers)
     ]
+
+
+def decode_gains(found: Iterable[Pair]) -> list[float]:
+    return sorted(gain for pair in found if (gain := pair.decode_gain))
+
+
+def prefill_gains(found: Iterable[Pair]) -> list[float]:
+    return sorted(gain for pair in found if (gain := pair.prefill_gain))
 
 
 def verdict(
-    own: Sequence[tuple[str, Row, Row]],
-    gains: Callable[[Iterable[tuple[Row, Row]]], list[float]],
+    own: Sequence[tuple[str, Pair]],
+    gains: Callable[[Iterable[Pair]], list[float]],
     times_us: Sequence[float],
     even_us: float,
 ) -> str:
@@ -189,9 +169,9 @@ def verdict(
     beside it."""
     texts, values = [], []
     for beside in ("one card", "by layer"):
-        rows = [(one, two) for name, one, two in own if name == beside]
-        found = gains(both for both in rows if both[1].replay != "eager")
-        eager = gains(both for both in rows if both[1].replay == "eager")
+        rows = [pair for name, pair in own if name == beside]
+        found = gains(pair for pair in rows if pair.replay != "eager")
+        eager = gains(pair for pair in rows if pair.replay == "eager")
         texts += [f"{span(found, 'x')} {beside}"] if found else []
         texts += [f"eager {span(eager, 'x')} {beside}"] if eager else []
         values += found
@@ -212,7 +192,7 @@ def board_table() -> str:
     """A row for each kind of slots and path: calls near both sizes, what they mean, engines."""
     even_us = break_even_us(advised(), by_layer(advised()))
     small, large = board_calls(TOKEN_BYTES), board_calls(CHUNK_BYTES)
-    of_engines = {(two.fabric, two.peer_access) for _, _, two in engine_pairs()}
+    of_engines = {(pair.other.fabric, pair.other.peer_access) for _, pair in engine_pairs()}
     named = {key for key in of_engines if " x" in key[0] or key[0] == "mixed"}
     rows = []
     for fabric, peers in sorted({*small, *large, *named}, key=board_order):
@@ -228,7 +208,7 @@ def board_table() -> str:
                 verdict(own, decode_gains, token_us, even_us),
                 span([us / 1e3 for us in part_us], "").strip(),
                 verdict(own, prefill_gains, part_us, even_chunk_us()),
-                links([*few, *many, *(two for _, _, two in own)]),
+                links([*few, *many, *(pair.other for _, pair in own)]),
             ]
         )
     places = [place for place, row in enumerate(rows) if row[0].startswith("riser")]
@@ -251,8 +231,8 @@ def board_order(key: tuple[str, str]) -> tuple[int, int, int]:
     return -width, -int(lanes[0][0]), list(SHOWN_PEERS).index(peers)
 
 
-def cards_text(found: Sequence[PublishedCall], own: Sequence[tuple[str, Row, Row]]) -> str:
-    names = [call.gpu for call in found] + [two.gpu for _, _, two in own]
+def cards_text(found: Sequence[PublishedCall], own: Sequence[tuple[str, Pair]]) -> str:
+    names = [call.gpu for call in found] + [pair.other.gpu for _, pair in own]
     return ", ".join(dict.fromkeys(name.removesuffix(" 16GB") for name in names))
 
 
@@ -408,7 +388,7 @@ def of_watts() -> dict[str, str]:
         "watts_model": layer.model,
         "watts_layer": " + ".join(map(str, watts(layer))),
         "watts_tensor": " + ".join(map(str, watts(tensor))),
-        "watts_gain": f"{gain(layer, tensor) - 1:.0%}".replace("%", " %"),
+        "watts_gain": f"{(Pair(layer, tensor).decode_gain or 0) - 1:.0%}".replace("%", " %"),
         "layer_joule": number(sum(watts(layer)) / (layer.decode_tok_s or 1)),
         "tensor_joule": number(sum(watts(tensor)) / (tensor.decode_tok_s or 1)),
         "watts_source": sources([layer]),
@@ -442,7 +422,7 @@ def of_changes() -> dict[str, str]:
     return {
         "b70_us": f"{number(b70.us)} us",
         "b70_computed": f"{step_ms(by_layer(advised())) / step_ms(of_two(b70.us)):.2f}",
-        "b70_engine": f"{gain(alone, split):.2f}",
+        "b70_engine": f"{Pair(alone, split).decode_gain:.2f}",
         "slower": str(len(slower)),
         "paths": str(len(calls_near(CHUNK_BYTES))),
         "k": str(k),

@@ -4,9 +4,10 @@ Every figure of the page is computed here from `reports/references`, the formula
 `reports/advice` and the archived runs, so that none goes stale."""
 
 import answer_boards
-import answer_questions
-from answer_questions import gains
-from answer_rows import fits
+import answer_calls
+import answer_cases
+import answer_counter
+import answer_thresholds
 from answer_text import fold, markdown_table, sources
 from drawing import HERE, path_of
 from figures_answer import (
@@ -34,25 +35,19 @@ from tests.references_page import span
 PAGE = HERE.parent / "answer.md"
 Q4_K_M_BITS = 4.8  # of Llama 2 70B: llama.cpp, tools/quantize/README.md
 
+FIRST_SCREEN = """# The answer
 
-TEMPLATE = """# The answer
+**You own two cards that meet over PCIe, or may buy the second. Is a model faster by tensor, by
+layer, or as a copy on each card?** By tensor both cards read their half of the weights at once, and
+wait for each other twice a layer: {calls} all-reduces a token in a 70B. By layer they take turns.
 
-**Question.** On two R9700s over PCIe, does tensor parallelism's bandwidth win survive {calls}
-all-reduces a token?
+{cases_table}
 
-**Yes, while a model decodes: at each published time below, near {size} and at default settings
-({us}), the all-reduces of a 70B's token take {cost} of the {gain} that the split saves; in prefill
-the split shortens one prompt, but serves fewer prompts a second.** The doubt: between two R9700s
-over PCIe nobody has published an all-reduce this small with its size, nor a dense 70B, and whole
-engines decoded {engines} as fast as one card, not twice.
-
-![Published times of an all-reduce near {size}, and the break-even](experiments/answer.png)
-
-`make figures` writes this page from [published figures](references.md), the formulas of
-[`reports advise`](advise.md#formulas) and the archived runs of [one H100](experiments/gpu.md).
-Nobody here has repeated what others published.
-
-## The model
+`1.70 x` is 1.70 times the tokens a second. Ranges are of published pairs: the same model, weights
+and engine on one machine over PCIe. They stand under each case with their sources; nobody here has
+repeated them. Pairs without a drafter ran none, or name none.
+"""
+TEMPLATE = """## The model
 
 `{command}`: a token
 reads {weights} of weights and the cache of {context} tokens at the {bandwidth} of the data sheet.
@@ -63,8 +58,13 @@ break-even is {other_even}. vLLM makes {engine} calls.
 
 ## A call near {size}
 
+**The wire alone: at each published time near {size} and at default settings ({us}), the all-reduces
+of a 70B's token take {cost} of the {gain} that the split saves.** Inside an engine they cost more
+([counter-examples](#counter-examples)). Between two R9700s over PCIe nobody has published an
+all-reduce this small with its size.
+
 Exact all-reduces, as printed by their owners: of two cards, of R9700s, and of single kernels on up
-to four cards. The last columns put the slowest time into the model.
+to four cards. The columns of the wire alone put the slowest time into the model.
 
 {call_table}
 
@@ -98,7 +98,10 @@ def call_table() -> str:
                 sources(own) if own else "[here](experiments/gpu.md)",
             ]
         )
-    heading = "who | size | us a call | ms a token | token, ms | times by layer | source"
+    heading = (
+        "who | size | us a call | the wire alone: calls, ms | the wire alone: a token, ms | "
+        "the wire alone: times by layer | source"
+    )
     return markdown_table(heading, rows)
 
 
@@ -131,15 +134,27 @@ def figures() -> dict[str, str]:
         "bits": f"{Q4_K_M_BITS:g}",
         "other_layer": f"{number(step_ms(by_layer(other)))} ms",
         "other_even": f"{number(break_even_us(other, by_layer(other)))} us",
-        "engines": gains(fits(), "one card to two by tensor"),
     }
     return texts | {"call_table": call_table()}
 
 
 def page() -> str:
-    """The page, in lines of at most 100 letters outside its tables and links."""
-    texts = [TEMPLATE.format(**figures()), answer_questions.text(), answer_boards.text()]
-    blocks = "\n\n".join(text.strip() for text in texts).split("\n\n")
+    """The page, in lines of at most 100 letters outside its tables, links and commands."""
+    own, asked = figures(), answer_calls.figures()
+    cases, counter = answer_cases.figures(), answer_counter.figures()
+    tested = answer_thresholds.figures() | {
+        "passing_us": counter["blocked"],
+        "failing_us": counter["blocked_inside"],
+    }
+    texts = [
+        FIRST_SCREEN.format(**(own | cases)),
+        answer_thresholds.TEXT.format(**(own | tested)),
+        answer_counter.TEXT.format(**(asked | counter)),
+        answer_cases.TEXT.format(**(own | asked | cases)),
+        TEMPLATE.format(**own),
+        answer_boards.text(),
+    ]
+    blocks = [block for text in texts for block in text.strip().split("\n\n")]
     return "\n\n".join(map(fold, blocks)) + "\n"
 
 

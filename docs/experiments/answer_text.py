@@ -1,9 +1,11 @@
 """How docs/answer.md prints tables, rates and sources."""
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from reports.references.published import PublishedCall, PublishedServing
+from reports.references.pairs import PairRow
+from reports.references.published import PublishedCall, PublishedServing, select, serving
 from tests.references_page import address
 
 
@@ -20,14 +22,43 @@ def rate_text(tok_s: float | None) -> str:
     return f"{tok_s:.4g}" if tok_s < 1000 else f"{tok_s:.0f}"
 
 
-def sources(rows: Sequence[PublishedCall | PublishedServing]) -> str:
-    """Links to the sources of these rows, each by its owner."""
-    owner = rows[0].source.partition("/")[0]
+def sources(rows: Sequence[PublishedCall | PublishedServing | PairRow]) -> str:
+    """Links to the sources of these rows of one owner, by the owner's name."""
+    owner = rows[0].source.partition("/")[0].partition(" ")[0]
     names = dict.fromkeys(dict.fromkeys(row.source for row in rows), owner)
     for place, source in enumerate(names, 1):
-        if place > 1:  # of the same owner
+        if place > 1:
             names[source] = str(place)
-    return " ".join(f"[{name}]({address(source)})" for source, name in names.items())
+    return " ".join(
+        f"[{name}]({link})" if (link := address_of(source)) else name
+        for source, name in names.items()
+    )
+
+
+def address_of(source: str) -> str | None:
+    """Where a source of the tables can be read; None for one without an address."""
+    if issue := re.match(r"([\w.-]+/[\w.-]+)#(\d+)", source):
+        return f"https://github.com/{issue[1]}/issues/{issue[2]}"
+    if re.match(r"[\w.-]+/[\w.-]+@[0-9a-f]+ ", source):
+        return address(source)
+    if thread := re.match(r"forums\.developer\.nvidia\.com (t/\d+)", source):
+        return f"https://forums.developer.nvidia.com/{thread[1]}"
+    return None
+
+
+def served(source: str, note: str = "", **values: object) -> PublishedServing:
+    """The one row of serving.csv of this source whose note has this text and whose fields have
+    these values."""
+    rows = select(serving(), **{name: {value} for name, value in values.items()})
+    (row,) = [row for row in rows if row.source.startswith(source) and note in row.note]
+    return row
+
+
+def in_note(row: PublishedCall | PublishedServing | PairRow, pattern: str) -> float:
+    """A figure that stands in a row's note."""
+    found = re.search(pattern, row.note)
+    assert found, row
+    return float(found[1].replace(",", ""))
 
 
 def markdown_table(heading: str, rows: Iterable[Sequence[str]]) -> str:
@@ -36,7 +67,7 @@ def markdown_table(heading: str, rows: Iterable[Sequence[str]]) -> str:
 
 
 def fold(block: str) -> str:
-    if block.startswith(("#", "|", "!")):
+    if block.startswith(("#", "|", "!", "`" * 3)):
         return block
     fill = {"width": 100, "break_on_hyphens": False, "break_long_words": False}
     if not block.startswith("- "):

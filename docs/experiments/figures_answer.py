@@ -1,20 +1,22 @@
-"""The picture of docs/answer.md: published all-reduces near the size of a 70B's token."""
+"""The model of docs/answer.md, and its picture: what a call costs inside engines and alone."""
 
 import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from drawing import BLACK, BLUE, GREEN, ORANGE, panels
+from answer_counter import calls_alone, implied_pairs
+from answer_pairs import Pair, drafts, is_pcie
+from drawing import BLACK, BLUE, ORANGE, RED
 from matplotlib.figure import Figure
 
 from reports.advice.reduce_times import ReduceTimes, assumed_times
-from reports.advice.serving import CHUNK_TOKENS, Deployment, break_even_us
+from reports.advice.serving import CHUNK_TOKENS, Deployment
 from reports.advice.spans import as_span
 from reports.advice.specs import GPUS, MODELS, link_between
 from reports.references.published import PublishedCall, calls, near_size, select
-from reports.tables.sentences import size_text
 from tests.reports.archived import unpack
 from wiretax.common.grouped import grouped
 from wiretax.record.observations import method_of
@@ -23,12 +25,7 @@ from wiretax.record.result import Result, read
 MODEL, CARD, WEIGHTS, CONTEXT = MODELS["llama-3.1-70b"], GPUS["r9700"], "40GB", 4096
 TOKEN_BYTES, CHUNK_BYTES = MODEL.all_reduce_bytes(1), MODEL.all_reduce_bytes(CHUNK_TOKENS)
 OURS = "2 ranks on one H100, PCIe 5 x16"
-MOST_US = 700  # at the right end
-KINDS = {
-    "library": (ORANGE, "RCCL, NCCL, oneCCL"),
-    "tuned": (BLUE, "single kernels"),
-    "ours": (GREEN, "ours, on one H100 over PCIe"),
-}
+LEAST_US, MOST_US = 5, 2000  # ends of the picture; a pair below it stands at its edge
 
 
 def of_two(token_us: float, chunk_us: float = 0.0, weights: str = WEIGHTS) -> Deployment:
@@ -50,6 +47,13 @@ def by_layer(tensor: Deployment) -> Deployment:
 
 def step_ms(load: Deployment) -> float:
     return load.decode_us(1).value / 1e3
+
+
+def even_us() -> float:
+    """The time of a call at which both splits of the 70B decode equally fast, at the data sheet's
+    bandwidth and without hand-offs."""
+    tensor = of_two(0)
+    return 1e3 * (step_ms(by_layer(tensor)) - step_ms(tensor)) / MODEL.all_reduces
 
 
 def small_calls() -> dict[str, list[PublishedCall]]:
@@ -115,65 +119,100 @@ def h100_us() -> list[float]:
 
 
 def points() -> pd.DataFrame:
-    """A row for each figure of the picture, the slowest names first."""
-    rows = [
-        {"name": name, "kind": call.kind, "grade": call.grade, "us": round(call.us, 3)}
-        for name, own in small_calls().items()
+    """A row for each figure of the picture, the dearest names first: of two cards over PCIe without
+    a drafter the implied cost of a call, each pair's own break-even, and calls alone."""
+    rows = []
+    for pair in implied_pairs():
+        if pair.other.gpus != 2 or not is_pcie(pair.other) or drafts(pair.other):
+            continue
+        name, replay = pair_name(pair), pair.replay
+        rows += [(name, "implied", replay, pair.implied_us), (name, "even", replay, pair.even_us)]
+        rows += [(name, "alone", call.mode, call.us) for call in calls_alone(pair)]
+    others = [
+        (name, "alone, others", call.mode, call.us)
+        for name in dict.fromkeys(name for name, *_ in rows)
+        if not any(row[:2] == (name, "alone") for row in rows)
+        for own in small_calls().values()
         for call in own
+        if f"2x {call.gpu}" == name.partition(",")[0] and call.gpus == 2 and not is_setting(call)
+        if call.transport != "network"
     ]
-    rows += [
-        {"name": OURS, "kind": "ours", "grade": "table", "us": round(us, 3)} for us in h100_us()
-    ]
-    table = pd.DataFrame(rows)
-    table["break_even_us"] = round(break_even_us(advised(), by_layer(advised())), 2)
-    order = table.groupby("name").us.transform("max")
-    slowest = order.sort_values(ascending=False, kind="stable").index
-    return table.loc[slowest].reset_index(drop=True)
+    columns = ["name", "kind", "replay", "us"]
+    table = pd.DataFrame([*rows, *others], columns=columns).drop_duplicates()
+    table["us"] = table.us.round(2)
+    table["model_even_us"] = round(even_us(), 2)
+    costs = table[table.kind == "implied"].groupby("name").us.max()
+    order = table.name.map(costs).sort_values(ascending=False, kind="stable").index
+    return table.loc[order].reset_index(drop=True)
+
+
+def pair_name(pair: Pair) -> str:
+    """`2x Arc Pro B70, PCIe 5 x8, vLLM, eager`: a line of the picture."""
+    card = re.sub(r" (\d+GB|\(.*\))", "", pair.other.gpu)
+    parts = [f"2x {card}", pair.other.fabric, re.split("[ ,]", pair.other.engine)[0]]
+    parts += ["eager"] if pair.replay == "eager" else []
+    return ", ".join(part for part in parts if part != "unknown")
 
 
 def answer(table: pd.DataFrame) -> Figure:
-    even_us = table.break_even_us[0]
-    times = even_us / table[~table.name.str.contains("=")].us.max()
-    finding = f"By default each published call is at least {times:.1f} times as fast as break-even"
-    figure, (axes,) = panels(finding, 1, 1, 7)
-    names = list(dict.fromkeys(table.name))
-    for (name, kind, grade), rows in table.groupby(["name", "kind", "grade"], sort=False):
-        colour, _ = KINDS[kind]
-        face = "none" if grade == "hearsay" else colour
-        places = [names.index(name)] * len(rows)
-        axes.plot(rows.us, places, "o-", color=colour, markerfacecolor=face, markersize=7)
+    """A portrait, whose letters a phone shows too."""
+    alone = table[table.kind == "alone"].groupby("name").us.min()
+    costs = table[table.kind == "implied"].groupby("name").us.max()
+    most = (costs / alone).max()
+    names = list(dict.fromkeys(table.name))[::-1]
+    figure = Figure(figsize=(6, 0.54 * len(names) + 2), layout="constrained")
+    title = f"Inside an engine a call cost up to\n{most:.0f} times what it cost alone"
+    figure.suptitle(title, fontsize=15, weight="bold", x=0.01, ha="left")
+    axes = figure.subplots()
 
-    for colour, label in KINDS.values():
-        axes.plot([], [], "o", color=colour, label=label, markersize=7)
-    hollow = {"markerfacecolor": "none", "markersize": 7}
-    axes.plot([], [], "o", color=BLACK, label="size not printed", **hollow)
-    axes.legend(loc="lower left")
+    styles: dict[str, dict[str, Any]] = {
+        "alone": {"marker": "o", "markerfacecolor": "none", "color": ORANGE},
+        "alone, others": {"marker": "D", "markerfacecolor": "none", "color": ORANGE},
+        "implied": {"marker": "s", "color": BLUE},
+        "even": {"marker": "|", "color": BLACK, "markersize": 18, "markeredgewidth": 2.5},
+    }
+    for (name, kind, replay), rows in table.groupby(["name", "kind", "replay"], sort=False):
+        style = {"markersize": 8, "markeredgewidth": 1.8} | styles[kind]
+        if kind == "implied" and replay == "eager":
+            style["color"] = RED
+        if rows.us.min() < LEAST_US:
+            style["marker"] = "<"
+        seen = rows.us.clip(lower=LEAST_US)
+        axes.plot(seen, [names.index(name) - 0.12] * len(rows), linestyle="none", **style)
 
-    axes.axvline(even_us, color=BLACK, linewidth=2)
-    axes.axvspan(even_us, MOST_US, color=BLACK, alpha=0.08, linewidth=0)
-    place = even_us * 1.06
-    axes.annotate(f"break-even:\n{even_us:.0f} us a call", (place, len(names) - 1), va="top")
-    axes.annotate("split by layer\nis faster here", (place, len(names) / 2))
+    labels = {
+        "alone": "alone, the same owner",
+        "alone, others": "alone, another owner",
+        "implied": "inside an engine",
+        "even": "the pair's break-even",
+    }
+    shown = {"linestyle": "none", "markersize": 8, "markeredgewidth": 1.8}
+    for kind, label in labels.items():
+        axes.plot([], [], label=label, **(shown | styles[kind] | {"markersize": 9}))
+    axes.plot([], [], marker="s", color=RED, label="inside, eager", linestyle="none", markersize=8)
+    model_us = table.model_even_us[0]
+    label = f"a 70B on two R9700s: {model_us:.0f} us"
+    axes.axvline(model_us, color=BLACK, linestyle="--", linewidth=1.2, label=label)
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2, fontsize=12, handletextpad=0.2
+    )
 
-    labels = [re.sub(", (?=[A-Z_]+=)", "\n", name) for name in names]
-    axes.set_yticks(range(len(names)), labels)
-    for label in axes.get_yticklabels():
-        if "R9700" in label.get_text():
-            label.set_weight("bold")
+    for place, name in enumerate(names):
+        axes.text(LEAST_US, place + 0.16, name, fontsize=12, va="bottom", weight=weight_of(name))
+    axes.set_yticks(range(len(names)), [""] * len(names))
+    axes.set_ylim(-0.7, len(names) - 0.2)
+    axes.grid(visible=False, axis="y")
     axes.set_xscale("log")
-    axes.set_xlim(5, MOST_US)
-    axes.set_xlabel(f"us a call of an all-reduce near {size_text(TOKEN_BYTES)}")
-    token = MODEL.all_reduces / 1e3
-    scales = (lambda us: us * token, lambda ms: ms / token)
-    above = axes.secondary_xaxis("top", functions=scales)
-    above.set_xlabel(f"ms a token of a 70B: {MODEL.all_reduces} calls")
-    for axis, ticks in (
-        (axes, [5, 10, 20, 50, 100, 200, 500]),
-        (above, [1, 2, 5, 10, 20, 50, 100]),
-    ):
-        axis.set_xticks(ticks, list(map(str, ticks)))
-        axis.set_xticks([], minor=True)
+    axes.set_xlim(LEAST_US * 0.85, MOST_US)
+    ticks = [5, 20, 50, 200, 500, 2000]
+    axes.set_xticks(ticks, list(map(str, ticks)), fontsize=12)
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("us a call: left of the break-even, by tensor is faster", fontsize=12)
     return figure
+
+
+def weight_of(name: str) -> str:
+    return "bold" if "R9700" in name else "normal"
 
 
 FIGURES = {"answer": (answer, ("answer",))}

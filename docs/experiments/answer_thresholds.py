@@ -1,0 +1,147 @@
+"""The test of docs/answer.md that a reader makes: two thresholds of a call alone, and the engine's
+own benchmark."""
+
+from collections.abc import Callable, Iterable
+
+from answer_calls import even_chunk_us
+from answer_pairs import Row, arrangement, drafts, is_chat, is_mixture, model_named, step_of
+from figures_answer import CHUNK_BYTES, TOKEN_BYTES, even_us
+
+from reports.advice.specs import BITS, GB, Gpu, Transformer, sheet_of
+from reports.references.pairs import pairs
+from reports.references.published import serving
+from reports.tables.sentences import number, size_text
+from tests.references_page import span
+from wiretax.record.case import bus_factor
+
+TEXT = """## Test your own cards in two minutes
+
+Type this where your engine runs, in its container too ([how](gpu.md)):
+
+```sh
+{decode_command}
+{prefill_command}
+```
+
+Without `mpirun`, `wiretax allreduce -n 2` takes the same options, and so does `torchrun
+--nproc-per-node 2 -m wiretax allreduce`. `--cudagraph` is for GPUs. Take the time of what your
+engine calls: of the library, or of its own kernel (`--contender vllm`).
+
+{threshold_table}
+
+There both splits of a dense 70B of {weights} on two R9700s are equal. A call below the first figure
+passes with any engine, one above the last figure with none; between them it depends on what your
+engine reaches: with one card at work, published engines reached {decode_shares} of the memory's
+bandwidth in decode ({decode_rows} rows) and {prefill_shares} of the peak rate in prefill
+({prefill_rows} rows). For another model or card `{command}` prints the break-even.
+
+**To pass both is necessary, not sufficient**: {passing_us} alone passes, and inside an engine the
+same call cost {failing_us} ([counter-examples](#counter-examples)). The sufficient test is your
+engine's own benchmark in each split that fits; none of these lines was run here:
+
+```sh
+{engine_commands}
+```
+
+It implies what a call cost: **(step by tensor - step of one card / 2) / calls**. A step is vLLM's
+median TPOT, or 1000 ms / (t/s) of llama-bench; by layer stands for one card that is too small.
+Calls are 2 x layers, in vLLM one more. Paste this into an
+[issue](https://github.com/wiretax/wiretax/issues), and it becomes a row:
+
+```text
+cards, slots, peer access (of bench.doctor):
+engine, version, container; from a graph or eager:
+{decode_size} in a chain from a graph, us: library ...  fastest kernel ...
+{prefill_size} alone, ms: library ...  fastest kernel ...
+model, weights, layers; drafter, its k, tokens a step:
+ms a token and ms to the first token: one card ...  two by layer ...  two by tensor ...
+implied cost of a call, us: ...
+```
+"""
+
+ENGINE_COMMANDS = (
+    "vllm serve MODEL --tensor-parallel-size 2  # then 1, and 1 with --pipeline-parallel-size 2",
+    "vllm bench serve --model MODEL --dataset-name random --random-input-len 512 "
+    "--random-output-len 256 --max-concurrency 1 --num-prompts 8",
+    "llama-bench -m MODEL.gguf -sm none,layer,tensor -p 2048 -n 128",
+)
+WIRE_COMMAND = "mpirun -n 2 python -m bench.allreduce --algorithm auto,library --sizes "
+DECODE, PREFILL = "{} --mode chained --cudagraph 1", "{} --mode isolated"
+
+
+def bandwidth_share(row: Row, card: Gpu, model: Transformer) -> float | None:
+    """Of the memory's bandwidth, by the weights that a token reads; caches come on top. None for
+    weights whose bits are not known."""
+    bits = BITS.get(row.weights.lower().removeprefix("gguf "))
+    step = step_of(row)
+    if not bits or not step or drafts(row) or not is_chat(row):
+        return None
+    table = 0 if model.tied is True else model.vocab * model.hidden
+    read_gb = (model.parameters * model.active_share - table) * bits / 8 / GB
+    return read_gb / (step / 1e6) / card.bandwidth_gb_s
+
+
+def compute_share(row: Row, card: Gpu, model: Transformer) -> float | None:
+    """Of the peak rate, by 2 operations a weight and token; attention comes on top."""
+    if not row.prefill_tok_s or arrangement(row) != "one card":
+        return None
+    tflops = card.fp8_tflops if row.weights.lower() == "fp8" and card.fp8_tflops else None
+    flop_per_s = 2 * model.parameters * model.active_share * row.prefill_tok_s
+    return flop_per_s / (tflops or card.fp16_tflops) / 1e12
+
+
+def shares(of: Callable[[Row, Gpu, Transformer], float | None]) -> list[float]:
+    """The shares that published engines reached with dense models, one card at work at a time."""
+    rows: Iterable[Row] = [*serving(), *pairs()]
+    found = [
+        of(row, card, model)
+        for row in rows
+        if arrangement(row) in ("one card", "layer")
+        and row.replay != "eager"
+        and not is_mixture(row)
+        and "+" not in row.gpu  # unlike cards
+        and (card := sheet_of(row.gpu))
+        and (model := model_named(row.model))
+    ]
+    return sorted(share for share in found if share)
+
+
+def gb_s(ms: float) -> float:
+    return CHUNK_BYTES * bus_factor("all_reduce", 2) / ms / 1e6
+
+
+def figures() -> dict[str, str]:
+    decode, prefill = even_us(), even_chunk_us() / 1e3
+    read, computed = shares(bandwidth_share), shares(compute_share)
+    sizes = size_text(TOKEN_BYTES), size_text(CHUNK_BYTES)
+    commands = [
+        WIRE_COMMAND + form.format(size.replace(" ", "").removesuffix("iB"))
+        for form, size in zip((DECODE, PREFILL), sizes, strict=True)
+    ]
+    slow, fast = prefill / computed[0], prefill / computed[-1]
+    rows = [
+        "| what | passes at the data sheet | passes at what engines reach | if it fails |",
+        "|---|---|---|---|",
+        f"| decode: {sizes[0]}, a chain from a graph | up to **{number(decode)} us** "
+        f"| up to {span([decode / share for share in (read[0], read[-1])], 'us')} "
+        "| by layer decodes as fast or faster |",
+        f"| prefill: {sizes[1]}, one call | up to **{number(prefill)} ms** "
+        f"({gb_s(prefill):.1f} GB/s) | up to {span([fast, slow], 'ms')} "
+        f"({span([gb_s(fast), gb_s(slow)], 'GB/s')}) | by layer shows the first token earlier |",
+    ]
+    return {
+        "decode_command": commands[0],
+        "prefill_command": commands[1],
+        "engine_commands": "\n".join(ENGINE_COMMANDS),
+        "decode_size": sizes[0],
+        "prefill_size": sizes[1],
+        "threshold_table": "\n".join(rows),
+        "decode_shares": percents(read),
+        "decode_rows": str(len(read)),
+        "prefill_shares": percents(computed),
+        "prefill_rows": str(len(computed)),
+    }
+
+
+def percents(values: list[float]) -> str:
+    return f"{values[0]:.0%} to {values[-1]:.0%}".replace("%", " %")

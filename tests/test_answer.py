@@ -1,0 +1,252 @@
+"""docs/answer.md, read as a reader does: its figures are compared with the published tables and
+with arithmetic, not with the program that wrote the page."""
+
+import csv
+import re
+import shlex
+import sys
+from importlib import import_module
+from itertools import takewhile
+
+import matplotlib
+import pytest
+
+from bench.sweep import sweep_parser
+from tests.launch import ROOT
+
+EXPERIMENTS = ROOT / "docs" / "experiments"
+PAGE = (ROOT / "docs" / "answer.md").read_text()
+pytestmark = pytest.mark.unit
+
+# Words of the text that have digits and are no figures: models, cards, sizes of a test, options.
+NAMES = re.compile(
+    r"70B|27B|R9700s?|7900 XTX|RTX 3090s?|B70s?|MI50s?|P104-100s?|RCCL|H100|Q[48]|kyuz0|`[^`]*`|"
+    r"\([^)]*\)|rank 0|1 to k \+ 1|k \+ 1|2 x layers|step of one card / 2|1000 ms|20 to 200 us|"
+    r"make 2\b|1\.70 times"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_the_path():
+    """The files there are programs, not a package. Their style of pictures ends with this file."""
+    sys.path.insert(0, str(EXPERIMENTS))
+    with matplotlib.rc_context():
+        yield
+    sys.path.remove(str(EXPERIMENTS))
+
+
+def section(heading: str, page: str = PAGE) -> str:
+    """What stands under a heading, up to the next one of its kind."""
+    level = heading.partition(" ")[0]
+    _, found, rest = page.partition(f"\n{heading}\n")
+    assert found, f"the page has no {heading}"
+    return re.split(rf"^{level} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def tables(text: str) -> list[list[dict[str, str]]]:
+    """The tables of a text, each a list of rows by heading."""
+    found = []
+    lines = iter(text.splitlines())
+    for line in lines:
+        if line.startswith("| "):
+            rows = [line, *takewhile(lambda row: row.startswith("|"), lines)]
+            head, _, *cells = ([c.strip() for c in row.strip("|").split(" | ")] for row in rows)
+            found.append([dict(zip(head, row, strict=True)) for row in cells])
+    return found
+
+
+def published() -> set[float]:
+    """All tokens/s and ms a token of the published tables."""
+    figures = set()
+    for name in ("serving", "pairs"):
+        with (ROOT / "reports" / "references" / f"{name}.csv").open() as file:
+            for row in csv.DictReader(file):
+                figures |= {
+                    float(row[column])
+                    for column in ("decode_tok_s", "prefill_tok_s", "tpot_ms")
+                    if row.get(column)
+                }
+    return figures
+
+
+CASES = (
+    "Fits on one card",
+    "Does not fit, one chat",
+    "Many streams",
+    "Long prompts",
+    "A mixture of experts",
+    "A drafter",
+)
+CHANGE = r"([\d.]+) to ([\d.]+)(?: ms a token)?, ([\d.]+) x"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_pair_is_published_and_its_ratio_is_its_figures(case):
+    """A reader follows the source of a pair and must find its figures there."""
+    known = published()
+    rows = tables(section(f"## {case}"))[0]
+    changes = [change for row in rows for change in re.findall(CHANGE, " ".join(row.values()))]
+    assert len(changes) >= len(rows) >= 4
+    for before, after, ratio in changes:
+        for figure in (before, after):
+            assert min(abs(float(figure) / each - 1) for each in known) < 2e-3, figure
+        times = float(after) / float(before)
+        assert min(abs(float(ratio) - each) for each in (times, 1 / times)) < 0.01
+
+
+def decode_ratios(rows):
+    return [float(found[2]) for row in rows for found in re.findall(CHANGE, row["decode"])]
+
+
+def test_the_first_screen_has_the_ends_of_the_tables_below_it():
+    """The range by which a reader decides is that of the rows, eager ones apart."""
+    (screen, *_) = tables(PAGE)
+    by_case = {row["your case"].partition("]")[0].strip("["): row for row in screen}
+    for case, heading in (
+        ("Fits on one card, one chat faster", "Fits on one card"),
+        ("Needs both cards, one chat", "Does not fit, one chat"),
+    ):
+        (rows,) = tables(section(f"## {heading}"))
+        eager = [row for row in rows if "eager" in row["engine"]]
+        others = decode_ratios(row for row in rows if row not in eager)
+        said = by_case[case]["tokens/s"]
+        assert said.startswith(f"{min(others):.2f} to {max(others):.2f} x")
+        assert f"eager {min(decode_ratios(eager)):.2f}" in said
+        assert by_case[case]["published"].startswith(f"{len(rows)} pairs")
+        assert max(decode_ratios(eager)) < 1 < max(others)
+
+
+def test_every_link_within_the_page_leads_to_a_heading():
+    """A thread that links `#fits-on-one-card` must arrive there, today and after an update."""
+    headings = re.findall(r"^#+ (.*)$", PAGE, re.MULTILINE)
+    anchors = [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings]
+    assert len(anchors) == len({*anchors})
+    assert {*re.findall(r"\]\(#([\w-]+)\)", PAGE)} <= {*anchors}
+    assert {
+        "fits-on-one-card",
+        "does-not-fit-one-chat",
+        "many-streams",
+        "long-prompts",
+        "a-mixture-of-experts",
+        "a-drafter",
+        "beyond-memory",
+        "test-your-own-cards-in-two-minutes",
+        "counter-examples",
+    } <= {*anchors}
+
+
+def test_what_a_call_cost_inside_is_what_the_rates_of_its_pair_imply():
+    """Recomputed from tokens/s by hand: the eager pairs are far above the call alone."""
+    rows, *_ = tables(section("## Counter-examples"))
+    found = {(row["cards by tensor"], row["model, engine"], row["against"]): row for row in rows}
+    pcie = "2x Arc Pro B70, PCIe"
+    for key, implied_us, alone in (
+        (
+            (f"{pcie} 5 x8", "Qwen3.8-27B, vLLM XPU, eager", "one card"),
+            (1e6 / 17.5 - 1e6 / 28.5 / 2) / 129,
+            "41.9 (10 KiB, eager)",
+        ),
+        (
+            (f"{pcie} 3 x16, no peer access", "Qwen3.6-27B, vLLM XPU, eager", "one card"),
+            (1e6 / 4.18 - 1e6 / 7.84 / 2) / 128,
+            "88.0 to 250 (10 KiB, eager)",
+        ),
+        (
+            ("2x RX 7900 XT, PCIe 3 x16, no peer access", "Qwen3-8B, vLLM, graph", "one card"),
+            (1e6 / 79.6 - 1e6 / 46.7 / 2) / 73,
+            "16.6 to 19.3 (8 KiB, graph)",
+        ),
+        (
+            ("2x RTX 5060 Ti, PCIe 3 x8, no peer access", "Qwen3.8-27B, llama.cpp", "layer"),
+            (1e6 / 37.1 - 1e6 / 22.1 / 2) / 128,
+            "",
+        ),
+        (
+            ("2x R9700 + RX 9070 XT, PCIe 4 x8", "27B (Qwen3.6 or 3.8), vLLM", "one card"),
+            (1e6 / 47.7 - 1e6 / 34.19 / 2) / 129,
+            "",
+        ),
+    ):
+        row = found[key]
+        assert float(row["implied, us a call"]) == pytest.approx(implied_us, rel=5e-3), key
+        assert row["alone, us"] == alone
+    costs = [float(row["implied, us a call"]) for row in rows]
+    assert costs == sorted(costs, reverse=True), "the dearest first"
+
+
+def test_by_tensor_loses_exactly_where_the_cost_is_above_the_break_even():
+    """Otherwise the picture's ticks would tell a reader the wrong side."""
+    rows, *_ = tables(section("## Counter-examples"))
+    for row in rows:
+        cost, even = float(row["implied, us a call"]), float(row["break-even, us"])
+        assert (cost > even) == (float(row["times as fast"]) < 1), row
+
+
+def test_the_thresholds_are_those_of_the_data_sheet_and_grow_as_engines_reach_less():
+    """70.55e9 weights of 40 GB and a cache of 4,096 tokens at 640 GB/s: 64.6 ms, half of it in 160
+    calls; 2,048 tokens at 191 TFLOP/s: 1.54 s, half of it in 160 calls of 33.6 MB."""
+    (rows, *_) = tables(section("## Test your own cards in two minutes"))
+    decode, prefill = rows
+    assert "**202 us**" in decode["passes at the data sheet"]
+    assert pytest.approx((40e9 + 4096 * 2 * 80 * 8 * 128 * 2) / 640e3 / 2, rel=5e-3) == 160 * 202
+    assert "**4.82 ms** (7.0 GB/s)" in prefill["passes at the data sheet"]
+    flop = 2 * 70.552e9 * 2048 + 2 * 2048**2 * 8192 * 80
+    assert pytest.approx(flop / 191e12 / 2, rel=5e-3) == 160 * 4.82e-3
+    text = section("## Test your own cards in two minutes")
+    for row, exact, unit in ((decode, 202.2, "us"), (prefill, 4.818, "ms")):
+        limits = re.findall(rf"([\d.]+) to ([\d.]+) {unit}", row["passes at what engines reach"])
+        low, high = map(float, limits[0])
+        assert exact < low < high
+        assert any(
+            100 * exact / high == pytest.approx(int(least), abs=1)
+            and 100 * exact / low == pytest.approx(int(most), abs=1)
+            for least, most in re.findall(r"(\d+) % to (\d+) %", text)
+        ), row
+
+
+def test_what_passes_alone_and_fails_inside_stands_beside_the_thresholds():
+    """A reader who only measures the wire would split where one card is faster."""
+    text = " ".join(section("## Test your own cards in two minutes").split())
+    assert "41.9 us alone passes, and inside an engine the same call cost 307 us" in text
+    assert text.index("necessary, not sufficient") < text.index("llama-bench")
+
+
+def test_the_commands_of_the_page_are_the_programs_own():
+    """A typo in the only line that most readers type would cost their two minutes."""
+    parser = sweep_parser("allreduce", "all_reduce", "")
+    lines = re.findall(r"^mpirun -n 2 python -m bench\.allreduce (.*)$", PAGE, re.MULTILINE)
+    sizes = [parser.parse_args(shlex.split(line)).sizes for line in lines]
+    assert sizes == [[16 << 10], [32 << 20]]
+
+
+def test_the_texts_of_the_page_have_no_typed_figure():
+    """A typed figure goes stale when a row is added."""
+    for name in ("answer_cases", "answer_counter", "answer_thresholds"):
+        text = import_module(name).TEXT
+        plain = re.sub(r"```.*?```", "", re.sub(r"\{\w+\}", "", text), flags=re.DOTALL)
+        assert re.findall(r"\S*\d\S*", NAMES.sub("", plain)) == [], name
+
+
+def test_counter_examples_stand_before_confirmations():
+    headings = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
+    assert headings.index("Counter-examples") < min(map(headings.index, (*CASES, "The model")))
+    _, faster = tables(section("## Counter-examples"))
+    gains = decode_ratios(faster)
+    assert gains == sorted(gains)
+    assert gains[0] < 1
+    kernel = decode_ratios(row for row in faster if "libr4d two-rank" in row["what was added"])
+    said = " ".join(section("## Counter-examples").split())
+    assert f"23 times as fast gave {min(kernel):.2f} to {max(kernel):.2f} x the tokens" in said
+
+
+def test_the_picture_has_the_costs_inside_beside_the_calls_alone():
+    """An eager pair that is not marked would look like a slow wire."""
+    points = import_module("drawing").read("answer")
+    assert {*points.kind} >= {"alone", "implied", "even"}
+    eager = points[(points.kind == "implied") & (points.replay == "eager")]
+    assert sorted(eager.us.round()) == [307, 1230, 1371]
+    assert all("eager" in name for name in eager.name)
+    figure = import_module("figures_answer").answer(points)
+    width_in, _ = figure.get_size_inches()
+    smallest_pt = min(text.get_fontsize() for text in figure.axes[0].texts)
+    assert smallest_pt / 72 / width_in * 360 >= 9, "letters at 360 px"

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.unit
 NAMES = re.compile(
     r"70B|27B|R9700s?|7900 XTX|RTX 3090s?|B70s?|MI50s?|P104-100s?|RCCL|H100|Q[48]|kyuz0|`[^`]*`|"
     r"\([^)]*\)|rank 0|1 to k \+ 1|k \+ 1|2 x layers|step of one card / 2|1000 ms|20 to 200 us|"
-    r"make 2\b|1\.70 times"
+    r"make 2\b|below 0|1\.70 times"
 )
 
 

@@ -2,7 +2,7 @@
 published pairs on which that rests."""
 
 from collections.abc import Sequence
-from statistics import quantiles
+from statistics import median, quantiles
 
 from answer_counter import cards_text, engine_text, implied_pairs, source_text, times_text
 from answer_pairs import (
@@ -108,8 +108,8 @@ that print it ({first_range}).
 
 By layer one card works at a time. By tensor both do, and each layer makes two all-reduces:
 {large_range}; eager {large_eager}. Nobody has published a dense 70B on two R9700s by tensor. If its
-calls cost what R9700s paid with smaller models ({r9700_us} a call), it would decode {r9700_times}
-by layer, at the bandwidth of the data sheet.
+calls cost what R9700s paid with smaller models ({r9700_us} a call), it would decode at
+{r9700_times}, at the bandwidth of the data sheet.
 
 {large_table}
 
@@ -304,13 +304,14 @@ def of_both_cards(pairs: dict[str, list[Pair]], texts: dict[str, str]) -> None:
         if pair.other.gpu.startswith("R9700") and pair.other.gpus == 2 and pair.implied_us
     ]
     layer_ms = step_ms(by_layer(of_two(0)))
+    times = [layer_ms / step_ms(of_two(us)) for us in costs_us]
     k, model = 7, MODELS["qwen3.8-27b"]  # of the owners' DFlash2
     draft_bytes = model.all_reduce_bytes(k + 1)
     texts |= {
         "large_range": range_text(replayed, "by layer"),
         "large_eager": times_text(eager),
-        "r9700_us": span(costs_us, "us"),
-        "r9700_times": times_text([layer_ms / step_ms(of_two(us)) for us in costs_us]),
+        "r9700_us": f"{span(costs_us, 'us')}, median {number(median(costs_us))}",
+        "r9700_times": f"{times_text(times)} by layer, median {median(times):.2f}",
         "draft_range": range_text(gains(pairs["drafters"]), "one card or by layer"),
         "draft_model": "Qwen3.8-27B",
         "draft_k": str(k),

@@ -24,18 +24,19 @@ TEXT = """## Counter-examples
 
 Inside an engine a call costs more than alone. What it costs there is implied by whole steps,
 **(step of n cards - step of one / n) / calls**, where cards by layer stand for one
-(`reports/advice/implied.py`). Here are all published pairs of one chat that allow it, the dearest
-first. By tensor loses where the cost is above the pair's own break-even: in {losing} of {all_two}
-pairs on two cards over PCIe, of which {losing_eager} are eager. `Alone` is the same owner's call
-near the size of the message.
+(`reports/advice/implied.py`). It contains launches, waits, skew, and all else that the split does
+not divide. Here are all published pairs of one chat that allow it, the dearest first. By tensor
+loses where the cost is above the pair's own break-even: in {losing} of {all_two} pairs on two cards
+over PCIe, of which {losing_eager} are eager. `Alone` is the same owner's call near the size of the
+message.
 
 ![What a call cost inside engines and alone](experiments/answer.png)
 
 {implied_table}
 
 With a drafter the figure is of a token: a call costs 1 to k + 1 times as much, by how many tokens
-of k were accepted. kyuz0's rows are of {few} chats at once. {super} gained more than twice:
-something else than the split changed there too.
+of k were accepted. kyuz0's rows are of {few} chats at once. A pair below 0 ({super}) gained more
+than its cards: something else than the split changed there too.
 
 ### Peers, or a faster kernel
 
@@ -269,7 +270,7 @@ def figures() -> dict[str, str]:
         "all_two": str(len(two)),
         "losing_eager": str(sum(pair.replay == "eager" for pair in losing)),
         "few": f"{min(few):.0f} to {max(few):.0f}",
-        "super": " and ".join(dict.fromkeys(f"{p.other.gpus} {p.other.gpu}s" for p in beyond)),
+        "super": ", ".join(dict.fromkeys(f"{p.other.gpus}x {p.other.gpu}" for p in beyond)),
         "faster": f"{in_note(fast[0].one, PRINTED_US) / in_note(fast[0].other, PRINTED_US):.0f}",
         "kernel": times_text(gains(fast)),
         "peers": times_text(gains(only_peers)),

@@ -1,10 +1,12 @@
 """The test of docs/answer.md that a reader makes: two thresholds of a call alone, and the engine's
 own benchmark."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from statistics import quantiles
 
 from answer_calls import even_chunk_us
-from answer_pairs import Row, arrangement, drafts, is_chat, is_mixture, model_named, step_of
+from answer_pairs import Row, arrangement, drafts, is_chat, is_pcie, model_named, step_of
+from answer_text import markdown_table
 from figures_answer import CHUNK_BYTES, TOKEN_BYTES, even_us
 
 from reports.advice.specs import BITS, GB, Gpu, Transformer, sheet_of
@@ -29,11 +31,12 @@ engine calls: of the library, or of its own kernel (`--contender vllm`).
 
 {threshold_table}
 
-There both splits of a dense 70B of {weights} on two R9700s are equal. A call below the first figure
-passes with any engine, one above the last figure with none; between them it depends on what your
-engine reaches: with one card at work, published engines reached {decode_shares} of the memory's
-bandwidth in decode ({decode_rows} rows) and {prefill_shares} of the peak rate in prefill
-({prefill_rows} rows). For another model or card `{command}` prints the break-even.
+At these times both splits of a dense 70B of {weights} on two R9700s are equal. A call faster than
+the first figure passes with any engine, one slower than the last with none that is published.
+Between them it depends on what an engine reaches with one card at work: {decode_shares} of the
+memory's bandwidth in decode ({decode_rows} rows, dense models from {least} weights on),
+{prefill_shares} of the peak rate in prefill ({prefill_rows} rows). For another model or card
+`{command}` prints the break-even.
 
 **To pass both is necessary, not sufficient**: {passing_us} alone passes, and inside an engine the
 same call cost {failing_us} ([counter-examples](#counter-examples)). The sufficient test is your
@@ -65,6 +68,7 @@ ENGINE_COMMANDS = (
     "--random-output-len 256 --max-concurrency 1 --num-prompts 8",
     "llama-bench -m MODEL.gguf -sm none,layer,tensor -p 2048 -n 128",
 )
+LEAST_PARAMETERS = 20e9  # of a model whose decode is bound by memory on the cards of the tables
 WIRE_COMMAND = "mpirun -n 2 python -m bench.allreduce --algorithm auto,library --sizes "
 DECODE, PREFILL = "{} --mode chained --cudagraph 1", "{} --mode isolated"
 
@@ -91,19 +95,30 @@ def compute_share(row: Row, card: Gpu, model: Transformer) -> float | None:
 
 
 def shares(of: Callable[[Row, Gpu, Transformer], float | None]) -> list[float]:
-    """The shares that published engines reached with dense models, one card at work at a time."""
+    """The shares that published engines reached with large dense models, one card at work at a
+    time, the smallest first. Of small models a step is launches rather than bytes."""
     rows: Iterable[Row] = [*serving(), *pairs()]
     found = [
         of(row, card, model)
         for row in rows
         if arrangement(row) in ("one card", "layer")
         and row.replay != "eager"
-        and not is_mixture(row)
+        and is_pcie(row)
         and "+" not in row.gpu  # unlike cards
         and (card := sheet_of(row.gpu))
         and (model := model_named(row.model))
+        and model.experts == 1
+        and model.parameters >= LEAST_PARAMETERS
     ]
     return sorted(share for share in found if share)
+
+
+def limits(exact: float, found: Sequence[float]) -> tuple[float, float, float, float]:
+    """The thresholds at these shares of the data sheet: least, most, and the ends of the half
+    between."""
+    values = [exact / share for share in found]
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return min(values), max(values), low, high
 
 
 def gb_s(ms: float) -> float:
@@ -118,24 +133,31 @@ def figures() -> dict[str, str]:
         WIRE_COMMAND + form.format(size.replace(" ", "").removesuffix("iB"))
         for form, size in zip((DECODE, PREFILL), sizes, strict=True)
     ]
-    slow, fast = prefill / computed[0], prefill / computed[-1]
+    us, ms = limits(decode, read), limits(prefill, computed)
     rows = [
-        "| what | passes at the data sheet | passes at what engines reach | if it fails |",
-        "|---|---|---|---|",
-        f"| decode: {sizes[0]}, a chain from a graph | up to **{number(decode)} us** "
-        f"| up to {span([decode / share for share in (read[0], read[-1])], 'us')} "
-        "| by layer decodes as fast or faster |",
-        f"| prefill: {sizes[1]}, one call | up to **{number(prefill)} ms** "
-        f"({gb_s(prefill):.1f} GB/s) | up to {span([fast, slow], 'ms')} "
-        f"({span([gb_s(fast), gb_s(slow)], 'GB/s')}) | by layer shows the first token earlier |",
+        [
+            f"decode: {sizes[0]}, a chain from a graph",
+            f"up to **{number(decode)} us**",
+            f"up to {span(us[:2], 'us')} (half of the rows {span(us[2:], 'us')})",
+            "by layer decodes as fast or faster",
+        ],
+        [
+            f"prefill: {sizes[1]}, one call",
+            f"up to **{number(prefill)} ms** ({gb_s(prefill):.1f} GB/s)",
+            f"up to {span(ms[:2], 'ms')} (half of the rows {span(ms[2:], 'ms')}), down to "
+            f"{gb_s(ms[1]):.1f} GB/s",
+            "by layer shows the first token earlier",
+        ],
     ]
+    heading = "what | passes at the data sheet | passes at what engines reach | if it fails"
     return {
         "decode_command": commands[0],
         "prefill_command": commands[1],
         "engine_commands": "\n".join(ENGINE_COMMANDS),
+        "least": f"{LEAST_PARAMETERS / 1e9:.0f} billion",
         "decode_size": sizes[0],
         "prefill_size": sizes[1],
-        "threshold_table": "\n".join(rows),
+        "threshold_table": markdown_table(heading, rows),
         "decode_shares": percents(read),
         "decode_rows": str(len(read)),
         "prefill_shares": percents(computed),
@@ -143,5 +165,5 @@ def figures() -> dict[str, str]:
     }
 
 
-def percents(values: list[float]) -> str:
+def percents(values: Sequence[float]) -> str:
     return f"{values[0]:.0%} to {values[-1]:.0%}".replace("%", " %")

@@ -2,6 +2,7 @@
 published pairs on which that rests."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median, quantiles
 
 from answer_counter import cards_text, engine_text, implied_pairs, source_text, times_text
@@ -20,7 +21,7 @@ from answer_pairs import (
 from answer_text import change, markdown_table, rate_text
 from figures_answer import CARD, CONTEXT, by_layer, of_two, step_ms
 
-from reports.advice.serving import HEADROOM
+from reports.advice.offload import HOST_GB_S, offloaded
 from reports.advice.specs import GB, LINKS, MODELS
 from reports.references.pairs import PairRow
 from reports.references.published import serving
@@ -84,8 +85,8 @@ FIRST_SCREEN = (
         "Needs host memory too",
         "Beyond memory",
         "a second card first",
-        "two cards {second_layer} (layer) to {second_tensor} (tensor) one card and its slot, by "
-        "data sheets",
+        "two cards {second_layer} (by layer) to {second_tensor} (by tensor) one card and its host, "
+        "by data sheets",
         "host",
     ),
 )
@@ -177,11 +178,12 @@ gain in prefill ([pairs](#peers-or-a-faster-kernel)).
 
 ## Beyond memory
 
-A 70B of {weights} with {context} cached tokens needs {needs}; one R9700 has room for {room}. If the
-rest came over {link} ({link_gb_s}) for each token, a token would take {one_ms}, on two cards
-{layer_ms} by layer and {tensor_ms} by tensor without its calls: a second card is worth
-{second_layer} to {second_tensor}, over fewer lanes more. These are data sheets; nobody has
-published the pair.
+Of a 70B of {weights} with {context} cached tokens one R9700 leaves {rest} in host memory. A token
+then takes at least {cpu_ms} if the CPU computes with it ({host_gb_s}), and {stream_ms} if it is
+streamed over {link} ({link_gb_s}). On two cards it takes {layer_ms} by layer, and {tensor_ms} by
+tensor without its calls: a second card is worth {second_layer} to {second_tensor}, with slower
+memory or fewer lanes more. These are data sheets; nobody has published the pair. `advise` prints
+the same for [any model](advise.md).
 
 What streams from host memory shares its way with the calls: two R9700s with a mixture's experts in
 host memory made {shared} tokens/s behind one switch, and {apart} with one card at each
@@ -347,24 +349,23 @@ def of_load(pairs: dict[str, list[Pair]], texts: dict[str, str]) -> None:
 
 
 def of_host_memory(pairs: dict[str, list[Pair]], texts: dict[str, str]) -> None:
-    whole = by_layer(of_two(0))
-    needs_gb = (whole.weights_bytes + whole.kv_bytes(1)) / GB
-    room_gb = (1 - HEADROOM) * CARD.memory_gb
-    link = LINKS[CARD.slot]
-    one_ms = 1e3 * (room_gb / CARD.bandwidth_gb_s + (needs_gb - room_gb) / link.gb_s)
-    layer_ms, tensor_ms = step_ms(whole), step_ms(of_two(0))
+    link, whole = LINKS[CARD.slot], by_layer(of_two(0))
+    ways = offloaded(replace(of_two(0), tensor=1), HOST_GB_S, link.gb_s).values()
+    cpu, stream = sorted(ways, key=lambda way: not way.on_cpu)
+    cpu_ms, stream_ms, layer_ms, tensor_ms = map(step_ms, (cpu, stream, whole, of_two(0)))
     (pair,) = pairs["host"]
     texts |= {
         "context": f"{CONTEXT:,}",
-        "needs": f"{number(needs_gb)} GB",
-        "room": f"{number(room_gb)} GB",
+        "rest": f"{number(cpu.rest_bytes(1) / GB)} GB",
+        "host_gb_s": f"{number(HOST_GB_S)} GB/s",
         "link": link.fabric,
         "link_gb_s": f"{number(link.gb_s)} GB/s",
-        "one_ms": f"{number(one_ms)} ms",
+        "cpu_ms": f"{number(cpu_ms)} ms",
+        "stream_ms": f"{number(stream_ms)} ms",
         "layer_ms": f"{number(layer_ms)} ms",
         "tensor_ms": f"{number(tensor_ms)} ms",
-        "second_layer": f"{one_ms / layer_ms:.1f} x",
-        "second_tensor": f"{one_ms / tensor_ms:.1f} x",
+        "second_layer": f"{cpu_ms / layer_ms:.1f} x",
+        "second_tensor": f"{stream_ms / tensor_ms:.1f} x",
         "shared": rate_text(pair.one.decode_tok_s),
         "apart": rate_text(pair.other.decode_tok_s),
         "host_source": source_text(pair),

@@ -73,6 +73,7 @@ OWN_READERS = {
     "bench/machine/pci.py",
     "bench/surveys/steps.py",
     "reports/advice/specs.py",
+    "reports/references/pairs.py",
     "reports/kit/page.py",
     "wiretax/common/untrusted.py",
 }

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from bench.harness.iteration import Buffers, Iteration, case_iteration, nothing
 from bench.harness.session import Session
-from bench.links.pairs import Hosts, Pairs
+from bench.links.rank_pairs import Hosts, Pairs
 from collectives.collective import DATATYPES, Array, Collective, Shape
 from collectives.operation import CollectiveCase, Operation, Unsupported, World
 from kernels.devices.device import CopyEngine, Step, Transfer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.harness.iteration import Iteration
 from bench.links.measurement import DATATYPE, Measurement, RankLink, time_pairs
-from bench.links.pairs import Hosts, Pairs, between_hosts, both_ways
+from bench.links.rank_pairs import Hosts, Pairs, between_hosts, both_ways
 from collectives.operation import Message, Operation, Unsupported
 from wiretax.record.schema import CaseHeader
 

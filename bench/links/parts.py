@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from bench.harness.iteration import Iteration
 from bench.links.measurement import DATATYPE, Measurement, RankLink, contended_size
-from bench.links.pairs import Hosts, Pairs, within_hosts
+from bench.links.rank_pairs import Hosts, Pairs, within_hosts
 from collectives.operation import Operation
 from kernels.devices.device import Step
 

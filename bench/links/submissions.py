@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from bench.harness.iteration import Iteration, nothing
 from bench.links.measurement import Measurement, RankLink
-from bench.links.pairs import Hosts, Pairs, alone
+from bench.links.rank_pairs import Hosts, Pairs, alone
 from collectives.operation import Operation
 from kernels.devices.device import Step
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from bench.harness.iteration import Iteration
 from bench.links.measurement import DATATYPE, Measurement, RankLink, contended_size, time_pairs
-from bench.links.pairs import Hosts, Pairs, alone, both_ways, disjoint, within_hosts
+from bench.links.rank_pairs import Hosts, Pairs, alone, both_ways, disjoint, within_hosts
 from collectives.collective import Shape
 from collectives.copy_engine import pushed
 from collectives.operation import Operation

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from bench.link import MEASUREMENTS
-from bench.links.pairs import between_hosts, both_ways, matchings, within_hosts
 from bench.links.parts import Part
+from bench.links.rank_pairs import between_hosts, both_ways, matchings, within_hosts
 from reports.tables.show import text
 from tests import fake_gpu
 from tests.bench.launches import launch, run, stored

@@ -25,6 +25,7 @@ from reports.advice.specs import (
     link_by_name,
     model_by_name,
     model_of,
+    with_peer_access,
 )
 from reports.advice.split_experts import BALANCED
 from reports.advice.split_table import (
@@ -86,6 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         help=f"which GPUs to split over, by the JSON of {BENCH}doctor --json",
+    )
+    add(
+        "--peer-access",
+        choices=("on", "off"),
+        help="whether the driver joins the cards without host memory (as the data sheet says); a "
+        "GeForce card's does once patched",
     )
     add(
         "--tpot-ms",
@@ -177,7 +184,7 @@ def wire(text: str) -> Wire:
 def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
     """The model, so many GPUs and the times of their all-reduces. Raises ResultError for names and
     options that do not go together."""
-    gpu, nodes = gpu_of(arguments.gpu), arguments.nodes
+    gpu, nodes = with_peer_access(gpu_of(arguments.gpu), arguments.peer_access), arguments.nodes
     model = model_of(arguments.config) if arguments.config else model_by_name(arguments.model)
 
     if gpus % nodes:
@@ -203,6 +210,8 @@ def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
         raise ResultError("advise takes one of --run, --link and --wire")
     if arguments.wire and nodes > 1:
         raise ResultError("--wire is of one node: for --nodes name a --run over them")
+    if arguments.peer_access and (arguments.run or arguments.wire):
+        raise ResultError("--peer-access chooses published figures: a run or a wire has its own")
     if arguments.tpot_ms and not (arguments.run and gpus > 1):
         raise ResultError("--tpot-ms needs --run, all-reduces that were measured, and two GPUs")
 
@@ -237,9 +246,9 @@ def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
         one_node = gpus // nodes
         own_times = assumed_times(one_node, gpu, own_link)
         if assumed_times(one_node, gpu, link).source == own_times.source:
-            raise ResultError(
-                f"--link {link.name} changes nothing: what is published of {gpu.library.upper()} "
-                f"does not tell it from {own_link.name}; measure it, and name the --run"
+            times.notes.append(
+                f"--link {link.name} changes nothing: what is published of {gpu.library_name} "
+                f"does not tell it from {own_link.name}; measure it, and name the --run."
             )
     return replace(load, times=times, groups=groups)
 

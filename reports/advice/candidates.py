@@ -250,7 +250,7 @@ def figures_of(
         own = link_between(gpu, gpus)
         if link != own and times.source == assumed_times(gpus, gpu, own).source:
             times.notes.append(
-                f"link {link.name} changes nothing: what is published of {gpu.library.upper()} "
+                f"link {link.name} changes nothing: what is published of {gpu.library_name} "
                 f"does not tell it from {own.name}."
             )
     elif gpus > 1 and len(launches.times):

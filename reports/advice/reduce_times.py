@@ -40,6 +40,8 @@ LEAST_LAUNCHES, CONFIDENCE = 5, 0.95  # of an interval
 SMALL = 32 << 10  # bytes; published times up to here are latencies
 LEAST_MACHINES = 3  # of which a published figure is typical
 BENCHMARKS = {"all_reduce": "allreduce", "alltoall": "alltoall"}  # by their collectives
+NETWORK = "network"  # the fabric between hosts with one GPU each
+STAGED = "host memory"  # the transport without peer access
 RENAMED = "a run once more, with another run_id"
 DOWN = 0.5  # share of a link's bandwidth below which the link counts as down
 HALF_TYPES = "float16", "bfloat16"  # the types of activations, chosen before other types
@@ -183,9 +185,15 @@ class ReduceTimes:
 def all_reduces(
     least_bytes: float, most_bytes: float, **values: Collection[str]
 ) -> list[PublishedCall]:
-    """All-reduces of these sizes that others measured within one machine."""
-    rows = select(calls(), collective={"all_reduce"}, hosts={1}, **values)
-    return [row for row in rows if least_bytes <= (row.size_bytes or 0) <= most_bytes]
+    """All-reduces of these sizes that others measured within one machine, or over a network with
+    one GPU a host."""
+    rows = select(calls(), collective={"all_reduce"}, **values)
+    return [
+        row
+        for row in rows
+        if least_bytes <= (row.size_bytes or 0) <= most_bytes
+        and row.hosts == (row.gpus if row.fabric == NETWORK else 1)
+    ]
 
 
 def typical(
@@ -193,27 +201,29 @@ def typical(
 ) -> tuple[Span, str]:
     """The us or the GB/s that others measured over a fabric by the GPU's library, and `53 figures
     over PCIe`: the median over machines, then the least and the most, of small calls also by tuned
-    kernels, and only as engines make them, not eager. The fabric is the link's, or the nearest over
-    which enough machines had the library. Raises ResultError if none had."""
-    is_small, fabric, name = least_bytes < SMALL, link.fabric, gpu.library.upper()
-    rows = [
+    kernels, and only as engines make them, not eager, unless all are. The fabric is the link's, or
+    the nearest over which enough machines had the library. Raises ResultError if none had."""
+    is_small, name = least_bytes < SMALL, gpu.library_name
+    rows = all_reduces(least_bytes, most_bytes)
+    of_library = select(rows, library={gpu.library})
+    staged = select(of_library, transport={STAGED})
+    over_slots = link.fabric.startswith("PCIe")
+    if over_slots and gpu.peer_access and gpu.peer_access_asked:
+        rows = [row for row in rows if row.transport != STAGED]
+        of_library = [row for row in of_library if row.transport != STAGED]
+    counting = [
         row
-        for row in all_reduces(least_bytes, most_bytes)
+        for row in rows
         if (row.library == gpu.library or (is_small and row.kind == "tuned"))
         and not (is_small and row.mode == "eager")
     ]
-    if is_small and not gpu.peer_access and fabric.startswith("PCIe"):
-        # The driver joins slots by host memory alone.
-        rows = all_reduces(
-            least_bytes, most_bytes, library={gpu.library}, transport={"host memory"}
-        )
-    while True:
-        found = [row for row in rows if f"{row.fabric} ".startswith(f"{fabric} ")]
-        machines = grouped(select(found, library={gpu.library}), lambda row: row.machine)
-        if len(machines) >= LEAST_MACHINES or " " not in fabric:
-            break
-        fabric = fabric.rpartition(" ")[0]  # without its lanes, then without its generation
-
+    if over_slots and not gpu.peer_access and (is_small or (gpu.peer_access_asked and staged)):
+        counting = of_library = staged  # the driver joins slots by host memory alone
+    eager = of_library if is_small else []
+    found, machines, fabric = _nearest(counting, gpu.library, link.fabric)
+    are_eager = not machines
+    if are_eager:
+        found, machines, fabric = _nearest(eager, gpu.library, link.fabric)
     if not machines:
         sizes = f"from {size_text(int(least_bytes))} to {size_text(int(most_bytes))}"
         raise ResultError(f"nobody published {name} {sizes} over {fabric}, which {link.name} is")
@@ -226,7 +236,20 @@ def typical(
     medians = [median(map(value_of, own)) for own in machines.values()]
     values = [*map(value_of, found)]
     span = Span(median(medians), min(values), max(values))
-    return span, f"{len(found)} figures over {fabric}"
+    return span, f"{len(found)} {'eager ' * are_eager}figures over {fabric}"
+
+
+def _nearest(
+    rows: Sequence[PublishedCall], library: str, fabric: str
+) -> tuple[list[PublishedCall], dict[str, list[PublishedCall]], str]:
+    """The rows over this fabric, those of the library by machine, and the fabric: without its
+    lanes, then without its generation, if too few machines had the library over it."""
+    while True:
+        found = [row for row in rows if f"{row.fabric} ".startswith(f"{fabric} ")]
+        machines = grouped(select(found, library={library}), lambda row: row.machine)
+        if len(machines) >= LEAST_MACHINES or " " not in fabric:
+            return found, machines, fabric
+        fabric = fabric.rpartition(" ")[0]
 
 
 def assumed_us(gpus: int, gpu: Gpu, link: CardLink, size_bytes: int = SMALL) -> tuple[Span, str]:
@@ -250,7 +273,7 @@ def assumed_gb_s(
 def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
     """Times by what others published over a link's fabric. Raises ResultError if they published
     nothing."""
-    name = gpu.library.upper()
+    name = gpu.library_name
     latency_us, figures = assumed_us(gpus, gpu, link)
     gb_s, of_gb_s = assumed_gb_s(gpus, gpu, link)
     source = (
@@ -261,14 +284,17 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
         "Brackets: least to most, of the latency also of tuned kernels. "
         f"{link.name} has at most {number(link.gb_s)} GB/s one way ({link.source})."
     )
-    times = ReduceTimes(gpus, source, {SMALL: latency_us}, gb_s, [sheet])
+    times = ReduceTimes(gpus, source, _at_least_the_wire(latency_us, gpus, link), gb_s, [sheet])
     if link.fabric.startswith("PCIe"):
-        staged = all_reduces(1, SMALL, library={gpu.library}, transport={"host memory"})
-        who = (
-            "Cards"
-            if gpu.peer_access
-            else f"{gpu.name} (its driver ASSUMED not to be patched) and cards"
-        )
+        staged = all_reduces(1, SMALL, library={gpu.library}, transport={STAGED})
+        who = "Cards"
+        if not gpu.peer_access:
+            why = "as you say" if gpu.peer_access_asked else "its driver ASSUMED not to be patched"
+            who = f"{gpu.name} ({why}) and cards"
+        elif gpu.peer_access_asked:
+            times.notes.append(
+                f"{gpu.name} has peer access, as you say: figures through host memory are left out."
+            )
         times.notes.append(
             f"{who} without peer access take {amounts(staged)} through host memory ({len(staged)} "
             f"figures of {name})."
@@ -279,6 +305,19 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
                 "Many boards give two cards eight lanes each: for these see advise --link pcie5x8."
             )
     return times
+
+
+def _at_least_the_wire(latency_us: Span, gpus: int, link: CardLink) -> dict[int, Span]:
+    """The latency up to SMALL; where a link is so narrow that the bytes alone take as long, by
+    size, what they take at its rate at least."""
+
+    def wire_us(size: int) -> float:
+        return wire_factor(gpus) * size / link.total_gb_s(gpus) / 1e3
+
+    if gpus == 1 or wire_us(SMALL) <= latency_us.low:
+        return {SMALL: latency_us}
+    sizes = [SMALL >> halvings for halvings in range(6)]
+    return {size: latency_us.at_least(wire_us(size)) for size in sizes}
 
 
 def spans_of(launches: AllReduceLaunches, column: str) -> dict[int, Span]:

@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -19,6 +19,7 @@ from wiretax.record.result import NOT_JSON, ResultError, content_of
 from wiretax.record.schema import NotNegative
 
 GB = 1e9
+MOST_PARAMETERS = 1e14  # the largest that are published have a few 1e12
 ELEMENT_BYTES = 2  # an activation in fp16 or bf16
 # Fields of attention or experts that the formulas in serving.py do not cover.
 UNSUPPORTED = (
@@ -133,6 +134,11 @@ class Gpu:
     peer_access: bool = True
     peer_access_asked: bool = False
 
+    @property
+    def library_name(self) -> str:
+        """As its vendor writes it."""
+        return "oneCCL" if self.library == "oneccl" else self.library.upper()
+
 
 @dataclass(frozen=True)
 class CardLink:
@@ -185,7 +191,7 @@ SLOTS = {
         name=f"pcie{generation}x{lanes}",
         fabric=f"PCIe {generation} x{lanes}",
         gb_s=row["gb_s"] * lanes / max(SECTIONS["pcie"]["lanes"]),
-        source=row["source"].format(lanes=lanes),
+        source=row["source"].format(lanes=f"{lanes} lane{'s' * (lanes > 1)}"),
     )
     for generation, row in SECTIONS["pcie"]["generations"].items()
     for lanes in SECTIONS["pcie"]["lanes"]
@@ -243,6 +249,15 @@ def gpu_of(name: str) -> Gpu:
     raise ResultError(
         f"{_unknown('GPU', shown, GPUS)}, or give its figures, such as {given_card.FORM}"
     )
+
+
+def with_peer_access(gpu: Gpu, asked: str | None) -> Gpu:
+    """The card as the user says that its driver joins it: `on` with a patched driver, `off` through
+    host memory, so that its other links are not used either."""
+    if asked is None:
+        return gpu
+    peer = gpu.peer if asked == "on" else None
+    return replace(gpu, peer=peer, peer_access=asked == "on", peer_access_asked=True)
 
 
 def _unknown(kind: str, shown: str, known: Iterable[str]) -> str:
@@ -339,6 +354,12 @@ def model_of(path: Path) -> Transformer:
         and "num_experts_per_tok" not in raw,
         f"{model.heads} heads for {model.kv_heads} KV heads": model.heads % model.kv_heads,
         "more experts for a token than experts": model.top_k > model.experts,
+        "more layers of a kind than layers": max(model.kv_layers, model.dense_layers)
+        > model.layers,
+        "more active parameters than parameters": model.active_parameters > model.parameters,
+        f"{model.parameters:.3g} parameters, which no model has": not 1e5
+        <= model.parameters
+        <= MOST_PARAMETERS,
     }
 
     for problem in filter(problems.get, problems):

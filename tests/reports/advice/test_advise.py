@@ -198,7 +198,6 @@ def test_one_stream_is_judged_alone():
             f"{TWO} --link nvlink4",
             "nobody published RCCL from 1 B to 32 KiB over NVLink, which nvlink4 is",
         ),
-        (f"{TWO} --link pcie5x8", "--link pcie5x8 changes nothing: what is published of RCCL"),
         (f"{TWO} --gpu=rtx5090", "--gpu stands there 2 times, and takes one value"),
         (f"{TWO} --weights 42", "weights, neither a type nor a size above 0 such as 42.5GB, '42'"),
     ],

@@ -122,6 +122,17 @@ def test_a_config_file_defines_a_model(tmp_path):
         (json.dumps(CONFIG | {"num_experts": 8}), "experts but no num_experts_per_tok"),
         (json.dumps(CONFIG | {"kv_lora_rank": 512}), "kv_lora_rank"),
         (json.dumps(CONFIG | {"parameters": -1e300}), "Expected `float` >= 0.0"),
+        (json.dumps(CONFIG | {"num_hidden_layers": 0}), "Expected `int` >= 1"),
+        (json.dumps(CONFIG | {"hidden_size": 10**30}), "Expected `int` <= 1000000000"),
+        (
+            json.dumps(CONFIG | {"hidden_size": 10**9, "num_hidden_layers": 10**9}),
+            "parameters, which no model has",
+        ),
+        (json.dumps(CONFIG | {"parameters": 1e-300}), "1e-300 parameters, which no model has"),
+        (json.dumps(CONFIG | {"kv_layers": 81}), "more layers of a kind than layers"),
+        (json.dumps(CONFIG | {"first_k_dense_replace": 81}), "more layers of a kind than layers"),
+        (json.dumps(CONFIG | {"active_parameters": 71e9}), "more active parameters than"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "is not JSON (maximum recursion depth"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused(tmp_path, content, message):

@@ -20,7 +20,7 @@ from bench.surveys import criteria
 from bench.surveys.criteria import Findings
 from bench.surveys.steps import NO_TIME, PLANS, SurveyStep
 from reports.advice.candidates import Requirement
-from reports.advice.expect import BAD, answer_to, beside, question_of_run, usual_us
+from reports.advice.nearest import BAD, answer_to, beside, question_of_run, usual_us
 from reports.tables.beside_published import own_calls
 from reports.tables.sentences import number
 from reports.verdicts.sides import add_allow

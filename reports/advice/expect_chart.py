@@ -1,15 +1,15 @@
 """The charts of `expect`: published figures by size in a few named groups, and the sizes that were
 asked for."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
 
+from reports.advice.nearest import Question
 from reports.kit.chart import Chart, chart_of
-from reports.references.published import PublishedCall, Transport, select, votes
+from reports.references.published import PublishedCall, select, votes
 from reports.tables.beside_published import LARGE_BYTES, fabric_at
 from reports.tables.figure import DrawnLine, figure
 from reports.tables.plot import PANEL_IN, Quantity, draw_against_size, span_of
@@ -34,18 +34,6 @@ ROLES = {
 }
 
 
-class Asked(Protocol):
-    """What the charts need of a question."""
-
-    own: list[PublishedCall]
-
-    def levels(
-        self, size_bytes: int, **values: Collection[Any]
-    ) -> Iterator[tuple[str, list[PublishedCall]]]: ...
-
-    def transports(self, kind: str) -> set[Transport]: ...
-
-
 @dataclass
 class Spread:
     """At one size a group's median over machines, the least and the most: of times in us, or of
@@ -66,7 +54,7 @@ class Panel:
     differs: str
 
 
-def panels(question: Asked, sizes: Sequence[int]) -> list[Panel]:
+def panels(question: Question, sizes: Sequence[int]) -> list[Panel]:
     """Of short messages the time, of long ones the bandwidth, each if a size was asked for there
     and a figure is known. Raises ResultError without any."""
     found = []
@@ -82,7 +70,7 @@ def panels(question: Asked, sizes: Sequence[int]) -> list[Panel]:
     return found
 
 
-def lines_of(question: Asked, size: int) -> tuple[list[DrawnLine], str]:
+def lines_of(question: Question, size: int) -> tuple[list[DrawnLine], str]:
     """The figures of the same machine, or of the nearest, at all sizes in the range of this one:
     with the run's at most four groups, those of most machines, and of as many those of most rows.
     Then what differs."""

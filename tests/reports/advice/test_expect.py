@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from reports.advice import expect
+from reports.advice import expect, nearest
 from reports.advice.expect_chart import charts_of, panels, spreads
 from reports.references import published as published_tables
 from reports.references.published import PublishedCall, select
@@ -78,8 +78,8 @@ def test_the_same_cards_come_with_their_range_and_their_sources(reports):
 def test_peer_access_and_host_memory_are_two_ranges():
     """Two R9700s through host memory (PCIe 5 x8) beat two with peers (PCIe 4 x8): one range over
     both said that peers reach 12.8 GB/s."""
-    question = expect.question_of("r9700", 2, 1)
-    answer = expect.answer_to(question, 32 << 20, "library")
+    question = nearest.question_of("r9700", 2, 1)
+    answer = nearest.answer_to(question, 32 << 20, "library")
     told = [*expect.known(answer)]
     assert len(told) == 2
     for way, low, high in (("peer access over PCIe 4 x8", 10.5, 10.7), ("host memory", 11, 13)):
@@ -103,7 +103,7 @@ def test_a_machine_that_prints_much_votes_once():
     """Nine rows of a slow machine do not outvote two fast machines."""
     loud = [published(machine="loud", time_us=100.0 + each) for each in range(9)]
     rows = [*loud, published(machine="a", time_us=10), published(machine="b", time_us=11)]
-    assert expect.usual_us(rows) == 11
+    assert nearest.usual_us(rows) == 11
     assert summary(rows) == "10.0 to 108 us, median 11.0 (3 machines, 11 rows)"
 
 
@@ -114,14 +114,14 @@ def test_an_eight_card_collapse_says_nothing_of_two_cards(reports):
     assert "Tuned at 32 MiB: none is known; half to twice as many of these cards, 4 cards" in text
     assert "17.5 GB/s (1 machine, 1 row)" in text
     assert "0.18" not in text
-    asked = expect.question_of("rtxpro6000", 2, 1)
+    asked = nearest.question_of("rtxpro6000", 2, 1)
     wide = [rows for differs, rows in asked.levels(32 << 20) if differs.startswith("another")]
     assert any(row.sockets == 2 for row in wide[0]), "what is far comes last, and is not lost"
 
 
 def test_cards_on_more_sockets_are_not_near():
     """Of four cards a two-socket machine of eight is near by number only."""
-    question = expect.question_of("rtxpro6000", 4, 1)
+    question = nearest.question_of("rtxpro6000", 4, 1)
     levels = dict(question.levels(32 << 20))
     near = levels["half to twice as many of these cards"]
     assert {row.sockets for row in near} == {1, None}
@@ -140,7 +140,7 @@ def test_history_is_shown_as_such_and_not_counted(reports):
         "History: Library at 1 MiB, eager, through peer access over PCIe 4 x8: 6.30 to 7.55 GB/s "
         "until ROCm/rocm-systems#8666 (1 machine, 4 rows); it is not counted." in told
     )
-    answer = expect.answer_to(expect.question_of("r9700", 2, 1), 1 << 20, "library")
+    answer = nearest.answer_to(nearest.question_of("r9700", 2, 1), 1 << 20, "library")
     assert not any(row.is_history for row in answer.figures)
     assert len(answer.history) == 4
     assert "p2p, history" in " ".join(expect.place_of(answer.history[0]).split())
@@ -150,7 +150,9 @@ def test_history_is_shown_as_such_and_not_counted(reports):
 def test_a_card_of_the_same_chip_stands_in_and_says_so(reports, name):
     status, text, _ = reports("expect", "--gpu", name, "--gpus", 2, "--size", "32M")
     assert status == 0
-    assert " ".join(text.split()).startswith(
+    told = " ".join(text.split())
+    assert "Library at 32 MiB: none is known; cards with the same chip, eager, through" in told
+    assert told.startswith(
         "No row of the RX 9070 XT is published: these are of the R9700, the same chip (Navi 48) "
         "with twice the memory."
     )
@@ -169,7 +171,10 @@ def test_a_card_of_the_same_chip_stands_in_and_says_so(reports, name):
             "16K --gpu a6000 --gpus 4",
             "Library at 16 KiB: none is known; other cards over the same fabric, ",
         ),
-        ("16K --gpu l40s --gpus 3", "Library at 16 KiB: none is known, nor of the nearest cards"),
+        (
+            "16K --gpu b70 --gpus 2",
+            "Library at 16 KiB, eager, through host memory over PCIe 3: ",
+        ),
         (
             "16K --gpu r9700 --gpus 2 --hosts 2",
             "History: Library at 16 KiB, eager, through the network: 47.3 us until "
@@ -194,7 +199,12 @@ def test_the_nearest_are_named_as_such(reports, line, sentence):
         ("--gpu rx9070grf", "unknown GPU 'rx9070grf': did you mean rx9070?"),
         ("nowhere.jsonl --gpus 4", "expect needs either a RUN, or --gpu with --gpus"),
         ("--gpu r9700 --size 16Q", "'16Q' is no number such as 2, 16K or 32M"),
-        ("--gpu l40s --gpus 3 --plot a.svg", "nothing is published near 3x l40s"),
+        (
+            "--gpu l40s --gpus 3",
+            "nobody has published all_reduce of 3x l40s, or of cards near them, from half to twice "
+            "of 16 KiB or 32 MiB\n",
+        ),
+        ("--gpu r9700 --size 900G", "twice of 900 GiB; of these cards from 8 B to 512 MiB\n"),
         ("nowhere.jsonl", "nowhere.jsonl cannot be read"),
     ],
 )
@@ -260,7 +270,7 @@ def test_a_slow_run_gets_its_place_and_the_usual_causes(reports, tmp_path):
         assert f"eager: 5.20 GB/s, slower than 1 of 1 machine of 2 cards through {way}" in text
     assert "What usually explains that: no peer access" in text
     assert "ACS" in text
-    answer = expect.answer_to(expect.question_of_run(read(slow)), 32 << 20, "library")
+    answer = nearest.answer_to(nearest.question_of_run(read(slow)), 32 << 20, "library")
     answer.figures = [replace(row, gpus=4) for row in answer.figures]
     assert not [*expect.places(answer)], "a time of four cards says nothing of two"
     good = gpu_run(tmp_path / "good", at_gb_s(12.85))
@@ -311,10 +321,21 @@ def test_a_run_with_peers_stands_beside_peers_alone(reports, tmp_path):
     assert "host memory" not in told
 
 
+def test_a_run_of_a_twin_card_is_beside_no_equal_machine(tmp_path):
+    """`qualify` rejects by equal machines alone: an RX 9070 XT is no R9700."""
+    run = gpu_run(tmp_path, at_gb_s(1.0))
+    rewrite_head(run, world__ranks=ranks_of("AMD Radeon RX 9070 XT"))
+    question = nearest.question_of_run(read(run))
+    answer = nearest.answer_to(question, 32 << 20, "library")
+    assert answer.figures
+    assert answer.differs == "cards with the same chip"
+    assert question.notices[0].startswith("No row of the RX 9070 XT is published")
+
+
 def test_who_asked_for_host_memory_is_not_told_of_a_failure(tmp_path):
     run = through_host_memory(tmp_path, at_gb_s(9.1))
     rewrite_head(run, memory={"requested": "host_staged", "behaved": "host_staged"})
-    [told] = expect.question_of_run(read(run)).notices
+    [told] = nearest.question_of_run(read(run)).notices
     assert told.startswith("NO PEER ACCESS: MPICH went through host memory")
 
 
@@ -342,16 +363,16 @@ def test_the_narrowest_slot_and_the_sockets_of_a_run_count(tmp_path, links, fabr
     rewrite_head(run, environment={"gpu.links": {"value": links, "source": "", "status": "ok"}})
     result = read(run)
     assert {call.fabric for call in own_calls(result)} == {fabric}
-    assert expect.question_of_run(result).sockets == sockets
+    assert nearest.question_of_run(result).sockets == sockets
 
 
 def test_lanes_of_a_run_choose_the_rows_of_long_messages(tmp_path):
     run = with_ways(gpu_run(tmp_path, at_gb_s(9.1)), "P2P/IPC")
     rewrite_head(run, environment={"gpu.links": {"value": ["PCIe 4 x16"], "status": "ok"}})
-    answer = expect.answer_to(expect.question_of_run(read(run)), 32 << 20, "library")
+    answer = nearest.answer_to(nearest.question_of_run(read(run)), 32 << 20, "library")
     assert answer.differs == "these cards over another fabric", "x8 is not x16"
     rewrite_head(run, environment={"gpu.links": {"value": ["PCIe 4 x8"], "status": "ok"}})
-    answer = expect.answer_to(expect.question_of_run(read(run)), 32 << 20, "library")
+    answer = nearest.answer_to(nearest.question_of_run(read(run)), 32 << 20, "library")
     assert answer.differs == ""
 
 
@@ -364,7 +385,7 @@ def test_the_chart_has_four_groups_and_the_asked_size(reports, tmp_path):
     for text in ("library, host", "library, p2p", "this run", "32 MiB"):
         assert text in svg
         assert text in html
-    for panel in panels(expect.question_of_run(read(run)), SIZES):
+    for panel in panels(nearest.question_of_run(read(run)), SIZES):
         assert len(panel.lines) <= 4
         assert len({line.role for line in panel.lines}) == len(panel.lines)
     assert "kurtronshausen/r9700-serving@01d6c619 BENCHMARKS.md" in html
@@ -376,7 +397,7 @@ def test_the_chart_has_four_groups_and_the_asked_size(reports, tmp_path):
 
 def test_a_size_that_nobody_measured_is_in_the_chart_too():
     sizes = [3 << 10, 100 << 20]
-    charts = charts_of(panels(expect.question_of("r9700", 4, 1), sizes))
+    charts = charts_of(panels(nearest.question_of("r9700", 4, 1), sizes))
     for chart, size, unit in zip(charts, sizes, ["us", "GB/s"], strict=True):
         assert chart.unit == unit
         assert size in chart.x

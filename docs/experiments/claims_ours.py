@@ -40,7 +40,6 @@ from claims_table import (
     us,
     usable_gb,
 )
-from drawing import HERE
 from figures_answer import archived
 
 from reports.advice.reduce_times import wire_factor
@@ -226,6 +225,7 @@ def a9(claim: Claim) -> Found:
     near = published(load.model.all_reduce_bytes(1), gpus={2})
     kinds = grouped(near, lambda each: (each.machine, each.library, each.mode)).values()
     slowest_us = [max(each.us for each in same) for same in kinds]
+    slowest = max(near, key=lambda each: each.us)
     passing = [each for each in slowest_us if each < even_us(load)]
     also = [each for each in slowest_us if each + claim.values["submit_us"] < even_us(load)]
     prompt_calls = calls_of_pass(load, CHUNK_TOKENS)
@@ -236,7 +236,8 @@ def a9(claim: Claim) -> Found:
         "passing": str(len(passing)),
         "passing_submit": str(len(also)),
         "published": between((each.us for each in near if each.us < even_us(load)), "us"),
-        "slowest": us(max(slowest_us)),
+        "slowest": us(slowest.us),
+        "slowest_who": f"{slowest.library} of two {slowest.gpu} {slowest.variant}".strip(),
         "size": size_text(small),
         "size_large": size_text(large),
         "fused": us(min(forms[small]["fused"])),
@@ -323,7 +324,8 @@ def b4(claim: Claim) -> Found:
     figures = {
         "replicas": between(ratios),
         "rows": source(*many),
-        "replica_rates": printed(rates(row for row in pair("H44"))),
+        "replica_rates": printed(rates(pair("H44"))),
+        "gemma_rates": printed(rates(pair("H120b"))),
         "proxy": number(gain(split, behind)),
         "proxy_row": source(behind),
         "proxy_rates": printed(rates([split, behind])),
@@ -380,9 +382,7 @@ def c2(claim: Claim) -> Found:
         "count": str(len({row.machine for row, _ in found})),
         "machines": machines(found),
         "inside": f"{len(inside)} of {len(gains)}",
-        "pair_rates": printed(
-            rates(row for name in ("H86", "H104a", "H120a") for row in pair(name)[:2])
-        ),
+        "best_rates": printed(rates(pair("H104a"))),
         "list": listed(found),
         "pcie": ratio(step(alone(pcie)), step(pcie)),
         "pcie_ms": ms(step(pcie)),
@@ -448,8 +448,8 @@ def c5(claim: Claim) -> Found:
     (tensor,) = [rows for rows in of_two_cards(("layer",), ("tensor",)) if rows[0] in pair("H10")]
     exl = pair("H116a")
     figures = {
-        "row": f"{row:g}",
-        "mlc": f"{mlc:g}",
+        "row": number(row),
+        "mlc": number(mlc),
         "mlc_row": source(*pair("H32")),
         "tensor": number(gain(*tensor)),
         "tensor_row": source(*tensor),
@@ -575,8 +575,8 @@ def d6(claim: Claim) -> Found:
         "read": ms(two.weights_bytes / 2 / two.gpu.bandwidth_gb_s / 1e3),
         "four": ms(step(four)),
         "eight": ms(step(eight)),
-        "nvlink": ", ".join(f"{each:g}" for each in series[0]),
-        "pcie": ", ".join(f"{each:g}" for each in series[1]),
+        "nvlink": ", ".join(map(number, series[0])),
+        "pcie": ", ".join(map(number, series[1])),
         "nvlink_row": source(*nvlink),
         "pcie_row": source(*pcie),
         "series": printed([*series[0], *series[1]]),
@@ -731,12 +731,9 @@ def d14(claim: Claim) -> Found:
     load = claim.load(1)
     rows = [row for row in pairs() if row.split.stages > 1]
     many = load.figures["prompt_tokens_per_s"], by_layer(load).figures["prompt_tokens_per_s"]
-    text = (HERE.parents[1] / "reports" / "references" / "pairs.csv").read_text()
-    named = [line for line in text.splitlines() if re.search(r",(layer|pp[0-9])", line)]
     figures = {
         "machines": str(len({row.machine for row in rows})),
         "all_machines": str(len({row.machine for row in pairs()})),
-        "rows": str(len(named)),
         "prompts": ratio(*(1 / each for each in many)),
     }
     return figures, decided(not rows)
@@ -750,7 +747,7 @@ def d15(claim: Claim) -> Found:
         "calls": str(load.model.all_reduces),
         "token": ms(token),
         "implied": us(value["ms"] * 1e3 / load.model.all_reduces),
-        "eight": f"{row.decode_tok_s:g}",
+        "eight": number(rates([row])[0]),
         "whole": f"{number(1e3 / rates([row])[0])} ms",
         "row": source(row),
         "prompt": f"{CHUNK_TOKENS:,}",
@@ -799,7 +796,7 @@ def d18(claim: Claim) -> Found:
         "bound": number(bound),
         "fp8": gb(fp8.weights_bytes),
         "fp8_bound": number(fp8.gpu.bandwidth_gb_s * GB / fp8.weights_bytes),
-        "int4": f"{one.decode_tok_s:g}",
+        "int4": number(rates([one])[0]),
         "row": source(one),
     }
     return figures, decided(load.obstacle is None)
@@ -811,7 +808,7 @@ def d19(claim: Claim) -> Found:
     token_ms = 1e3 / rates([row])[0]
     figures = {
         "bound": ms(step(load)),
-        "tok_s": f"{row.decode_tok_s:g}",
+        "tok_s": number(rates([row])[0]),
         "ms": f"{number(token_ms)} ms",
         "row": source(row),
     }

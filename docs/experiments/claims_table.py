@@ -189,7 +189,7 @@ def rates(rows: Iterable["AnyRow"]) -> list[float]:
 
 def printed(values: Iterable[float]) -> str:
     """As a table of others' figures prints them, one after another."""
-    return " ".join(f"{value:g}" for value in values)
+    return " ".join(map(number, values))
 
 
 def source(*rows: "AnyRow") -> str:

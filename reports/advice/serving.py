@@ -192,7 +192,7 @@ class Deployment:
         """The all-reduces of a tensor split for these tokens, or, of attention BY_STREAMS, the
         dispatches and combines of their experts."""
         if self.experts == BY_STREAMS:
-            return self.model.all_reduces * self.exchange_us(self.exchange_bytes(tokens))
+            return self.exchanges * self.exchange_us(self.exchange_bytes(tokens))
         if self.tensor > 1:
             return self.model.all_reduces * self.all_reduce_us(self.model.all_reduce_bytes(tokens))
         return as_span(0.0)
@@ -206,6 +206,11 @@ class Deployment:
     def hand_off_us(self, size_bytes: float, nodes: int = 1) -> Span:
         """A hand-off between two stages of one node or of two."""
         return (self.groups.hand_offs(nodes) if self.groups else self.times)(size_bytes)
+
+    @property
+    def exchanges(self) -> int:
+        """A dispatch and a combine for each layer with experts."""
+        return 2 * (self.model.layers - self.model.dense_layers)
 
     def exchange_us(self, size_bytes: float) -> Span:
         """An all-to-all of the GPUs that split the experts."""
@@ -288,7 +293,7 @@ class Deployment:
         all_tokens = prompts * tokens
         work_us = self.expert_work_us(1, tokens, 0, all_tokens) + attention_us
         sent_bytes = self.exchange_bytes(all_tokens) * self.tensor / prompts
-        return chunks * (work_us + model.all_reduces * self.exchange_us(sent_bytes))
+        return chunks * (work_us + self.exchanges * self.exchange_us(sent_bytes))
 
     def memory_bytes(self, streams: int) -> float:
         """Bytes of each GPU: weights, and for so many streams their cache, of one KV head at least,

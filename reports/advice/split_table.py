@@ -216,6 +216,6 @@ def exchange_text(splits: Mapping[str, Deployment]) -> list[str]:
         f"EP (vLLM's --enable-expert-parallel), router {split.skew}: of a layer's "
         f"{counted(choices, 'choice')} the busiest of {n} GPUs has {number(busiest.rows)}, on "
         f"{number(busiest.experts)} experts; an even share is {number(choices / n)}. TP + EP makes "
-        f"the all-reduces of TP; DP + EP {model.all_reduces} all-to-alls of {size:,.0f} B, each "
+        f"the all-reduces of TP; DP + EP {split.exchanges} all-to-alls of {size:,.0f} B, each "
         f"{split.exchange_us(size).text(' us')}, {origin}."
     ]

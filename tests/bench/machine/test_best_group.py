@@ -88,7 +88,7 @@ def test_the_json_has_the_facts_and_the_groups(examined):
 
 @pytest.mark.parametrize("status", [0, 2])
 def test_a_pair_says_whether_the_driver_makes_them_peers(examined, status):
-    cards = dict.fromkeys(("0000:01:00.0", "0000:03:00.0"), {"memory": 32 << 30})
+    cards = {f"0000:{bus}:00.0": {"memory": 32 << 30} for bus in ("01", "03")}
     name = "two_rtx5090_on_one_root_complex"
     facts = examined(name, "01:00.0", "03:00.0", nvml_of=cards, status=status)
     (group,) = group_facts(facts, 2)

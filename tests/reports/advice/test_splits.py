@@ -300,3 +300,53 @@ def test_at_the_peak_of_four_3090s_two_groups_of_two_beat_one_of_four():
             splits[name].figures["tokens_per_s"].value for name in ("TP 4", "2 replicas of TP 2")
         )
         assert (two > four) == is_faster
+
+
+def groups_of(us):
+    """All-reduces by their number of ranks; hand-offs as those of four."""
+    return GroupTimes(
+        lambda gpus, nodes: always(us.get(gpus, 100)),
+        lambda nodes: always(us[4]),
+        as_exchanges(lambda gpus, nodes: always(100)),
+    )
+
+
+def test_published_hybrids_of_sixteen_cards_are_ranked_by_their_calls():
+    """TP 8 x PP 2 beside TP 4 x PP 4, with a drafter, by NCCL and by an own kernel, whose times
+    their owner printed beside the rates. The checkpoint's format is unknown: q4 is about what
+    fits."""
+    rows = [row for row in pairs() if row.family == "H84"]
+    calls_us = dict[int, dict[str, float]]()
+    for row in rows:
+        if found := re.search(r"([0-9]+) us against ([0-9]+) us NCCL at TP([0-9])", row.note):
+            own, nccl, ranks = map(int, found.groups())
+            calls_us[ranks] = {"two-stage custom all-reduce": own, "NCCL": nccl}
+    assert {*calls_us} == {4, 8}
+
+    ratios, published_ratios = list[float](), list[float]()
+    for kernel in ("two-stage custom all-reduce", "NCCL"):
+        drafted = [row for row in rows if row.split.kernel == kernel and row.draft_tokens == 5]
+        deep, wide = sorted(drafted, key=lambda row: row.split.tensor)
+        assert deep.decode_tok_s
+        assert wide.decode_tok_s
+        published_ratios.append(wide.decode_tok_s / deep.decode_tok_s)
+        groups = groups_of({ranks: calls_us[ranks][kernel] for ranks in (4, 8)})
+        load = Deployment(
+            specs.MODELS["deepseek-v4-flash"],
+            specs.GPUS["rtx5060ti"],
+            "q4",
+            always(100),
+            tensor=16,
+            groups=groups,
+            proposed=5,
+        )
+        splits = all_splits(load)
+        steps_us = [
+            splits[name].figures["step_us"].value for name in ("TP 4 x PP 4", "TP 8 x PP 2")
+        ]
+        ratios.append(steps_us[0] / steps_us[1])
+    assert ratios == pytest.approx(published_ratios, rel=0.25)
+    page = " ".join((ROOT / "docs/advise.md").read_text().split())
+    one, other = published_ratios
+    assert f"measured {one:.2f} and {other:.2f} times" in page
+    assert f"where the formula says {ratios[0]:.2f} and {ratios[1]:.2f}" in page

@@ -33,9 +33,7 @@ from reports.tables.sentences import number, size_text
 from tests.references_page import span
 from wiretax.common.grouped import grouped
 
-# PCIe 4 x4, as the second slot of many home boards has it behind the chipset: twice the rate of
-# PCIe 3 over half the lanes.
-CHIPSET_GB_S = LINKS["pcie3x8"].gb_s
+CHIPSET = LINKS["pcie4x4"]  # the second slot of many home boards
 GIB = 1.073741824  # GB
 PEERS = {"p2p": "on", "host memory": "off", "unknown": "unknown"}  # of a call's transport
 SHOWN_PEERS = {"on": "on", "off": "off", "unknown": "not printed"}
@@ -258,11 +256,11 @@ def chipset_row(even_us: float) -> list[str]:
     """Computed: the published latencies over PCIe and the bytes over a slot of x4; of a chunk the
     least time."""
     latency = assumed_times(2, CARD, link_between(CARD, 2))(TOKEN_BYTES)
-    bytes_us = TOKEN_BYTES / CHIPSET_GB_S / 1e3
+    bytes_us = TOKEN_BYTES / CHIPSET.gb_s / 1e3
     token_us = [latency.low + bytes_us, latency.high + bytes_us]
-    part_us = CHUNK_BYTES / CHIPSET_GB_S / 1e3 / best_share()
+    part_us = CHUNK_BYTES / CHIPSET.gb_s / 1e3 / best_share()
     return [
-        "x16/x4 by the chipset, PCIe 4",
+        f"x16/x4 by the chipset, {CHIPSET.fabric.removesuffix(' x4')}",
         "on or off",
         "none measured",
         span(token_us, "").strip(),
@@ -358,7 +356,7 @@ def figures() -> dict[str, str]:
         "even_chunk": f"{number(even_chunk_us() / 1e3)} ms",
         "chunk": size_text(CHUNK_BYTES),
         "board_table": board_table(),
-        "chipset_gb_s": number(CHIPSET_GB_S),
+        "chipset_gb_s": number(CHIPSET.gb_s),
         "share": f"{best_share():.0%}".replace("%", " %"),
         "bigger_table": bigger_table(),
         "bigger_gib": f"{bigger_gib():.1f}",

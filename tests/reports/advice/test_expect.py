@@ -196,7 +196,7 @@ def test_the_nearest_are_named_as_such(reports, line, sentence):
         ("--gpu r9700,rtx5090", "--gpu takes one card, not r9700,rtx5090"),
         ("--gpu h99\x1b[2J", "unknown GPU 'h99?[2J'"),
         ("--gpu none", "unknown GPU 'none'"),  # what the table says where no card took part
-        ("--gpu rx9070grf", "unknown GPU 'rx9070grf': did you mean rx9070?"),
+        ("--gpu rx9070grf", "unknown GPU 'rx9070grf': did you mean rx9070gre?"),
         ("nowhere.jsonl --gpus 4", "expect needs either a RUN, or --gpu with --gpus"),
         ("--gpu r9700 --size 16Q", "'16Q' is no number such as 2, 16K or 32M"),
         (

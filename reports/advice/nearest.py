@@ -140,7 +140,8 @@ class Answer:
 def question_of(name: str, gpus: int, hosts: int | None) -> Question:
     """The question about cards of this name. Raises ResultError for an unknown one."""
     if "," in name:
-        raise ResultError(f"--gpu takes one card, not {printable(name)}")
+        hint = "; advise takes a card by its figures" if name[:1].isdigit() else ""
+        raise ResultError(f"--gpu takes one card, not {printable(name[:80])}{hint}")
     named, notices = meant_cards(name)
     fabrics = {row.generation for row in select(calls(), gpu=named, hosts={hosts})}
     if not named:

@@ -251,7 +251,7 @@ def meant_cards(
     texts = [
         f"the {row.published}, the same chip ({row.chip}) with {row.difference}" for row in twins
     ]
-    whose = " and of ".join(texts)
+    whose = ", and of ".join(texts)
     said = [f"No row of the {twins[0].card} is published: these are of {whose}."] if twins else []
     return {row.published for row in twins}, said
 

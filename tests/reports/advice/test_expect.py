@@ -193,7 +193,8 @@ def test_the_nearest_are_named_as_such(reports, line, sentence):
     ("line", "complaint"),
     [
         ("--gpu radeon-9999", "unknown GPU 'radeon-9999'"),
-        ("--gpu r9700,rtx5090", "--gpu takes one card, not r9700,rtx5090"),
+        ("--gpu r9700,rtx5090", "--gpu takes one card, not r9700,rtx5090\n"),
+        ("--gpu 32GB,640GB/s,191TFLOPS", "191TFLOPS; advise takes a card by its figures\n"),
         ("--gpu h99\x1b[2J", "unknown GPU 'h99?[2J'"),
         ("--gpu none", "unknown GPU 'none'"),  # what the table says where no card took part
         ("--gpu rx9070grf", "unknown GPU 'rx9070grf': did you mean rx9070gre?"),

@@ -9,7 +9,7 @@ from statistics import median
 
 from reports.advice.nearest import Question
 from reports.kit.chart import Chart, chart_of
-from reports.references.published import PublishedCall, select, votes
+from reports.references.published import PublishedCall, near_size, select, votes
 from reports.tables.beside_published import LARGE_BYTES, fabric_at
 from reports.tables.figure import DrawnLine, figure
 from reports.tables.plot import PANEL_IN, Quantity, draw_against_size, span_of
@@ -26,6 +26,7 @@ SHORT = {
     "network": "network",
     "unknown": "",
 }
+UNSAID = {"unknown": "eager or graph"}  # a mode
 # The colour of the first group of a kind, and of its further ones.
 ROLES = {
     "library": ("library", "line-2", "line-4"),
@@ -71,9 +72,9 @@ def panels(question: Question, sizes: Sequence[int]) -> list[Panel]:
 
 
 def lines_of(question: Question, size: int) -> tuple[list[DrawnLine], str]:
-    """The figures of the same machine, or of the nearest, at all sizes in the range of this one:
-    with the run's at most four groups, those of most machines, and of as many those of most rows.
-    Then what differs."""
+    """The figures of the same machine, or of the nearest that has some near this size, at all sizes
+    in its range: with the run's at most four groups, those of most machines, and of as many those
+    of most rows. Then what differs."""
     is_large = size >= LARGE_BYTES
 
     def in_range(rows: Sequence[PublishedCall]) -> list[PublishedCall]:
@@ -86,7 +87,8 @@ def lines_of(question: Question, size: int) -> tuple[list[DrawnLine], str]:
         return same or select(rows, transport={"unknown"})
 
     levels = [(differs, of_one_way(in_range(rows))) for differs, rows in question.levels(size)]
-    differs, rows = next((level for level in levels if level[1]), ("", []))
+    beside = [level for level in levels if near_size(level[1], size)]
+    differs, rows = next((level for level in [*beside, *levels] if level[1]), ("", []))
     own = in_range(question.own)
 
     def weight(alike: Sequence[PublishedCall]) -> tuple[int, int]:
@@ -94,7 +96,13 @@ def lines_of(question: Question, size: int) -> tuple[list[DrawnLine], str]:
 
     groups = grouped(
         rows,
-        lambda row: (row.kind, SHORT[row.transport], fabric_at(row, size), row.mode, row.gpu),
+        lambda row: (
+            row.kind,
+            SHORT[row.transport],
+            fabric_at(row, size).replace("unknown", ""),
+            row.mode,
+            row.gpu,
+        ),
     )
     by_weight = sorted(groups, key=lambda group: weight(groups[group]), reverse=True)
     lines = list[DrawnLine]()
@@ -102,7 +110,8 @@ def lines_of(question: Question, size: int) -> tuple[list[DrawnLine], str]:
         for group, role in zip(alike, ROLES[kind] * 2, strict=False):
             # Of fabric, mode and card, what tells groups of one kind apart.
             more = [group[at] for at in (2, 3, 4) if len({each[at] for each in alike}) > 1]
-            name = ", ".join(filter(None, (kind, group[1], *more)))
+            words = [UNSAID.get(word, word) for word in (kind, group[1], *more)]
+            name = ", ".join(filter(None, words))
             lines.append(DrawnLine(name, role, spreads(groups[group]), True))
     if own:
         lines.append(DrawnLine("this run", "ours", spreads(own), True))

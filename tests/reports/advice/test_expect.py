@@ -405,6 +405,15 @@ def test_a_size_that_nobody_measured_is_in_the_chart_too():
         assert [step["at"][0] for step in chart.steps] == [size]
 
 
+def test_what_is_drawn_is_near_the_asked_size(tmp_path):
+    """Four R9700s through host memory are published at 8 and 16 bytes alone."""
+    question = nearest.question_of_run(read(through_host_memory(tmp_path, at_gb_s(9.1))))
+    [panel] = panels(question, [16384])
+    sizes = {each.size_bytes for line in panel.lines for each in line.cases}
+    assert panel.differs == "other cards over the same fabric"
+    assert min(sizes) > 1024
+
+
 def test_a_band_is_the_least_and_the_most_and_its_line_the_machines_median():
     rows = [published(machine=name, time_us=us) for name, us in (("a", 1), ("a", 3), ("b", 10))]
     [spread] = spreads(rows)

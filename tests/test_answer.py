@@ -182,6 +182,17 @@ def test_by_tensor_loses_exactly_where_the_cost_is_above_the_break_even():
         assert (cost > even) == (float(row["times as fast"]) < 1), row
 
 
+def test_a_pair_is_of_one_kind_of_cards():
+    """Of two cards of a table of many, one beside another would be a gain of the card."""
+    pairs = import_module("answer_pairs")
+    for pair in pairs.all_pairs():
+        names = sorted((pair.one.gpu, pair.other.gpu), key=len)
+        assert names[1].startswith(names[0]), pair
+        assert pair.one.model == pair.other.model
+    unlike = [pair for pair in pairs.all_pairs() if pair.one.gpu != pair.other.gpu]
+    assert all("+" in pair.one.gpu + pair.other.gpu for pair in unlike)
+
+
 def test_the_thresholds_are_those_of_the_data_sheet_and_grow_as_engines_reach_less():
     """70.55e9 weights of 40 GB and a cache of 4,096 tokens at 640 GB/s: 64.6 ms, half of it in 160
     calls; 2,048 tokens at 191 TFLOP/s: 1.54 s, half of it in 160 calls of 33.6 MB."""

@@ -136,11 +136,11 @@ than:
 ## Long prompts
 
 In prefill a call carries the whole chunk: bandwidth decides, not latency. By tensor prefill ran at
-{prompt_range}; and at {prompt_one} one card, where by layer ran at {prompt_layer}: chunks of one
-prompt follow each other through the cards. For a prompt of one chunk by layer gains nothing, and
-the [second threshold](#test-your-own-cards-in-two-minutes) decides. A narrow link costs prefill
-most: two P104-100s over {narrow_link} decode {narrow_decode} by tensor, and prefill
-{narrow_prefill}.
+{prompt_range}. Against one card it ran at {prompt_one}, and by layer at {prompt_layer}, where
+chunks of one prompt follow each other through the cards. For a prompt of one chunk by layer gains
+nothing, and the [second threshold](#test-your-own-cards-in-two-minutes) decides. A narrow link
+costs prefill most: two P104-100s over {narrow_link} decode at {narrow_decode} by layer, and prefill
+at {narrow_prefill}.
 
 {prompts_table}
 

@@ -165,11 +165,13 @@ def all_pairs() -> list[Pair]:
 
 
 def same_build(one: Row, other: Row) -> bool:
-    """Whether one ran the other's version, perhaps with something more, and both from a graph or
-    both eager, as far as the source says."""
+    """Whether one ran the other's version, perhaps with something more, on the other's card,
+    perhaps with an unlike one, and both from a graph or both eager, as far as the source says."""
+    cards = sorted((one.gpu, other.gpu), key=len)
     versions = sorted((one.version, other.version), key=len)
     replay = {one.replay, other.replay} - {"unknown"}
-    return versions[1].startswith(versions[0]) and len(replay) < 2
+    same_cards = cards[0] == cards[1] or cards[1].startswith(f"{cards[0]} + ")
+    return same_cards and versions[1].startswith(versions[0]) and len(replay) < 2
 
 
 def between(one: Arrangement, other: Arrangement, cards: Collection[int] = (2,)) -> list[Pair]:

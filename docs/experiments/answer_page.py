@@ -45,7 +45,8 @@ wait for each other twice a layer: {calls} all-reduces a token in a 70B. By laye
 
 `1.70 x` is 1.70 times the tokens a second. Ranges are of published pairs: the same model, weights
 and engine on one machine over PCIe. They stand under each case with their sources; nobody here has
-repeated them. Pairs without a drafter ran none, or name none.
+repeated them. *Eager* engines launch each kernel of a token anew, others replay a graph; a pair
+counts as eager, or as one with a drafter, if its source says so.
 
 **Two R9700s and a dense 70B**: nobody has published the pair. If its calls cost what R9700s paid
 inside engines with smaller models ({r9700_us}), a chat by tensor decodes at {r9700_times}.

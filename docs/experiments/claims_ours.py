@@ -42,10 +42,13 @@ from claims_table import (
 )
 from figures_answer import archived
 
+from reports.advice.group_times import exchange_share
+from reports.advice.implied import calls_of_step, implied_us, step_us
+from reports.advice.offload import HOST_GB_S, offloaded
 from reports.advice.reduce_times import wire_factor
-from reports.advice.serving import CHUNK_TOKENS, Deployment
+from reports.advice.serving import CHUNK_TOKENS, Deployment, all_splits
 from reports.advice.spans import Span
-from reports.advice.specs import BITS, ENGINE, GB, LINKS, ROUTES, engine_calls
+from reports.advice.specs import BITS, ENGINE, GB, LINKS, MODELS, ROUTES, engine_calls
 from reports.references.pairs import pairs
 from reports.references.published import calls, select, serving
 from reports.tables.sentences import number, size_text
@@ -128,12 +131,12 @@ def a4(claim: Claim) -> Found:
 def a5(claim: Claim) -> Found:
     load = claim.load()
     layer = by_layer(load)
-    free = replace(load, times=type(load.times)(2, "free", {1: Span(0, 0, 0)}))
+    without_calls_us = step(load).value - calls_of_pass(load).value
     found = of_two_cards(("layer", "pipeline"), ("tensor", "graph"))
     by_layer_of_one = of_two_cards(("single",), ("layer", "pipeline"))
     gains = [gain(*rows) for rows in found]
     figures = {
-        "bound": number(step(layer).value / step(free).value),
+        "bound": number(step(layer).value / without_calls_us),
         "ratio": ratio(step(layer), step(load)),
         "engines": between(gains, "times"),
         "median": number(median(gains)),
@@ -229,7 +232,19 @@ def a9(claim: Claim) -> Found:
     passing = [each for each in slowest_us if each < even_us(load)]
     also = [each for each in slowest_us if each + claim.values["submit_us"] < even_us(load)]
     prompt_calls = calls_of_pass(load, CHUNK_TOKENS)
+    eager, replayed = "vllm-project/vllm#54766", pair("H104a")
+    (blocking,) = select(near, source={eager})
+    singles = of_two_cards(("single",), ("tensor",))
+    ((one, two),) = [rows for rows in singles if rows[0].source == eager]
+    model_calls = calls_of_step(MODELS[one.model.lower()], two.engine)
+    two_us, one_us = (step_us(rate) for rate in rates([two, one]))
+    inside_us = implied_us(two_us, one_us, 2, model_calls)
     figures = {
+        "alone": us(blocking.us),
+        "inside": us(inside_us),
+        "eager": source(two),
+        "in_graph": number(gain(*replayed)),
+        "graph": source(*replayed),
         "even": us(even_us(load)),
         "token_size": size_text(load.model.all_reduce_bytes(1)),
         "all": str(len(kinds)),
@@ -246,6 +261,8 @@ def a9(claim: Claim) -> Found:
         "separate_large": us(min(forms[large]["separate"])),
         "prompt_share": f"{100 * prompt_calls.value / prompt(load).value:.0f} %",
     }
+    assert inside_us > even_us(load)
+    assert {row.replay for row in replayed} == {"graph"}
     return figures, decided(not also)
 
 
@@ -356,13 +373,8 @@ def b5(claim: Claim) -> Found:
 
 def c1(claim: Claim) -> Found:
     load = claim.load()
-    fits = [
-        context
-        for context in range(0, 100_001, 500)
-        if replace(load, context=context).lack(1) is None
-    ]
     figures = memory(load) | {
-        "most_context": f"{max(fits):,}",
+        "most_context": str(load.most_context),
         "short": short(load, load.slots),
     }
     return figures, decided(load.obstacle is None)
@@ -402,33 +414,35 @@ def lost(before: float | None, after: float | None) -> str:
     return f"{100 * (1 - after / before):.0f} %"
 
 
-# Two channels of 8 bytes: JEDEC DDR5-5600 and DDR4-3200.
-HOST_GB_S = {"ddr5": 2 * 8 * 5.6, "ddr4": 2 * 8 * 3.2}
-
-
 def c3(claim: Claim) -> Found:
-    load = claim.load()
-    layer = step(by_layer(load)).value
-    rest = alone(load).memory_bytes(1) - usable_gb(load) * GB
+    card, slower, pair_of_cards = claim.load(), claim.load(1), claim.load(2)
+    value, enough = claim.values, step(card).value  # with enough memory
+    host_gb_s = [HOST_GB_S, float(claim.repeat[1].command.split()[-1])]
+    ways = [
+        offloaded(load, gb_s, LINKS[load.gpu.slot].gb_s)["one GPU, rest on the CPU"]
+        for load, gb_s in zip((card, slower), host_gb_s, strict=True)
+    ]
+    slow = [step(way).value for way in ways]
 
-    def slow_us(left: float, gb_s: float) -> float:
-        on_card = load.weights_bytes - left + load.kv_bytes(1)
-        return on_card / load.gpu.bandwidth_gb_s / 1e3 + left / gb_s / 1e3
+    def share(times: float, gb_s: float) -> float:
+        """Of the weights in host memory, at which a token takes so many times as long."""
+        return 100 * (times - 1) / (card.gpu.bandwidth_gb_s / gb_s - 1)
 
-    slow = [slow_us(rest, gb_s) for gb_s in HOST_GB_S.values()]
-    half = [slow_us(rest / 2, gb_s) for gb_s in HOST_GB_S.values()]
+    shares = {name: [share(value[name], gb_s) for gb_s in host_gb_s] for name in ("least", "most")}
     figures = {
-        "file": gb(load.weights_bytes),
-        "rest": gb(rest),
-        "ddr5": f"{number(HOST_GB_S['ddr5'])} GB/s",
-        "ddr4": f"{number(HOST_GB_S['ddr4'])} GB/s",
+        "file": gb(card.weights_bytes),
+        "rest": gb(ways[0].rest_bytes(1)),
+        "fast_host": f"{number(host_gb_s[0])} GB/s",
+        "slow_host": f"{number(host_gb_s[1])} GB/s",
         "slow": between((each / 1e3 for each in slow), "ms"),
-        "fast": ms(layer),
-        "ratio": between(each / layer for each in slow),
-        "half": between(each / layer for each in half),
+        "fast": ms(step(by_layer(pair_of_cards))),
+        "ratio": between(each / enough for each in slow),
+        "ratio_fast": number(slow[0] / enough),
+        "ratio_slow": number(slow[1] / enough),
+        "least_shares": between(shares["least"], "%"),
+        "most_shares": between(shares["most"], "%"),
     }
-    value = claim.values
-    inside = [value["least"] <= each / layer <= value["most"] for each in slow]
+    inside = [value["least"] <= each / enough <= value["most"] for each in slow]
     return figures, "holds if" if all(inside) else None
 
 
@@ -524,7 +538,7 @@ def d3(claim: Claim) -> Found:
 def d4(claim: Claim) -> Found:
     load, usual = claim.load(), claim.load(1)
     value = claim.values
-    both = replace(load, stages=2)
+    both = all_splits(claim.load(2))["TP 4 x PP 2"]
     longest = max(
         tokens
         for tokens in range(10, 2048, 10)
@@ -653,6 +667,7 @@ def d9(claim: Claim) -> Found:
 
 def d10(claim: Claim) -> Found:
     load, value = claim.load(1), claim.values
+    data = all_splits(load)[f"DP {load.tensor} + EP"]
     both_ways = 2 * LINKS["nvlink4"].gb_s
     (small,) = [
         each
@@ -665,6 +680,7 @@ def d10(claim: Claim) -> Found:
         "size": size_text(1 << 20),
         "both_ways": f"{number(both_ways)} GB/s",
         "layers": str(load.model.layers),
+        "each": us(data.exchange_us(data.exchange_bytes(1))),
         "all_to_alls": str(2 * load.model.layers),
         "all_reduces": str(load.model.all_reduces),
     }
@@ -816,22 +832,30 @@ def d19(claim: Claim) -> Found:
 
 
 def d20(claim: Claim) -> Found:
-    load = claim.load(1)
+    load, many = claim.load(), claim.load(1)
     k, cards = load.model.top_k, load.tensor
-    ratios, shown = [], []
-    for name in ("H108a", "H108b", "H108c", "H108d"):
-        tensor, experts = pair(name)
-        ratios.append(gain(tensor, experts))
-        shown += rates([tensor, experts]) if name in ("H108a", "H108d") else []
+    one, splits = all_splits(load), all_splits(many)
+    names = f"TP {cards}", f"TP {cards} + EP", f"DP {cards} + EP"
+    tensor, with_tensor, data = (one[name] for name in names)
+    call_share, figures_of_both = exchange_share()
+    measured = [gain(*pair(name)) for name in ("H108a", "H108b", "H108c", "H108d")]
     figures = {
         "k": str(k),
         "share": f"{k / cards:g}",
-        "experts": f"{k} of {load.model.experts} experts",
-        "measured": between(ratios),
+        "call_share": call_share.text(),
+        "both": str(figures_of_both),
+        "tensor": ms(step(tensor)),
+        "with_tensor": ms(step(with_tensor)),
+        "data": ms(step(data)),
+        "streams": str(many.batch),
+        "tensor_many": ms(step(splits[names[0]])),
+        "data_many": ms(step(splits[names[2]])),
+        "measured": between(measured),
         "row": source(*pair("H108a")),
-        "rates": printed(shown),
+        "rates": printed(rates([*pair("H108a"), *pair("H108d")])),
     }
-    return figures, "holds if" if k > 1 and k / cards < 1 else None
+    cheaper, faster = call_share.value < 1, step(data).value < step(tensor).value
+    return figures, "holds if" if cheaper and not faster else None
 
 
 OURS: Mapping[str, Callable[[Claim], Found]] = {

@@ -66,7 +66,9 @@ class Claim(msgspec.Struct, forbid_unknown_fields=True):
         _, _, _, _, *words = shlex.split(self.repeat[place].command)
         parser = argparse.ArgumentParser()
         advise.add_arguments(parser)
-        return advise.load_of(parser.parse_args(words))
+        arguments = parser.parse_args(words)
+        (gpus,) = arguments.gpus
+        return advise.load_of(arguments, gpus)
 
 
 class Claims(msgspec.Struct, forbid_unknown_fields=True):

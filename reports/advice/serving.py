@@ -161,7 +161,7 @@ class Deployment:
         """The latencies of a step, of a token of a stream, of the first token of one prompt, and of
         the last of `slots` prompts at once; and the rates of streams and of prompts."""
         step_us, (prompt_us, prompt_rate) = self.decode_us(self.batch), self.prompts()
-        lanes = self.replicas * (self.tensor if self.experts == BY_STREAMS else 1)
+        lanes = self.replicas * self.prompts_at_once
         rounds, round_us = ceil(self.slots / lanes), lanes * self.prompt * 1e6 / prompt_rate
         last_us = prompt_us + (rounds - 1) * round_us
         return {
@@ -245,22 +245,26 @@ class Deployment:
             leaving = max(leaving, sum(one != other for one, other in pairs))
         return self.stages - leaving, leaving
 
+    @property
+    def prompts_at_once(self) -> int:
+        """How many prompts the GPUs of a tensor split compute together: with attention BY_STREAMS
+        one each."""
+        return self.tensor if self.experts == BY_STREAMS else 1
+
     def prompts(self) -> tuple[Span, Span]:
         """The time of a prompt, and the rate of many in a row: a pipeline ends a chunk each period,
         replicas work on one prompt each. With two chunks in flight the longer of a stage and a
-        hand-off hides the shorter (GPipe: Huang et al., NeurIPS 2019). GPUs with attention
-        BY_STREAMS have one prompt, or one each."""
-        us = self.pass_us(1)
-        if self.experts == BY_STREAMS:
-            return us, rate(self.replicas * self.tensor * self.prompt, self.pass_us(self.tensor))
+        hand-off hides the shorter (GPipe: Huang et al., NeurIPS 2019)."""
+        at_once = self.prompts_at_once
+        us, all_us = self.pass_us(1), self.pass_us(at_once)
         if self.stages == 1:
-            return us, rate(self.replicas * self.prompt, us)
+            return us, rate(self.replicas * at_once * self.prompt, all_us)
 
         # The first chunk passes all stages and the hand-offs between them; the others follow. The
         # way back to the first stage is not the prompt's.
         chunks = ceil(self.prompt / CHUNK_TOKENS)
         tokens = self.prompt / chunks
-        stage_us = us / chunks / self.stages
+        stage_us, all_stage_us = us / chunks / self.stages, all_us / chunks / self.stages
         within, across = self.hand_offs
         message_bytes = self.model.all_reduce_bytes(tokens)
         handoff_us = self.hand_off_us(message_bytes)
@@ -271,8 +275,9 @@ class Deployment:
             first_us += (across - 1) * handoff_us
         else:
             first_us += (within - 1) * handoff_us
-        period_us = stage_us.at_least(handoff_us)
-        return first_us + (chunks - 1) * period_us, rate(self.replicas * tokens, period_us)
+        prompt_us = first_us + (chunks - 1) * stage_us.at_least(handoff_us)
+        period_us = all_stage_us.at_least(handoff_us)
+        return prompt_us, rate(self.replicas * at_once * tokens, period_us)
 
     def pass_us(self, prompts: int) -> Span:
         """All chunks of so many prompts at once on the GPUs of a tensor split."""
@@ -370,7 +375,7 @@ def all_splits(load: Deployment) -> dict[str, Deployment]:
             replace(split, experts=attention)
             for attention in (BY_TENSOR, BY_STREAMS)
             for split in splits
-            if split.tensor > 1 and split.stages == 1
+            if split.tensor > 1
         ]
     return {split_name(split): split for split in splits}
 

@@ -58,7 +58,8 @@ def test_every_factorisation_has_a_name():
         assert len(counts) == len(splits)
         assert {prod(count) for count in counts} == {gpus}
     mixture = replace(R9700, model=MIXTRAL, tensor=4, groups=GROUPS)
-    experts = ["TP 4 + EP", "2 replicas of TP 2 + EP", "DP 4 + EP", "2 replicas of DP 2 + EP"]
+    with_tensor = "{} 4 + EP", "{} 2 + EP x PP 2", "2 replicas of {} 2 + EP"
+    experts = [name.format(attention) for attention in ("TP", "DP") for name in with_tensor]
     assert [*all_splits(mixture)] == [*four, *experts]
 
 
@@ -350,3 +351,16 @@ def test_published_hybrids_of_sixteen_cards_are_ranked_by_their_calls():
     one, other = published_ratios
     assert f"measured {one:.2f} and {other:.2f} times" in page
     assert f"where the formula says {ratios[0]:.2f} and {ratios[1]:.2f}" in page
+
+
+def test_a_pipeline_of_split_experts_takes_a_prompt_on_each_gpu():
+    """DP 2 + EP x PP 2, as published of four PRO 6000s: two prompts at once, in two stages."""
+    load = replace(R9700, model=MIXTRAL, tensor=4, times=always(0), prompt=2048)
+    hybrid, group = (all_splits(load)[name] for name in ("DP 2 + EP x PP 2", "DP 4 + EP"))
+    pair = replace(load, tensor=2, experts=BY_STREAMS)
+    assert hybrid.memory_bytes(1) == pytest.approx(pair.memory_bytes(1) / 2, rel=0.02)
+    assert hybrid.prompts()[0].value == pytest.approx(pair.prompts()[0].value)
+    # Both stages are busy.
+    assert hybrid.prompts()[1].value == pytest.approx(2 * pair.prompts()[1].value)
+    assert hybrid.decode_us(1).value == pytest.approx(pair.decode_us(1).value)
+    assert group.memory_bytes(1) > hybrid.memory_bytes(1)

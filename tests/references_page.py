@@ -14,6 +14,7 @@ from reports.references.published import (
     serving,
 )
 from reports.tables.sentences import number, size_text
+from tests.references_pairs import of_pairs
 from wiretax.common.grouped import grouped
 from wiretax.common.untrusted import markdown_text
 from wiretax.record.case import bus_factor
@@ -271,7 +272,7 @@ def page() -> str:
     listed = [
         f"{place}. [{markdown_text(name)}]({address(name)})" for name, place in sources().items()
     ]
-    parts = [head, by_fabric(), of_serving(), CAVEATS + contradictions(), ROW]
+    parts = [head, by_fabric(), of_serving(), of_pairs(), CAVEATS + contradictions(), ROW]
     return "\n".join([*parts, "## Sources\n", *listed, ""])
 
 

@@ -52,7 +52,7 @@ def network_times(gpus: int, gpu: Gpu, link: CardLink, nodes: int) -> ReduceTime
     rows = select(calls(), collective={"all_reduce"}, library={gpu.library}, fabric={fabric})
     rows = [row for row in rows if (row.hosts or 0) > 1]
     rows = select(rows, valid_until={""}) or rows  # old figures only where there are no others
-    name = gpu.library.upper()
+    name = gpu.library_name
     spans, texts = list[Span](), list[str]()
     for least, most, unit in ((1, SMALL, "us"), (COMPARED_BYTES / 2, COMPARED_BYTES * 2, "GB/s")):
         near = [row for row in rows if least <= (row.size_bytes or 0) <= most]

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 MOST_LETTERS = 80  # of a name that is read
 # Words behind a number that make another card: an RTX 3060 Ti is no RTX 3060.
+METHODS = "awq", "gptq", "autoround", "hqq"  # of any number of bits
+CHANGED_SHAPES = r"\b(reap|pruned)\b"  # of a model's name: experts or layers are gone
 OTHER_CARDS = "ti", "super", "xt", "xtx", "gre", "d", "laptop", "mobile", "max", "sff"
 
 
@@ -40,6 +42,8 @@ def model_named(text: str, keys: Iterable[str]) -> str | None:
     """The longest key whose words stand in the text one after another: `gemma-4-31b` in
     `google/gemma4-31B-it`, `qwen3.8-27b` in `Qwen3.8-27B-Heretic`."""
     text = text[:MOST_LETTERS].lower()
+    if re.search(CHANGED_SHAPES, text):
+        return None
 
     def fits(key: str) -> bool:
         apart = re.sub(r"(?<=[a-z])(?=\d)", "-", key)  # qwen3.8 is also written qwen 3.8
@@ -51,7 +55,8 @@ def model_named(text: str, keys: Iterable[str]) -> str | None:
 
 def type_named(text: str, keys: Iterable[str]) -> str | None:
     """The longest type of weights that stands in the text, of several the first, after `to` the
-    last; None if there is none, or if two of them are joined by a plus: `UD-Q4_K_XL`, `repo default
+    last; None if there is none, or if two of them are joined by a plus; a method such as AWQ counts
+    only where no bits are said: `UD-Q4_K_XL`, `repo default
     (W4A16 AutoRound)`, `NVFP4 to MXFP4`."""
     text = re.sub(r"[^a-z0-9+]+", "_", text[:MOST_LETTERS].lower())
     text = text.rpartition("_to_")[2]
@@ -60,6 +65,7 @@ def type_named(text: str, keys: Iterable[str]) -> str | None:
         for key in keys
         for match in re.finditer(rf"(?<![a-z0-9]){re.escape(key)}(?![a-z0-9])", text)
     )
+    found = [match for match in found if match[2] not in METHODS] or found
     if not found or ("_+_" in text and len({key for *_, key in found}) > 1):
         return None
     return found[0][2]

@@ -72,7 +72,8 @@ class Transformer(Model, kw_only=True):
     active_share: float = 0  # of the parameters that one token is multiplied with
     kv_bytes_per_token: int = 0
     window_bytes_per_token: int = 0  # beside it, up to `sliding_window` tokens
-    all_reduces: int = 0  # of a tensor-parallel step
+    # Of a tensor-parallel step.
+    all_reduces: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
 
     def __post_init__(self) -> None:
         self.kv_heads = self.kv_heads or self.heads
@@ -104,7 +105,7 @@ class Transformer(Model, kw_only=True):
             elements = (self.layers - self.kv_layers) * self.kv_heads * self.head
             self.window_bytes_per_token = 2 * elements * ELEMENT_BYTES
         # After attention and after the MLP (Shoeybi et al., Megatron-LM, 2019, section 3).
-        self.all_reduces = 2 * self.layers
+        self.all_reduces = self.all_reduces or 2 * self.layers
 
     def all_reduce_bytes(self, tokens: float) -> int:
         return round(tokens * self.hidden * ELEMENT_BYTES)

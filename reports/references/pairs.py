@@ -346,8 +346,9 @@ def split_of(text: str, gpus: int | None) -> Split:
     cards = (gpus or 1) // max(replicas, 1)  # of a replica
     head = re.match(
         r"(?P<single>single)\b|(?P<row>row)(-era tensor split)?-?(?P<rows>\d*)\b|(?P<layer>layer)\b"
-        r"|(?P<pipeline>pipeline)\b|(?P<graph>graph)\b|(?P<tensor>tensor)-?(?P<tensors>\d*)\b"
-        r"|(?=(tp|pp|dp|ep|dep|dcp)\d*\b)",
+        r"|(?P<pipeline>pipeline)\b|(?P<graph>graph)\b"
+        r"|(?P<tensor>tensor)(?:[- ]parallel| split)?-?(?P<tensors>\d*)\b"
+        r"|(?=(tp|pp|dp|ep|dep|dcp)[ =-]?\d*\b)",
         rest,
     )
     unknown = Split(kind="unknown", variant=text)
@@ -373,7 +374,7 @@ def split_of(text: str, gpus: int | None) -> Split:
             "dep": ("data", "experts"),
             "dcp": ("contexts",),
         }
-        word = r"(?:[ ,x+/]*)\b(tp|pp|dp|ep|dep|dcp)(\d{0,4})\b(?: (?:attention|experts))?"
+        word = r"[ ,x+/-]*\b(tp|pp|dp|ep|dep|dcp)[ =-]?(\d{1,4}|)\b(?: (?:attention|experts))?"
         while factor := re.match(word, rest):
             rest = rest[factor.end() :]
             size = int(factor[2] or (cards if factor[1] in ("tp", "ep") else 1))

@@ -3,7 +3,7 @@
 import pytest
 
 from reports.advice.reduce_times import assumed_times
-from reports.advice.specs import GPUS, LINKS, gpu_of, link_by_name, with_peer_access
+from reports.advice.specs import GPUS, LINKS, gpu_of, link_between, link_by_name, with_peer_access
 from tests.reports.advice.test_advise import TWO, answer, refusal
 from wiretax.record.result import ResultError
 
@@ -105,3 +105,13 @@ def test_a_library_that_nobody_replays_from_a_graph_has_its_eager_figures():
     assert "eager figures over PCIe" in answer(f"{TWO.replace('r9700', 'b70')}")[1]
     assert "published of oneCCL" in answer(f"{TWO.replace('r9700', 'b70')}")[1]
     assert "eager figures over network" in answer(f"{TWO.replace('r9700', 'gb10')}")[1]
+
+
+@pytest.mark.parametrize("gpus", [2, 8])
+def test_every_card_is_answered_with_and_without_peers(gpus):
+    """A data sheet whose link nobody published would be a card that advise knows and refuses."""
+    for name, gpu in GPUS.items():
+        for asked in (None, "on", "off"):
+            card = with_peer_access(gpu, asked)
+            times = assumed_times(gpus, card, link_between(card, gpus))
+            assert 0 < times(16384).low <= times(16384).value <= times(16384).high, name

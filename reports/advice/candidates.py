@@ -14,6 +14,7 @@ import msgspec
 
 from reports.advice.best_split import Speed, best_speed
 from reports.advice.reduce_times import (
+    SMALL,
     AllReduceLaunches,
     assumed_gb_s,
     assumed_times,
@@ -25,15 +26,18 @@ from reports.advice.reduce_times import (
 from reports.advice.serving import Deployment
 from reports.advice.spans import Span
 from reports.advice.specs import (
+    GPUS,
     CardLink,
+    Gpu,
     convert,
     gpu_of,
     link_between,
     link_by_name,
     model_by_name,
+    with_peer_access,
 )
 from reports.references.published import Positive
-from reports.tables.sentences import counted, number, size_text
+from reports.tables.sentences import counted, number, size_text, some
 from wiretax.common.arguments import unknown
 from wiretax.common.untrusted import printable_in
 from wiretax.record.case import size_of
@@ -82,14 +86,16 @@ class Workload(SpecTable):
 
 class Offer(SpecTable):
     """A candidate: its GPUs and its runs (files, folders and globs, in the file relative to it).
-    `link` joins its GPUs, named as in `advise`; None stands for the GPU's own. `power_w` is the
-    power of all GPUs in watts, where its runs do not tell it; None stands for the data sheet."""
+    `link` joins its GPUs, named as in `advise`, and `peer_access` says whether their driver joins
+    them without host memory; None stands for the GPU's own. `power_w` is the power of all GPUs in
+    watts, where its runs do not tell it; None stands for the data sheet."""
 
     gpu: str
     gpus: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     price: Price
     runs: list[str] = []
     link: str | None = None
+    peer_access: bool | None = None
     power_w: Positive | None = None
 
 
@@ -225,11 +231,18 @@ def _requirement(path: Path, spec: Spec, text: str) -> Requirement:
     return requirement
 
 
+def card_of(offer: Offer) -> Gpu:
+    """The offer's GPU, with the peer access that it names. Raises ResultError for an unknown
+    one."""
+    asked = {True: "on", False: "off", None: None}[offer.peer_access]
+    return with_peer_access(gpu_of(offer.gpu), asked)
+
+
 def link_of(offer: Offer) -> CardLink:
     """The link that the offer names, or its GPU's own. Raises ResultError for unknown names."""
     if offer.link:
         return link_by_name(offer.link)
-    return link_between(gpu_of(offer.gpu), offer.gpus)
+    return link_between(card_of(offer), offer.gpus)
 
 
 def figures_of(
@@ -240,7 +253,7 @@ def figures_of(
 ) -> tuple[dict[FigureKey, Figure], list[str]]:
     """These figures of a candidate, with the intervals of its launches, and doubts about its
     all-reduces. Raises ResultError for unknown names."""
-    gpu, gpus, link = gpu_of(offer.gpu), offer.gpus, link_of(offer)
+    gpu, gpus, link = card_of(offer), offer.gpus, link_of(offer)
     times, origin = assumed_times(gpus, gpu, link), ""
     is_published = gpus > 1 and not offer.runs
     has_interval = launches.have_intervals or is_published
@@ -255,6 +268,9 @@ def figures_of(
             )
     elif gpus > 1 and len(launches.times):
         times, origin = measured_times(launches, gpus, gpu, link), MEASURED
+        if gpu.name not in GPUS:
+            names = some([*dict.fromkeys(name for run in launches.runs for name in run.run.gpus)])
+            times.notes.append(f"Its gpu has figures and no name: that it is {names} is your word.")
 
     def all_reduce(size: int, unit: str) -> tuple[Span | None, str]:
         """Its us or its busbw in GB/s, and the origin or why there is none."""
@@ -264,6 +280,8 @@ def figures_of(
                 span, origins = published(gpus, gpu, link, size)
             except ResultError as error:
                 return None, f"no run, and {error}"
+            if unit == "us" and size <= SMALL:
+                span = times(size)  # as the arithmetic has it
             return span, f"{PUBLISHED}: {origins}"
 
         if not origin or size not in times.spans:
@@ -359,7 +377,7 @@ def power_of(offer: Offer, launches: AllReduceLaunches) -> Figure:
         return Figure(name, unit, note, fmean(medians), min(lows), max(highs))
     if offer.power_w:
         return Figure(name, unit, "spec", offer.power_w)
-    tdp_w = gpu_of(offer.gpu).tdp_w
+    tdp_w = card_of(offer).tdp_w
     if tdp_w is None:
         return Figure(name, unit, "neither power_w nor watts among the card's figures")
     return Figure(name, unit, "data sheet", offer.gpus * tdp_w)

@@ -20,7 +20,6 @@ from reports.advice.reduce_times import (
     read_launches,
 )
 from reports.advice.serving import REACHED
-from reports.advice.specs import gpu_of
 from reports.kit.chart import forest
 from reports.kit.page import Banner, Page, Row, Section, role_of, to_html
 from reports.tables.sentences import counted, lay_out, number, plain_table, some, start_time
@@ -246,7 +245,7 @@ def _appraise(
     of_models: list[FigureKey] = [("tok/s", model) for model in spec.models]
     keys = dict.fromkeys([*ALWAYS, *of_models, *(each.figure for each in requirements)])
     figures, notes = candidates.figures_of(offer, launches, spec, keys)
-    hardware = other_hardware(launches, gpu_of(offer.gpu))
+    hardware = other_hardware(launches, candidates.card_of(offer))
     verdicts = {}
 
     for requirement in requirements:

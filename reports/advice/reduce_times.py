@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from reports.advice.spans import Span
-from reports.advice.specs import LINKS, CardLink, Gpu, link_between, sheet_of
+from reports.advice.specs import GPUS, LINKS, CardLink, Gpu, link_between, sheet_of
 from reports.references.published import PublishedCall, calls, select
 from reports.tables.beside_published import COMPARED_BYTES, LARGE_BYTES, amounts
 from reports.tables.sentences import (
@@ -254,11 +254,12 @@ def _nearest(
 
 def assumed_us(gpus: int, gpu: Gpu, link: CardLink, size_bytes: int = SMALL) -> tuple[Span, str]:
     """The us of an all-reduce as others published it, and its origin: up to SMALL one latency of
-    all these sizes, and above it the times of half to twice the size. Raises ResultError if nobody
-    published one."""
+    all these sizes, and above it the times of half to twice the size, at least what its bytes take
+    on the link. Raises ResultError if nobody published one."""
     if size_bytes <= SMALL:
         return typical(gpus, gpu, link, 1, SMALL, "us")
-    return typical(gpus, gpu, link, size_bytes / 2, size_bytes * 2, "us")
+    span, figures = typical(gpus, gpu, link, size_bytes / 2, size_bytes * 2, "us")
+    return span.at_least(_wire_us(gpus, link, size_bytes)), figures
 
 
 def assumed_gb_s(
@@ -310,14 +311,15 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
 def _at_least_the_wire(latency_us: Span, gpus: int, link: CardLink) -> dict[int, Span]:
     """The latency up to SMALL; where a link is so narrow that the bytes alone take as long, by
     size, what they take at its rate at least."""
-
-    def wire_us(size: int) -> float:
-        return wire_factor(gpus) * size / link.total_gb_s(gpus) / 1e3
-
-    if gpus == 1 or wire_us(SMALL) <= latency_us.low:
+    if gpus == 1 or _wire_us(gpus, link, SMALL) <= latency_us.low:
         return {SMALL: latency_us}
     sizes = [SMALL >> halvings for halvings in range(6)]
-    return {size: latency_us.at_least(wire_us(size)) for size in sizes}
+    return {size: latency_us.at_least(_wire_us(gpus, link, size)) for size in sizes}
+
+
+def _wire_us(gpus: int, link: CardLink, size_bytes: int) -> float:
+    """What the bytes of an all-reduce take on a link by its data sheet."""
+    return wire_factor(gpus) * size_bytes / link.total_gb_s(gpus) / 1e3
 
 
 def spans_of(launches: AllReduceLaunches, column: str) -> dict[int, Span]:
@@ -403,7 +405,9 @@ def other_hardware(launches: AllReduceLaunches, gpu: Gpu) -> str | None:
     if any(shares_places(run.ranks) for run in runs):
         return "The ranks share a card: no link between cards was measured; see predict."
 
-    if others := [name for run in runs for name in run.gpus if sheet_of(name) != gpu]:
+    # A card by its figures has no name to compare.
+    names = [name for run in runs for name in run.gpus if gpu.name in GPUS]
+    if others := [name for name in names if not _is_named(gpu, name)]:
         return f"The times come from {others[0]}, not from {gpu.name}."
 
     if any(len(run.gpus) < run.world_size or not run.gpus for run in runs):
@@ -412,3 +416,9 @@ def other_hardware(launches: AllReduceLaunches, gpu: Gpu) -> str | None:
             f"of nccl-tests and runs of {BENCH}allreduce name it."
         )
     return None
+
+
+def _is_named(gpu: Gpu, name: str) -> bool:
+    """Whether a driver's name is that of this GPU, whatever its peer access."""
+    sheet = sheet_of(name)
+    return sheet is not None and sheet.name == gpu.name

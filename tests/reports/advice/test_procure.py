@@ -10,7 +10,7 @@ import pytest
 from reports.__main__ import main
 from reports.advice.procurement import evaluate, procure_page
 from reports.advice.reduce_times import assumed_times
-from reports.advice.specs import GPUS, LINKS
+from reports.advice.specs import GPUS, LINKS, with_peer_access
 from tests.launch import ROOT
 from tests.reports.synthetic_candidates import (
     BOX,
@@ -172,6 +172,46 @@ def test_a_candidate_has_the_link_of_its_board(tmp_path):
     assert f"{alike}pcie5x16." in procurement.sentences
 
 
+def test_a_patched_driver_is_the_candidates_peer_access(tmp_path):
+    """The published figures of cards joined through host memory stood beside patched GeForces."""
+    patched = {"gpu": '"rtx5090"', "peer_access": "true"}
+    boxes = unmeasured("plain", gpu='"rtx5090"') + unmeasured("patched", **patched)
+    procurement = evaluate(spec(tmp_path, text=MODELS + boxes))
+    asked = assumed_times(2, with_peer_access(GPUS["rtx5090"], "on"), LINKS["pcie5x16"])
+    assert f"patched: {asked.source}" in procurement.sentences
+    plain, fast = (figure(procurement, "16 KiB", machine) for machine in range(2))
+    assert fast.note != plain.note
+    assert any("patched: rtx5090 has peer access, as you say" in x for x in procurement.sentences)
+
+
+def test_runs_of_a_card_with_its_peer_access_are_of_this_card(launches):
+    box = ONE_BOX + "peer_access = true\n"
+    assert verdict_of(evaluate(spec(launches, ["16K <= 8 us"], box)))[0] == "PASS"
+
+
+def test_a_card_by_its_figures_is_judged_by_its_runs(launches, tmp_path):
+    """No run could be of such a card: each had another name than its figures."""
+    card = '"32GB,640GB/s,191TFLOPS"'
+    box = (ONE_BOX + unmeasured("other", gpu=card)).replace('"r9700"', card)
+    procurement = evaluate(spec(launches, ["16K <= 8 us"], box))
+    assert verdict_of(procurement)[0] == "PASS"
+    word = f"box: Its gpu has figures and no name: that it is {R9700} is your word."
+    assert word in procurement.sentences
+    assert figure(procurement, "power of the GPUs").text == "-"
+    assert figure(procurement, "70b-q4", machine=1).text.startswith("at most ")
+
+
+def test_a_row_over_a_narrow_link_is_that_of_the_arithmetic(tmp_path):
+    """Over one lane the bytes take longer than the least latency that others published."""
+    limits = ["16K <= 8 us", "64K <= 8 us"]
+    one_lane = MODELS + unmeasured("box", link='"pcie3x1"')
+    procurement = evaluate(spec(tmp_path, limits, one_lane))
+    times = assumed_times(2, GPUS["r9700"], LINKS["pcie3x1"])
+    small, large = (figure(procurement, name) for name in ("16 KiB", "64 KiB"))
+    assert small.low == times(16 << 10).low > times(1 << 10).low
+    assert large.low >= (64 << 10) / LINKS["pcie3x1"].gb_s / 1e3
+
+
 def test_a_runs_bandwidth_is_held_to_the_candidates_link(launches):
     text = ONE_BOX + 'link = "pcie4x8"\n'
     assert any(
@@ -311,6 +351,8 @@ BAD = [
     ("gpu = 'r9700'", "gpu = 'r9800'", "candidate box: unknown GPU 'r9800': did you mean r9700"),
     ("gpu = 'r9700'", "gpu = 'r9700'\nlink = 'pcie4x9'", "candidate box: unknown link 'pcie4x9': "),
     ("gpu = 'r9700'", "gpu = 'r9700'\nlink = '\u202e'", "candidate box: unknown link '?': slots"),
+    ("gpu = 'r9700'", "gpu = '32GB,640GB/s'", "candidate box: '32GB,640GB/s' lacks TFLOPS"),
+    ("gpus = 2", "gpus = 2\npeer_access = 'on'", "candidate box: Expected `bool | null`, got"),
     ("gpus = 2", "gpus = 4", "a run of 2 ranks, not of 4"),
     ("gpus = 2", "gpus = 0", "candidate box: Expected `int` >= 1 - at `$.gpus`"),
     ("gpus = 2", f"gpus = {'9' * 5000}", "is not TOML"),

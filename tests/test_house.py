@@ -72,9 +72,10 @@ OWN_READERS = {
     "bench/machine/files.py",
     "bench/machine/pci.py",
     "bench/surveys/steps.py",
+    "reports/advice/likely.py",
     "reports/advice/specs.py",
-    "reports/references/pairs.py",
     "reports/kit/page.py",
+    "reports/references/pairs.py",
     "wiretax/common/untrusted.py",
 }
 

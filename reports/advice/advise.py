@@ -9,17 +9,19 @@ from pathlib import Path
 
 import msgspec
 
-from reports.advice import by_gpus, serving, which_gpus
+from reports.advice import by_gpus, likely, serving, which_gpus
 from reports.advice.group_times import assumed_groups, lacks_runs, measured_groups, wire_groups
+from reports.advice.likely_winner import Likely, answers, conditions_of
 from reports.advice.offload import HOST_GB_S, offload_text, offloaded
 from reports.advice.reduce_times import ReduceTimes, assumed_times
 from reports.advice.serving import Deployment
-from reports.advice.spans import Span
 from reports.advice.specs import (
+    ENGINES,
     GB,
     LINKS,
     engine_calls,
     engine_text,
+    find,
     gpu_of,
     link_between,
     link_by_name,
@@ -30,17 +32,16 @@ from reports.advice.specs import (
 from reports.advice.split_experts import BALANCED
 from reports.advice.split_table import (
     BEFORE_TRUSTING_IT,
-    GOALS,
     Advice,
     exchange_text,
     fields_of,
     groups_text,
     left_out_of,
     obstacles_of,
-    table_of,
+    tables_of,
 )
 from reports.advice.wire import Wire
-from reports.tables.sentences import counted, lay_out, number, size_text, some
+from reports.tables.sentences import counted, lay_out, number, size_text
 from wiretax.common.arguments import positive_number, whole_number
 from wiretax.common.program import BENCH, answer
 from wiretax.common.untrusted import printable
@@ -95,10 +96,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "GeForce card's does once patched",
     )
     add(
-        "--tpot-ms",
-        metavar="MS",
-        type=partial(positive_number, "ms", 10**6),
-        help="with --run: the share of all-reduces in this measured time of a token",
+        "--engine",
+        metavar="NAME",
+        default="vllm",
+        help=f"for the likely figures: {', '.join(ENGINES)} (%(default)s); most replay decode from "
+        "a graph, eager launches it kernel by kernel",
     )
     add(
         "--wire",
@@ -131,25 +133,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{text} (%(default)s)",
         )
     add(
-        "--accept",
-        metavar="TOKENS",
-        type=partial(positive_number, "tokens", MOST_PROPOSED + 1),
-        help="with --draft: the tokens that a stream gets a step on average, from 1 to K + 1",
-    )
-    add(
         "--skew",
         metavar="SKEW",
         type=skew,
         default=BALANCED,
         help="how unevenly a router chooses experts: uniform, or zipf:S (%(default)s)",
     )
-    add(
-        "--host-memory",
-        metavar="GB/s",
-        type=partial(positive_number, "GB/s", 10**5),
-        default=HOST_GB_S,
-        help="bandwidth of the host's memory, for what does not fit (%(default)s)",
-    )
+    for name, unit, most, given, text in (
+        ("--tpot-ms", "ms", 10**6, None, "with --run: the all-reduces' share of this time a token"),
+        ("--accept", "tokens", MOST_PROPOSED + 1, None, "with --draft: a stream's tokens a step"),
+        ("--host-memory", "GB/s", 10**5, HOST_GB_S, "of the host, for what does not fit"),
+    ):
+        add(
+            name,
+            metavar=unit.upper() if unit != "GB/s" else unit,
+            type=partial(positive_number, unit, most),
+            default=given,
+            help=f"{text} (%(default)s)" if given else text,
+        )
 
 
 def gpu_numbers(text: str) -> list[int]:
@@ -279,7 +280,7 @@ def advise(arguments: argparse.Namespace) -> int:
     said = lay_out(
         [f"{load.model.name} on {load.gpus} x {load.gpu.name}. {headline}"],
         [*_question(load, advice.splits), *served],
-        [("", table_of(advice))] if advice.shown else [],
+        tables_of(advice),
         closing,
     )
     answer(arguments, said, **facts, **fields_of(advice), measured=served)
@@ -294,9 +295,15 @@ def _advice_on(load: Deployment, arguments: argparse.Namespace) -> Advice:
     if arguments.link and link_by_name(arguments.link).fabric.startswith("PCIe"):
         link = link_by_name(arguments.link)
     beyond = {} if possible else offloaded(load, arguments.host_memory, link.gb_s)
-    sentences = [*_recommendation(load, possible), *map(offload_text, beyond.items())]
+    between = link_between(load.gpu, load.gpus // load.nodes)
+    if arguments.link:
+        between = link_by_name(arguments.link)
+    engine = find("engine", ENGINES, arguments.engine)
+    conditions = conditions_of(load, engine, between)
+    expected = {name: Likely(split, conditions) for name, split in possible.items()}
+    sentences = [*_recommendation(load, possible, expected), *map(offload_text, beyond.items())]
     which = which_gpus.text_of(arguments.doctor, load) if arguments.doctor else []
-    return Advice(load, splits, possible, beyond, sentences, which)
+    return Advice(load, splits, possible, beyond, sentences, expected, which)
 
 
 def _of_model(load: Deployment) -> list[str]:
@@ -314,7 +321,7 @@ def _of_model(load: Deployment) -> list[str]:
         f"{model.kv_bytes_per_token:,} B of cache a token{window} (fp16){assumed}",
         f"GPU: {number(gpu.memory_gb)} GB (90 % may be used), {number(gpu.bandwidth_gb_s)} GB/s, "
         f"{number(load.tflops)} TFLOP/s ({gpu.source}): peaks, so all times are lower bounds; "
-        f"{serving.REACHED}",
+        f"{likely.reached_text()}",
         f"load: {counted(load.batch, 'stream')} for latency, {load.slots} for "
         f"throughput, each with {load.context} tokens cached; prompts of {load.prompt}",
     ]
@@ -363,33 +370,17 @@ def _share_of_token(load: Deployment, tpot_ms: float) -> str:
     return text
 
 
-def _recommendation(load: Deployment, possible: dict[str, Deployment]) -> list[str]:
-    """The best of the splits that fit for each goal, and the all-reduce time at which TP and the
-    best other split decode equally fast."""
+def _recommendation(
+    load: Deployment, possible: Mapping[str, Deployment], expected: Mapping[str, Likely]
+) -> list[str]:
+    """The likely winner for each goal, and the all-reduce time at which TP and the best other split
+    decode equally fast at the data sheet."""
     if not possible:
         return ["Nothing fits: take more GPUs, a larger card, fewer bits, streams or tokens."]
 
-    goals = dict(
-        zip(
-            (
-                f"Decode, latency of {counted(load.batch, 'stream')}",
-                f"Decode, throughput of {counted(load.slots, 'stream')}",
-                f"Prefill, latency of one prompt of {load.prompt}",
-                "Prefill, throughput of many",
-            ),
-            GOALS,
-            strict=True,
-        )
-    )
-    many = {name: split for name, split in possible.items() if not split.lack(load.slots)}
-    sentences = [
-        f"{goal}: {_best(many if figure == 'tokens_per_s' else possible, figure)}"
-        for goal, figure in goals.items()
-    ]
+    sentences = answers(load, expected)
     tensor, size = f"TP {load.gpus}", load.call_bytes
-    others = [
-        name for name, split in possible.items() if load.gpus in (split.stages, split.replicas)
-    ]
+    others = [name for name, split in possible.items() if split.tensor == 1]
     if tensor not in possible or not others:
         return sentences
 
@@ -405,52 +396,3 @@ def _recommendation(load: Deployment, possible: dict[str, Deployment]) -> list[s
         )
 
     return [*sentences, sentence]
-
-
-def _best(splits: dict[str, Deployment], figure: str) -> str:
-    """The best split, those that do not clearly differ from it, and its gain over the next one."""
-    if not splits:
-        return "nothing fits."
-    speeds = {name: split.figures[figure] for name, split in splits.items()}
-    is_rate = figure.endswith("per_s")
-    if not is_rate:
-        speeds = {name: 1 / us for name, us in speeds.items()}
-    ordered = sorted(speeds, key=lambda name: -speeds[name].value)
-    fastest = speeds[ordered[0]]
-    close = [
-        name for name in ordered if _gain(fastest, speeds[name]).low < serving.LEAST_RANKED_RATIO
-    ]
-    # Replicas come first, since they need no link.
-    replicas = [name for name in close if splits[name].replicas == splits[name].gpus > 1]
-    first = replicas[0] if replicas else ordered[0]
-    if is_rate:
-        bound = f"at most {number(speeds[first].value)} tokens/s"
-    else:
-        bound = f"at least {number(1e-3 / speeds[first].value)} ms"
-    answer = f"{first}, {bound}"
-    others = [name for name in close if name != first]
-    equals = " and ".join(others) if len(others) < 3 else some(others)
-    if equals:
-        answer += f" (no clear difference from {equals}: perhaps less than 10 %)"
-    after = next(
-        (
-            name
-            for name in ordered
-            if name not in close and _gain(speeds[first], speeds[name]).low >= 1
-        ),
-        None,
-    )
-
-    if after is not None:
-        answer += f", {_gain(speeds[first], speeds[after]).text('x')} {after}"
-
-    return f"{answer}."
-
-
-def _gain(fast: Span, slow: Span) -> Span:
-    """How many times as fast the first is. Both have the same all-reduces: where those are at one
-    end, they are for both, so that the ratio has no end of one beside the other end of the other.
-    """
-    value = fast.value / slow.value
-    at_ends = fast.low / slow.low, fast.high / slow.high
-    return Span(value, min(value, *at_ends), max(value, *at_ends))

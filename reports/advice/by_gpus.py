@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from reports.advice.likely_winner import Likely
 from reports.advice.serving import rate
 from reports.advice.specs import GB
 from reports.advice.split_table import BEFORE_TRUSTING_IT, Advice
@@ -20,6 +21,7 @@ def text_of(advices: Sequence[Advice], question: Sequence[str]) -> str:
         f"{counted(load.batch, 'stream')}:\nfastest",
         "decode: ms\na token",
         "at most\ntokens/s a\nstream",
+        "likely\ntokens/s a\nstream",
         f"{counted(load.slots, 'stream')}:\nfastest",
         "at most\ntokens/s\nof all",
         "prompt:\nms",
@@ -56,7 +58,7 @@ def _cells(advice: Advice) -> list[str]:
     one, most = advice.best("token_us"), advice.best("tokens_per_s")
     fits = "yes" if advice.possible else "no"
     if one is None:
-        return [fits, NOTHING, *["-"] * 7]
+        return [fits, NOTHING, *["-"] * 8]
 
     split, figures = splits[one], splits[one].figures
     left = [number(split.free_bytes / GB), str(split.most_context)]
@@ -65,8 +67,14 @@ def _cells(advice: Advice) -> list[str]:
         one,
         number(figures["token_us"].value / 1e3),
         rate(1, figures["token_us"]).text(),
+        likely_text(advice.likely.get(one)),
         most or NOTHING,
         number(splits[most].figures["tokens_per_s"].value) if most else "-",
         number(figures["prompt_us"].value / 1e3),
         *(left if advice.possible else ["-", "-"]),
     ]
+
+
+def likely_text(each: Likely | None) -> str:
+    """The likely tokens/s of a stream."""
+    return "-" if each is None or each.unknown else each.figures["token_us"].text()

@@ -13,13 +13,13 @@ from typing import Any
 
 from reports.advice import candidates
 from reports.advice.candidates import Figure, FigureKey, Offer, Requirement, Spec
+from reports.advice.likely import reached_text
 from reports.advice.reduce_times import (
     LEAST_LAUNCHES,
     AllReduceLaunches,
     other_hardware,
     read_launches,
 )
-from reports.advice.serving import REACHED
 from reports.kit.chart import forest
 from reports.kit.page import Banner, Page, Row, Section, role_of, to_html
 from reports.tables.sentences import counted, lay_out, number, plain_table, some, start_time
@@ -167,7 +167,7 @@ def evaluate(path: Path) -> Procurement:
         for name, work in spec.models.items()
     ]
     if spec.models:
-        sentences.append(f"tok/s are upper limits: {REACHED}.")
+        sentences.append(f"tok/s are upper limits: {reached_text()}.")
     if spec.electricity and spec.models:
         paid = spec.electricity
         sentences.append(

@@ -1,6 +1,7 @@
 """The ways to serve a model with GPUs: whether they fit, their latency and their throughput, by the
 roofline model (Williams, Waterman and Patterson, CACM 52:4, 2009) plus all communication."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,19 +15,15 @@ from reports.advice.split_experts import BALANCED, Busiest, busiest_of
 from reports.tables.sentences import counted, number
 
 HEADROOM = 0.1  # share of memory left free; vLLM's gpu_memory_utilization is 0.9
-LEAST_RANKED_RATIO = 1.1  # the arithmetic is too coarse to rank two splits that are closer
 MOST_CONTEXT = 10**9
 CHUNK_TOKENS = 2048  # most prompt tokens in one forward pass
+# Types of weights that kernels multiply in fp8 or int8, beside those named W4A8 or W8A8: owners of
+# two R9700s published prefills of MXFP4 that the fp16 rate does not allow (bkvargyas,
+# reports/references/serving.csv).
+EIGHT_BIT = "fp8", "int8", "mxfp4", "nvfp4"
 # How the experts of a mixture are split beside attention: with tensor-parallel attention, or with
 # attention on each GPU for its own streams.
 BY_TENSOR, BY_STREAMS = "TP", "DP"
-# How much of the bandwidth of the memory others' engines reached, by their tokens/s of one stream
-# and the weights that a token reads; caches come on top. Of reports/references/serving.csv
-# (tests/reports/advice/test_serving.py).
-REACHED = (
-    "for one stream others' engines got 56% to 75% of the memory's bandwidth with a split by "
-    "tensor, 40% to 90% with one card at a time (18 figures)"
-)
 
 
 def rate(tokens: float, us: Span) -> Span:
@@ -94,10 +91,11 @@ class Deployment:
 
     @property
     def tflops(self) -> float:
-        """The peak rate in fp8 if the weights are in fp8 and the GPU has one, otherwise in fp16."""
-        if self.weights.lower() == "fp8" and self.gpu.fp8_tflops:
-            return self.gpu.fp8_tflops
-        return self.gpu.fp16_tflops
+        """The peak rate in fp16, or in 8 bits if the GPU has one and a kernel may use it."""
+        gpu, kind = self.gpu, weights_called(self.weights)
+        if kind in EIGHT_BIT or re.search(r"w[48]a8", self.weights.lower()):
+            return max(gpu.fp16_tflops, gpu.fp8_tflops or 0, gpu.int8_tops or 0)
+        return gpu.fp16_tflops
 
     def kv_bytes(self, streams: float) -> float:
         """The cached keys and values of these streams."""

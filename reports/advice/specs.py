@@ -118,9 +118,10 @@ class Transformer(Model, kw_only=True):
 
 @dataclass(frozen=True)
 class Gpu:
-    """A data sheet with dense TFLOP/s; `slot` and `peer` name links. `library` is the vendor's
-    collectives; `peer_access` says whether its driver joins slots without host memory, and
-    `peer_access_asked` whether the user says so. Of a card by its figures `tdp_w` may be None."""
+    """A data sheet with dense TFLOP/s, and TOP/s in int8 where it has no fp8. `slot` and `peer`
+    name links, `library` the vendor's collectives. `peer_access` says whether its driver joins
+    slots without host memory, and `peer_access_asked` whether the user says so. Of a card by its
+    figures `tdp_w` may be None."""
 
     name: str
     memory_gb: float
@@ -130,6 +131,7 @@ class Gpu:
     slot: str
     source: str
     fp8_tflops: float | None = None
+    int8_tops: float | None = None
     peer: str | None = None
     library: str = "nccl"
     peer_access: bool = True
@@ -202,6 +204,7 @@ ROUTES = entries(SECTIONS["routes"], Route)
 BITS: dict[str, float] = SECTIONS["bits"]
 CALLED: dict[str, dict[str, str]] = SECTIONS["called"]  # other words, by the kind
 ENGINE = SECTIONS["engine"]
+ENGINES: dict[str, str] = SECTIONS["engines"]
 
 
 def engine_calls(model: Transformer) -> int:

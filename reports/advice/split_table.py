@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from reports.advice import likely
 from reports.advice.group_times import exchange_share
+from reports.advice.likely_winner import GOALS, Likely, fastest
 from reports.advice.offload import Offloaded
 from reports.advice.serving import BY_STREAMS, Deployment, rate
 from reports.advice.specs import GB, engine_calls
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_SHOWN = 8  # splits in a table; of more only the best, and the best of each kind
-# The figures of the four goals, by which splits are ranked.
-GOALS = "token_us", "tokens_per_s", "prompt_us", "prompt_tokens_per_s"
 BEFORE_TRUSTING_IT = (
     f"Before trusting it, check the path of the GPUs ({BENCH}doctor) and the chained all-reduces "
     "of the engine's own library."
@@ -28,13 +28,15 @@ BEFORE_TRUSTING_IT = (
 @dataclass
 class Advice:
     """All splits of a load by name, those that fit, where none does those with weights in host
-    memory, the answer in sentences, and which GPUs of a machine to take."""
+    memory, the answer in sentences, the likely figures of those that fit, and which GPUs of a
+    machine to take."""
 
     load: Deployment
     splits: Mapping[str, Deployment]
     possible: Mapping[str, Deployment]
     beyond: Mapping[str, Offloaded]
     sentences: Sequence[str]
+    likely: Mapping[str, Likely]
     which_gpus: Sequence[str] = ()
 
     @cached_property
@@ -51,12 +53,14 @@ class Advice:
         return {name: split for name, split in possible.items() if name in names}
 
     def best(self, figure: str) -> str | None:
-        """The name of the split with the best figure; None if no split serves so many streams."""
+        """The name of the split that is likely best, of those of which nothing likely is known by
+        its upper limit; None if no split serves so many streams."""
         splits = self.possible or self.beyond
         if figure == "tokens_per_s":
             slots = self.load.slots
             splits = {name: split for name, split in splits.items() if not split.lack(slots)}
-        return _first(splits, figure) if splits else None
+        likely = {name: each for name, each in self.likely.items() if name in splits}
+        return fastest(likely, figure) or (_first(splits, figure) if splits else None)
 
 
 def _kind(split: Deployment) -> tuple[object, ...]:
@@ -99,6 +103,42 @@ def table_of(advice: Advice) -> "Table":
     return plain_table(headings, rows)
 
 
+def tables_of(advice: Advice) -> list[tuple[str, "Table"]]:
+    """The upper limits, and below them the likely figures."""
+    if not advice.shown:
+        return []
+    tables = [("", table_of(advice))]
+    if likely_table := likely_table_of(advice):
+        tables.append((likely.title(), likely_table))
+    return tables
+
+
+def likely_table_of(advice: Advice) -> "Table | None":
+    """A row for each split that is shown and of which anything is known; None without one."""
+    load, rows = advice.load, list[list[str]]()
+    for name, each in advice.likely.items():
+        if name in advice.shown and not each.unknown:
+            figures = each.figures
+            prompt_ms = each.split.prompt / figures["prompt_us"] * 1e3
+            rows.append(
+                [
+                    name,
+                    figures["token_us"].text(),
+                    "-" if each.split.lack(load.slots) else figures["tokens_per_s"].text(),
+                    prompt_ms.text(),
+                    figures["prompt_tokens_per_s"].text(),
+                ]
+            )
+    headings = [
+        "",
+        "tokens/s\na stream",
+        f"tokens/s of\n{load.slots} streams",
+        "prompt: ms",
+        "tokens/s\nof many",
+    ]
+    return plain_table(headings, rows) if rows else None
+
+
 def obstacles_of(advice: Advice) -> list[str]:
     """Why splits of one kind cannot serve the load; of the others only which they are."""
     load, sentences, others = advice.load, list[str](), list[str]()
@@ -138,6 +178,7 @@ def fields_of(advice: Advice) -> dict[str, Any]:
     splits = [
         {"name": name, "obstacle": split.obstacle, "lack": split.lack(load.slots)}
         | ({} if split.obstacle else split.figures | _memory_of(split))
+        | {"likely": _likely_fields(advice.likely.get(name))}
         for name, split in advice.splits.items()
     ]
     offload = [
@@ -160,6 +201,21 @@ def fields_of(advice: Advice) -> dict[str, Any]:
         "splits": splits,
         "offload": offload,
         "recommendation": [*advice.sentences, *advice.which_gpus],
+    }
+
+
+def _likely_fields(each: Likely | None) -> dict[str, Any] | None:
+    """The likely figures of a split; None where nothing is known of it."""
+    if each is None or each.unknown:
+        return None
+    figures = each.figures
+    return {
+        "engine": each.conditions.engine,
+        "way": each.conditions.way,
+        "stream_tokens_per_s": figures["token_us"],
+        "tokens_per_s": figures["tokens_per_s"],
+        "prompt_us": 1e6 * each.split.prompt / figures["prompt_us"],
+        "prompt_tokens_per_s": figures["prompt_tokens_per_s"],
     }
 
 

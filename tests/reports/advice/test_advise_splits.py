@@ -34,7 +34,7 @@ def test_four_cards_have_hybrids_with_the_times_of_their_groups(tmp_path):
     assert re.search(r"^TP 2 x PP 2 +\S+ +36\.1 ", text, re.MULTILINE)
     assert re.search(r"^TP 4 +\S+ +63\.6 ", text, re.MULTILINE)
     assert "Groups of fewer GPUs" not in words
-    assert "latency of 1 stream: 2 replicas of TP 2, at least 36.0 ms" in words
+    assert "latency of 1 stream: no winner. 2 replicas of TP 2, likely" in words
     _, words = answer(FOUR, "--run", runs[0])
     assert "latency of 1 stream: PP 4, at least" in words or "4 replicas" in words
     assert "Groups of fewer GPUs count with the all-reduces of the next larger" in words
@@ -91,7 +91,8 @@ def test_several_nodes_have_a_network_between_them(tmp_path):
     assert "2 nodes of 8 GPUs" in words
     assert "within a node: ASSUMED, not measured" in words
     latency = words.partition("latency of 1 stream: ")[2].partition("Decode,")[0]
-    assert re.match(r"(TP 8 x PP 2|2 replicas of TP 8), at least", latency)
+    assert re.match(r"by upper limits alone (TP 8 x PP 2|2 replicas of TP 8), at least", latency)
+    assert "Not ranked, too few published rows of several nodes: TP 16" in words
     run = write_of(tmp_path, 4, 50)
     assert "ran on 1 host, not on 2" in refusal(f"{FOUR} --nodes 2 --run", run)
     rewrite_head(run, world__hosts=2)
@@ -173,6 +174,6 @@ def test_the_gain_of_a_recommendation_is_one():
     for gpus in (2, 4, 8):
         words = "--model qwen3-30b-a3b --weights fp8 --gpu h100 --slots 64 --gpus"
         _, said = answer(f"{words} {gpus}")
-        gains = re.findall(r", ([\d.]+)x(?: \[([\d.]+) [\d.]+\])? \w", said)
+        gains = re.findall(r"(?:,|it is) ([\d.]+)x \[([\d.]+) [\d.]+\] \w", said)
         assert gains
-        assert all(float(least or gain) >= 1 for gain, least in gains)
+        assert all(float(gain) >= float(least) >= 1 for gain, least in gains)

@@ -9,10 +9,9 @@ import pytest
 
 from reports.advice import specs
 from reports.advice.reduce_times import wire_factor
-from reports.advice.serving import REACHED, Deployment
+from reports.advice.serving import Deployment
 from reports.advice.spans import as_span
 from reports.advice.specs import GB
-from reports.references import published
 from wiretax.record.result import ResultError
 
 pytestmark = pytest.mark.unit
@@ -72,27 +71,6 @@ def test_the_prompt_of_2048_tokens_moves_5_gb():
     assert tensor == pytest.approx(compute_us / 2 + wire_us)
     one_chunk = prompt_us(2048, by_bytes(63, 2), stages=2)
     assert one_chunk == pytest.approx(compute_us + 33_554_432 / 63e3)
-
-
-def test_the_bandwidth_that_engines_reached_is_that_of_the_published_table():
-    """A row that lies outside of the printed range must change it. One stream, no drafter, and a
-    card, a model and weights that are known; of a table of embeddings a token reads one row, unless
-    it is also the last matrix."""
-    whole, tensor = shares = list[float](), list[float]()
-    for row in published.select(published.serving(), streams={1}, drafter={"none"}):
-        gpu = specs.GPUS.get(row.gpu.replace(" ", "").lower())
-        model, bits = specs.MODELS.get(row.model.lower()), specs.BITS.get(row.weights.lower())
-        if gpu and model and bits and row.decode_tok_s:
-            table = 0 if model.tied is True else model.vocab * model.hidden
-            read_gb = (model.parameters * model.active_share - table) * bits / 8 / GB
-            is_tensor = row.split.startswith("t")
-            gb_s = gpu.bandwidth_gb_s * (row.gpus if is_tensor else 1)
-            shares[is_tensor].append(read_gb * row.decode_tok_s / gb_s)
-    assert (
-        f"for one stream others' engines got {min(tensor):.0%} to {max(tensor):.0%} of the "
-        f"memory's bandwidth with a split by tensor, {min(whole):.0%} to {max(whole):.0%} with one "
-        f"card at a time ({len(whole + tensor)} figures)"
-    ) == REACHED
 
 
 CONFIG = {

@@ -1,0 +1,228 @@
+"""Which split wins, by the likely ratio of each two: a winner is named only where its range
+excludes 1. Otherwise the range is printed, and the all-reduce that decides."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from reports.advice import likely
+from reports.advice.likely import Conditions, Pass, decode_pass, prompt_pass
+from reports.advice.serving import Deployment
+from reports.advice.spans import Span
+from reports.advice.specs import CardLink
+from reports.tables.sentences import counted, number, size_text, some
+
+LEAST_RANKED_RATIO = 1.1  # upper limits are too coarse to rank two splits that are closer
+MOST_COMPARED = 2  # splits that no winner beats whose ranges are printed
+# Figures of `Deployment`, by which splits are ranked.
+GOALS = "token_us", "tokens_per_s", "prompt_us", "prompt_tokens_per_s"
+
+
+def conditions_of(load: Deployment, engine: str, link: CardLink) -> Conditions:
+    """An engine of this class and a link; slots join peers only if the card's driver does."""
+    way = likely.way_of(link.fabric, load.gpu.peer_access)
+    return Conditions(engine, way, link.total_gb_s(load.gpus // load.nodes))
+
+
+@dataclass(frozen=True)
+class Likely:
+    """The likely figures of a split under these conditions."""
+
+    split: Deployment
+    conditions: Conditions
+
+    @cached_property
+    def unknown(self) -> str | None:
+        """Why nothing is known of such a split; None if it is."""
+        if self.split.experts:
+            return "experts on a card each"
+        if self.split.nodes > 1:
+            return "several nodes"
+        return None
+
+    @cached_property
+    def passes(self) -> dict[str, Pass]:
+        """A pass for each goal."""
+        split, conditions = self.split, self.conditions
+        return {
+            "token_us": decode_pass(split, split.batch, self._at(split.batch * split.step_tokens)),
+            "tokens_per_s": decode_pass(
+                split, split.slots, self._at(split.slots * split.step_tokens)
+            ),
+            "prompt_us": prompt_pass(split, conditions),
+            "prompt_tokens_per_s": prompt_pass(split, conditions, many=True),
+        }
+
+    def _at(self, tokens: int) -> Conditions:
+        """With the time of a call of so many tokens, if calls were measured or are predicted."""
+        split = self.split
+        if split.tensor == 1 or split.times.is_assumed:
+            return self.conditions
+        tokens = -(-tokens // (split.replicas * split.stages))
+        each_us = split.all_reduce_us(split.model.all_reduce_bytes(tokens)).value
+        return replace(self.conditions, call_us=each_us)
+
+    @cached_property
+    def figures(self) -> dict[str, Span]:
+        """The rates of one stream and of `slots`, the us of a prompt, and the rate of many; none
+        above what `serving` gives at most."""
+        split, model = self.split, likely.published()
+        rates = {goal: model.rate(one) for goal, one in self.passes.items()}
+        for goal in ("token_us", "tokens_per_s"):
+            rates[goal] = split.accepted * rates[goal]
+        rates["token_us"] = rates["token_us"] / split.batch  # of one of the streams
+        most = {
+            goal: 1e6 / figure.low if goal == "token_us" else figure.high
+            for goal, figure in split.figures.items()
+            if goal in ("token_us", "tokens_per_s", "prompt_tokens_per_s")
+        }
+        most["prompt_us"] = 1e6 * split.prompt / split.figures["prompt_us"].low
+        return {goal: rate.at_most(most[goal]) for goal, rate in rates.items()}
+
+
+def by_rate(candidates: Mapping[str, Likely], goal: str) -> list[str]:
+    """The names of those of which something is known, the likely fastest first."""
+    known = {name: each for name, each in candidates.items() if not each.unknown}
+    rates = {
+        name: likely.published().log_rate(each.passes[goal])[0] for name, each in known.items()
+    }
+    return sorted(rates, key=lambda name: -rates[name])
+
+
+def fastest(candidates: Mapping[str, Likely], goal: str) -> str | None:
+    """The name of the likely fastest; None if nothing is known of any."""
+    return next(iter(by_rate(candidates, goal)), None)
+
+
+def winner(candidates: Mapping[str, Likely], goal: str) -> str:
+    """The fastest, what it likely reaches, and how it compares with the others; where no winner can
+    be named the ranges, and the call below which a split by tensor wins."""
+    known = {name: each for name, each in candidates.items() if not each.unknown}
+    if not candidates:
+        return "nothing fits."
+    if not known:
+        limits = by_limits({name: each.split for name, each in candidates.items()}, goal)
+        return f"by upper limits alone {limits}"
+
+    model = likely.published()
+    first, *others = by_rate(known, goal)
+    leading = known[first].passes[goal]
+    ratios = {name: model.ratio(known[name].passes[goal], leading) for name in others}
+    open_ones = [name for name in others if ratios[name].low <= 1]
+    beaten = [name for name in others if name not in open_ones]
+    answer = f"{first}, {reached(known[first], goal)}"
+    if open_ones:
+        ranges = [
+            f"from {ratios[name].low:.2f}x to {ratios[name].high:.2f}x of {name}"
+            f"{decider(known, first, name, goal)}"
+            for name in open_ones[:MOST_COMPARED]
+        ]
+        answer = f"no winner. {answer}, is {'; '.join(ranges)}"
+        if more := open_ones[MOST_COMPARED:]:
+            answer += f"; nor does it clearly beat {some(more)}"
+    if beaten:
+        gain = f"{ratios[beaten[0]].value:.2f}x"
+        ends = f" [{ratios[beaten[0]].low:.2f} {ratios[beaten[0]].high:.2f}]"
+        answer += f"{'; it is' if open_ones else ','} {gain}{ends} {beaten[0]}"
+    return f"{answer}."
+
+
+def by_limits(splits: Mapping[str, Deployment], figure: str) -> str:
+    """The best split by its upper limit, those that do not clearly differ from it, and its gain
+    over the next one: of splits of which no likely figures are known."""
+    speeds = {name: split.figures[figure] for name, split in splits.items()}
+    is_rate = figure.endswith("per_s")
+    if not is_rate:
+        speeds = {name: 1 / us for name, us in speeds.items()}
+    ordered = sorted(speeds, key=lambda name: -speeds[name].value)
+    fastest = speeds[ordered[0]]
+    close = [name for name in ordered if _gain(fastest, speeds[name]).low < LEAST_RANKED_RATIO]
+    # Replicas come first, since they need no link.
+    replicas = [name for name in close if splits[name].replicas == splits[name].gpus > 1]
+    first = replicas[0] if replicas else ordered[0]
+    if is_rate:
+        bound = f"at most {number(speeds[first].value)} tokens/s"
+    else:
+        bound = f"at least {number(1e-3 / speeds[first].value)} ms"
+    answer = f"{first}, {bound}"
+    others = [name for name in close if name != first]
+    equals = " and ".join(others) if len(others) < 3 else some(others)
+    if equals:
+        answer += f" (no clear difference from {equals}: perhaps less than 10 %)"
+    after = next(
+        (
+            name
+            for name in ordered
+            if name not in close and _gain(speeds[first], speeds[name]).low >= 1
+        ),
+        None,
+    )
+
+    if after is not None:
+        answer += f", {_gain(speeds[first], speeds[after]).text('x')} {after}"
+
+    return f"{answer}."
+
+
+def _gain(fast: Span, slow: Span) -> Span:
+    """How many times as fast the first is. Both have the same all-reduces: where those are at one
+    end, they are for both, so that the ratio has no end of one beside the other end of the other.
+    """
+    value = fast.value / slow.value
+    at_ends = fast.low / slow.low, fast.high / slow.high
+    return Span(value, min(value, *at_ends), max(value, *at_ends))
+
+
+def reached(each: Likely, goal: str) -> str:
+    """`likely 24.1 tokens/s [16.0 36.3], at most 45.4`; of one prompt its time."""
+    figure, most = each.figures[goal], each.split.figures[goal]
+    if goal == "prompt_us":
+        prompt_ms = each.split.prompt / figure * 1e3
+        return f"likely {prompt_ms.text(' ms')}, at least {number(most.value / 1e3)}"
+    at_most = 1e6 / most.value if goal == "token_us" else most.value
+    return f"likely {figure.text(' tokens/s')}, at most {number(at_most)}"
+
+
+def decider(known: Mapping[str, Likely], first: str, second: str, goal: str) -> str:
+    """`: measure an all-reduce of 4.0 KiB; below 21.7 us TP 2 wins`; empty if both splits make
+    all-reduces, or none."""
+    pair = {name: known[name] for name in (first, second)}
+    tensor = [name for name, each in pair.items() if each.split.tensor > 1]
+    if len(tensor) != 1:
+        return ""
+    (name,) = tensor
+    (other,) = pair.keys() - tensor
+    one, call = pair[name].passes[goal], size_text(round(pair[name].passes[goal].call_bytes))
+    even_us = likely.published().break_even_us(one, pair[other].passes[goal])
+    if even_us <= 0:
+        return f" (no all-reduce is fast enough for {name} to be likely the faster)"
+    return f": measure an all-reduce of {call}; below {number(even_us)} us {name} wins"
+
+
+def goals_of(load: Deployment) -> dict[str, str]:
+    """The goals in words."""
+    return {
+        "token_us": f"Decode, latency of {counted(load.batch, 'stream')}",
+        "tokens_per_s": f"Decode, throughput of {counted(load.slots, 'stream')}",
+        "prompt_us": f"Prefill, latency of one prompt of {load.prompt}",
+        "prompt_tokens_per_s": "Prefill, throughput of many",
+    }
+
+
+def answers(load: Deployment, candidates: Mapping[str, Likely]) -> list[str]:
+    """A sentence for each goal, and which splits are not ranked."""
+    sentences = []
+    for goal, title in goals_of(load).items():
+        able = {
+            name: each
+            for name, each in candidates.items()
+            if goal != "tokens_per_s" or not each.split.lack(load.slots)
+        }
+        sentences.append(f"{title}: {winner(able, goal)}")
+    reasons: dict[str, list[str]] = {}
+    for name, each in candidates.items():
+        if each.unknown:
+            reasons.setdefault(each.unknown, []).append(name)
+    for reason, names in reasons.items():
+        sentences.append(f"Not ranked, too few published rows of {reason}: {some(names)}.")
+    return sentences

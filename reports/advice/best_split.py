@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from reports.advice.reduce_times import ReduceTimes
 from reports.advice.serving import Deployment, all_splits
 from reports.advice.spans import Span
+from reports.advice.specs import CardLink
+from reports.advice.winners import Likely, conditions_of
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,8 @@ class Speed:
     time: `most` of the best split, `most_of_fewer` of the best over two cards or more but not all;
     and `one_card`. Both are None if the model fits none. `span` has the fastest split, end by end,
     None if that is unknown; `split` names the one that is typically fastest, `at_best` the one at
-    its high end."""
+    its high end. `likely` is the range of the likely fastest, `likely_split`; None where nothing is
+    known of any."""
 
     gpus: int
     most: float
@@ -22,14 +25,17 @@ class Speed:
     span: Span | None = None
     split: str = ""
     at_best: str = ""
+    likely: Span | None = None
+    likely_split: str = ""
 
     @property
     def is_one_card(self) -> bool:
         return self.span is not None and self.one_card == self.span.value
 
 
-def best_speed(load: Deployment, has_times: bool) -> Speed | None:
-    """The speed of this load, by one card alone unless it `has_times`; None if no split fits."""
+def best_speed(load: Deployment, link: CardLink, engine: str, has_times: bool) -> Speed | None:
+    """The speed of this load over this link by an engine of a class, by one card alone unless it
+    `has_times`; None if no split fits."""
     n, splits = load.gpus, _splits_that_fit(load)
     if not splits:
         return None
@@ -42,11 +48,8 @@ def best_speed(load: Deployment, has_times: bool) -> Speed | None:
     fewer = [speed for gpus, speed in most.items() if 1 < gpus < n]
     limits = max(most.values()), max(fewer, default=None), most.get(1)
 
-    spans = {
-        name: each.figures["tokens_per_s"]
-        for name, each in splits.items()
-        if has_times or each.gpus == 1
-    }
+    known = {name: each for name, each in splits.items() if has_times or each.gpus == 1}
+    spans = {name: each.figures["tokens_per_s"] for name, each in known.items()}
     if not spans:
         return Speed(n, *limits)
 
@@ -57,7 +60,23 @@ def best_speed(load: Deployment, has_times: bool) -> Speed | None:
     fastest = spans[typical]
     for span in spans.values():
         fastest = fastest.at_least(span)
-    return Speed(n, *limits, fastest, typical, at_best)
+    likely_split, likely = _likely_fastest(known, link, engine)
+    return Speed(n, *limits, fastest, typical, at_best, likely, likely_split)
+
+
+def _likely_fastest(
+    splits: dict[str, Deployment], link: CardLink, engine: str
+) -> tuple[str, Span | None]:
+    """The split that is likely the fastest, and its range; none where nothing is known of any."""
+    ranges = dict[str, Span]()
+    for name, split in splits.items():
+        each = Likely(split, conditions_of(split, engine, link))
+        if not each.unknown:
+            ranges[name] = each.figures["tokens_per_s"]
+    if not ranges:
+        return "", None
+    name = max(ranges, key=lambda name: ranges[name].value)
+    return name, ranges[name]
 
 
 def _splits_that_fit(load: Deployment) -> dict[str, Deployment]:

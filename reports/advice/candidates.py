@@ -26,10 +26,12 @@ from reports.advice.reduce_times import (
 from reports.advice.serving import Deployment
 from reports.advice.spans import Span
 from reports.advice.specs import (
+    ENGINES,
     GPUS,
     CardLink,
     Gpu,
     convert,
+    find,
     gpu_of,
     link_between,
     link_by_name,
@@ -77,10 +79,12 @@ class Electricity(SpecTable):
 
 
 class Workload(SpecTable):
-    """A model and its weights, named as in `advise`; one stream has `context` cached tokens."""
+    """A model, its weights and the engine that serves it, named as in `advise`; one stream has
+    `context` cached tokens."""
 
     model: str
     weights: str
+    engine: str = "vllm"
     context: Annotated[int, msgspec.Meta(ge=0, le=10**7)] = 4096
 
 
@@ -133,7 +137,8 @@ class Requirement:
 class Figure:
     """A figure of a candidate: its geometric mean over launches and, from five launches on, its
     interval; without runs what is published. `note` has its origin, or why it is missing; `speed`
-    what tokens/s are of, None where the model does not fit."""
+    what tokens/s are of, None where the model does not fit. `likely` is the range that engines
+    reach, where the value is their limit."""
 
     name: str
     unit: str
@@ -143,11 +148,18 @@ class Figure:
     high: float | None = None
     is_published: bool = False
     speed: Speed | None = None
+    likely: Span | None = None
 
     @property
     def text(self) -> str:
-        """`7.41 us` or `at most 26.4 tok/s`, then in a line of its own the interval, `[7.2 7.6]`,
-        unless it has no width; `-` without a value."""
+        """`7.41 us` or `at most 26.4 tok/s`, then in lines of their own the interval, `[7.2 7.6]`,
+        unless it has no width, and `likely 18.0 to 24.0`; `-` without a value."""
+        likely = f"\n{self.likely_text}" if self.likely else ""
+        return self.limit_text + likely
+
+    @property
+    def limit_text(self) -> str:
+        """The text without what is likely."""
         if self.value is None:
             return "-"
 
@@ -158,6 +170,17 @@ class Figure:
         if self.unit.endswith((PER_SPEED, PER_MILLION)):
             most = "at least "
         return f"{most}{number(self.value)} {self.unit}{interval}"
+
+    @property
+    def likely_text(self) -> str:
+        """`likely 18.0 to 24.0`, with the split if another one is likely the fastest; empty where
+        nothing is known."""
+        if not self.likely:
+            return ""
+        text = f"likely {number(self.likely.low)} to {number(self.likely.high)}"
+        if self.speed and self.speed.likely_split != self.speed.split:
+            text += f" by {self.speed.likely_split}"
+        return text
 
 
 def read_spec(path: Path) -> tuple[Spec, dict[str, Offer], list[Requirement]]:
@@ -299,13 +322,16 @@ def figures_of(
             with placed(f"model {name}"):
                 model = model_by_name(work.model)
                 load = Deployment(model, gpu, work.weights, times, work.context, tensor=gpus)
-                speed = best_speed(load, has_times=bool(origin))
+                engine = find("engine", ENGINES, work.engine)
+                speed = best_speed(load, link, engine, has_times=bool(origin))
             span, note = speed.span if speed else None, _origin_of_speed(speed, origin)
         else:
             name = size_text(label) + (" busbw" if unit == "GB/s" else "")
             speed, (span, note) = None, all_reduce(label, unit)
 
         figure = Figure(name, unit, note, is_published=is_published, speed=speed)
+        if speed:
+            figure.likely = speed.likely
         if span is not None:
             figure.value = span.value
             if has_interval:
@@ -350,6 +376,7 @@ def money(
             price.amount / speed.value if speed.value else None,
             price.amount / speed.high if speed.high else None,
             price.amount / speed.low if speed.low else None,
+            likely=price.amount / speed.likely if speed.likely else None,
         )
         for speed in speeds
     ]
@@ -392,11 +419,17 @@ def cost_of_tokens(speed: Figure, power: Figure, price: Price, spec: Spec) -> Fi
     work_s = spec.lifetime_years * DAYS_PER_YEAR * spec.hours_per_day * 3600
     price_of_joule = spec.electricity.amount / 3.6e6
 
+    def of_a_second(power_w: float) -> float:
+        return price.amount / work_s + power_w * price_of_joule
+
     def cost(tokens_per_s: float | None, power_w: float | None) -> float | None:
         if not tokens_per_s or power_w is None:
             return None
-        return 1e6 * (price.amount / work_s + power_w * price_of_joule) / tokens_per_s
+        return 1e6 * of_a_second(power_w) / tokens_per_s
 
+    likely = None
+    if speed.likely and power.value is not None:
+        likely = 1e6 * of_a_second(power.value) / speed.likely
     return Figure(
         f"{speed.name}, million tokens",
         f"{price.currency}{PER_MILLION}",
@@ -404,4 +437,5 @@ def cost_of_tokens(speed: Figure, power: Figure, price: Price, spec: Spec) -> Fi
         cost(speed.value, power.value),
         cost(speed.high, power.low or power.value),
         cost(speed.low, power.high or power.value),
+        likely=likely,
     )

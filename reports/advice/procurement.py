@@ -185,14 +185,23 @@ def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str]:
     """What a buyer repeats, and the verdict in it: of each currency the cheapest of the candidates
     that are nearest to meeting every requirement, and what it lacks."""
 
-    def distance(each: Appraisal) -> tuple[int, int]:
-        """Of the same verdict the candidate that lacks least is nearest; one of which nothing is
-        required is farther than any."""
+    def distance(each: Appraisal) -> tuple[int, int, int]:
+        """Of the same verdict the candidate is nearest that likely misses least, and then that
+        lacks least; one of which nothing is required is farther than any."""
         words = [word for word, _ in each.verdicts.values()]
         rank = WORST_LAST.index(each.word)
         if each.word == "N/A":
             rank = len(WORST_LAST)
-        return rank, -words.count("PASS") - words.count("N/A")
+        misses = sum(likely_misses(each, requirement) for requirement in each.verdicts)
+        return rank, misses, -words.count("PASS") - words.count("N/A")
+
+    def likely_misses(each: Appraisal, requirement: Requirement) -> bool:
+        likely = each.figures[requirement.figure].likely
+        return likely is not None and not requirement.is_met(likely.value)
+
+    def lack(each: Appraisal, requirement: Requirement) -> str:
+        likely = each.figures[requirement.figure].likely_text
+        return f"{requirement.text} ({likely})" if likely else requirement.text
 
     least = min(map(distance, appraisals))
     nearest = [each for each in appraisals if distance(each) == least]
@@ -203,7 +212,9 @@ def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str]:
         if len(own) > 1:
             text += f", the cheapest of {len(own)} in {currency},"
         lacks = [
-            requirement.text for requirement, verdict in best.verdicts.items() if verdict[0] == word
+            lack(best, requirement)
+            for requirement, verdict in best.verdicts.items()
+            if verdict[0] == word
         ]
         said = SAID[word].format(some(lacks))
         texts.append(text + said if said else text.rstrip(","))
@@ -218,19 +229,22 @@ def _prices(appraisals: Sequence[Appraisal], spec: Spec) -> list[str]:
     sentences = list[str]()
     for currency, own in grouped(appraisals, lambda each: each.offer.price.currency).items():
         for model in spec.models:
-            prices = {
-                each.name: price
-                for each in own
-                if (price := each.figures[candidates.price_key(currency, model)].value)
-            }
+            key = candidates.price_key(currency, model)
+            prices = {each.name: each.figures[key] for each in own if each.figures[key].value}
             if len(prices) > 1:
+                ordered = sorted(prices.items(), key=lambda item: _likely_price(item[1]))
                 texts = [
-                    f"{name} {number(prices[name])} {currency}"
-                    for name in sorted(prices, key=lambda name: prices[name])
+                    f"{name} {price.likely_text or f'at least {number(price.value)}'}"
+                    for name, price in ordered
                 ]
-                sentences.append(f"Price per token/s of {model}, at least: {', '.join(texts)}.")
+                sentences.append(f"{currency} per token/s of {model}: {'; '.join(texts)}.")
 
     return sentences
+
+
+def _likely_price(price: Figure) -> float:
+    """What it likely is, or its lower limit where nothing is known."""
+    return price.likely.value if price.likely else price.value or 0.0
 
 
 def _appraise(
@@ -268,13 +282,15 @@ def judge(
     misses the limit, or if no split can meet it by the data sheet; UNVERIFIED for an upper limit of
     tokens that meets it, and for a published range of which some meets the limit. `hardware` tells
     why the launches are not of the candidate's GPUs."""
+    likely = f"; {figure.likely_text}" if figure.likely else ""
     if speed := figure.speed:
         if not requirement.is_met(speed.most):
             free = " if communication took no time" if speed.gpus > 1 else ""
             return "FAIL", f"at most {number(speed.most)} tok/s{free}, by its data sheet"
         if speed.one_card and requirement.is_met(speed.one_card):
             one = f", one card of {speed.gpus}" if speed.gpus > 1 else ""
-            return "UNVERIFIED", f"at most {number(speed.one_card)} tok/s{one}, by its data sheet"
+            text = f"at most {number(speed.one_card)} tok/s{one}, by its data sheet"
+            return "UNVERIFIED", text + likely
 
     if figure.value is None:
         words = {candidates.ONE_GPU: "N/A", candidates.DOES_NOT_FIT: "FAIL"}
@@ -282,7 +298,7 @@ def judge(
     if hardware:
         return "UNDECIDED", hardware.partition(":")[0].rstrip(".")
 
-    n, text = len(launches.runs), " ".join(figure.text.split())
+    n, text = len(launches.runs), " ".join(figure.limit_text.split())
     if speed:
         text += f", {speed.split},"
     if figure.low is None:
@@ -292,7 +308,8 @@ def judge(
     met = {requirement.is_met(end) for end in ends if end is not None}
     if figure.is_published:
         origin = " by the all-reduces" if speed else ""
-        return "UNVERIFIED" if any(met) else "UNDECIDED", f"{text}{origin} of other machines"
+        word = "UNVERIFIED" if any(met) else "UNDECIDED"
+        return word, f"{text}{origin} of other machines{likely}"
 
     word = "UNVERIFIED" if figure.unit == "tok/s" else "PASS"
     if not all(met):
@@ -301,7 +318,7 @@ def judge(
     # Calls over fewer ranks may take less.
     if word == "FAIL" and speed and requirement.is_met(speed.most_of_fewer or 0):
         return "UNDECIDED", f"{reason}; nobody measured fewer of its cards"
-    return word, reason
+    return word, reason + likely
 
 
 def _rows(appraisals: Sequence[Appraisal]) -> list[dict[str, str]]:

@@ -112,7 +112,8 @@ def test_one_larger_card_is_compared_by_its_data_sheet_and_never_passes(launches
     verdicts = procurement.appraisals[1].verdicts.values()
     assert [verdict for verdict, _ in verdicts] == ["N/A", "N/A", "UNVERIFIED"]
     assert procurement.headline == (
-        "one for 5200 EUR may meet every requirement, but nobody measured 70b-q4 >= 15 tok/s"
+        "one for 5200 EUR may meet every requirement, but nobody measured 70b-q4 >= 15 tok/s "
+        f"({figure(procurement, '70b-q4', machine=1).likely_text})"
     )
     path = spec(tmp_path, ["70b-q4 >= 30 tok/s"], MODELS + large)  # the ceiling misses it: certain
     assert verdict_of(evaluate(path))[0] == "FAIL"

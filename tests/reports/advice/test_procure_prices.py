@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from msgspec.structs import astuple
 
 from reports.advice.procurement import evaluate
+from reports.tables.sentences import number
 from tests.reports.synthetic_candidates import (
     MODELS,
     ONE_BOX,
@@ -80,6 +82,8 @@ def test_the_cost_of_a_million_tokens_by_hand(launches, capsys):
     for got, tokens_per_s in ((cost.value, speed.value), (cost.low, speed.high)):
         assert got == pytest.approx(hourly / (3600 * tokens_per_s) * 1e6)
     assert cost.low < cost.value < cost.high
+    for got, tokens_per_s in zip(astuple(cost.likely), astuple(1 / speed.likely), strict=True):
+        assert got == pytest.approx(hourly / 3600 * 1e6 * tokens_per_s)
     assert cost.unit == "EUR per million tokens"
     assert cost.note == "price and electricity, power: data sheet"
     page = launches / "cost.html"
@@ -127,12 +131,16 @@ def test_prices_of_a_token_are_compared_of_each_currency(tmp_path, capsys):
     boxes = unmeasured("two") + unmeasured("large", gpu='"rtxpro6000"', gpus=1)
     yen = '{amount = 9, currency = "JPY", date = 2026-11-01}'
     path = spec(tmp_path, text=MODELS + boxes + unmeasured("yen", price=yen))
-    two, large = (5200 / figure(evaluate(path), "70b-q4", machine).value for machine in range(2))
-    words = f"Price per token/s of 70b-q4, at least: large {large:.0f} EUR, two {two:.0f} EUR."
+    two, large = (figure(evaluate(path), "70b-q4", machine) for machine in range(2))
+    texts = [
+        f"{name} likely {number(5200 / speed.likely.high)} to {number(5200 / speed.likely.low)}"
+        for name, speed in (("large", large), ("two", two))
+    ]
+    words = f"EUR per token/s of 70b-q4: {'; '.join(texts)}."
     _, text, _ = ask(capsys, path, "--html", tmp_path / "page.html")
     assert words in text
     assert words in (tmp_path / "page.html").read_text()
-    assert text.startswith("two for 5200 EUR, the cheapest of 2 in EUR; yen for 9 JPY. Price per ")
+    assert text.startswith("two for 5200 EUR, the cheapest of 2 in EUR; yen for 9 JPY. EUR per ")
     price = figure(evaluate(path), "70b-q4, price", machine=1).text
-    assert price == f"at least {large:.0f} EUR per token/s"
+    assert price == f"at least {5200 / large.value:.0f} EUR per token/s\n{texts[0][6:]}"
     assert "yen 0." not in text

@@ -8,26 +8,27 @@ import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from statistics import median
 
+import answer_cases
+from answer_cases import chats, groups
+from answer_counter import times_text
+from answer_pairs import between, gains
 from claims_table import (
     Claim,
     Found,
     alone,
-    between,
     by_layer,
     call,
     calls_of_pass,
     close,
     decided,
     even_us,
+    from_to,
     gain,
     gb,
-    listed,
-    machines,
     memory,
     ms,
-    of_two_cards,
+    of_engines,
     pair,
     printed,
     prompt,
@@ -43,12 +44,11 @@ from claims_table import (
 from figures_answer import archived
 
 from reports.advice.group_times import exchange_share
-from reports.advice.implied import calls_of_step, implied_us, step_us
 from reports.advice.offload import HOST_GB_S, offloaded
 from reports.advice.reduce_times import wire_factor
 from reports.advice.serving import CHUNK_TOKENS, Deployment, all_splits
 from reports.advice.spans import Span
-from reports.advice.specs import BITS, ENGINE, GB, LINKS, MODELS, ROUTES, engine_calls
+from reports.advice.specs import BITS, ENGINE, GB, LINKS, ROUTES, engine_calls
 from reports.references.pairs import pairs
 from reports.references.published import calls, select, serving
 from reports.tables.sentences import number, size_text
@@ -101,7 +101,7 @@ def a3(claim: Claim) -> Found:
         "each": us(call(load)),
         "token_ms": ms(token),
         "gb_s": f"{number(LINKS['pcie5x16'].gb_s)} GB/s",
-        "published": between((each.us for each in published(size, gpus={2})), "us"),
+        "published": from_to((each.us for each in published(size, gpus={2})), "us"),
     }
     same = close(token.value, value["us"]) and size == value["kib"] * 1024
     return figures, decided(same)
@@ -123,7 +123,7 @@ def a4(claim: Claim) -> Found:
         "with_wire": ms(calls_of_pass(with_wire)),
         "even": us(even_us(load)),
         "left": us(even_us(load) - value["each_us"]),
-        "kernel": between(kernels, "us"),
+        "kernel": from_to(kernels, "us"),
     }
     return figures, "holds if" if close(token_ms, value["token_ms"]) else "wrong"
 
@@ -132,24 +132,19 @@ def a5(claim: Claim) -> Found:
     load = claim.load()
     layer = by_layer(load)
     without_calls_us = step(load).value - calls_of_pass(load).value
-    found = of_two_cards(("layer", "pipeline"), ("tensor", "graph"))
-    by_layer_of_one = of_two_cards(("single",), ("layer", "pipeline"))
-    gains = [gain(*rows) for rows in found]
+    found = groups()["large"]
+    by_layer_of_one = gains(chats(between("one card", "layer")))
     figures = {
         "bound": number(step(layer).value / without_calls_us),
         "ratio": ratio(step(layer), step(load)),
-        "engines": between(gains, "times"),
-        "median": number(median(gains)),
-        "count": str(len({row.machine for row, _ in found})),
-        "machines": machines(found),
         "best_rates": printed(rates(pair("H10"))),
-        "list": listed(found),
-        "layer_engines": between((gain(*rows) for rows in by_layer_of_one), "times"),
+        "layer_engines": times_text(by_layer_of_one),
         "pipeline": number(step(alone(load)).value / step(layer).value),
         "two_streams": number(layer.figures["tokens_per_s"].value),
         "pipeline_two": number(layer.figures["tokens_per_s"].value * step(alone(load)).value / 1e6),
     }
-    return figures, "holds if" if max(gains) < claim.values["ratio"] else "holds"
+    less = max(gains(found)) < claim.values["ratio"]
+    return figures | of_engines(found), "holds if" if less else "holds"
 
 
 def a6(claim: Claim) -> Found:
@@ -163,8 +158,8 @@ def a6(claim: Claim) -> Found:
         "each": us(call(load, CHUNK_TOKENS)),
         "ms": ms(pass_us),
         "gb_s": f"{number(LINKS['pcie5x16'].gb_s)} GB/s",
-        "published": between((each.us / 1e3 for each in large), "ms"),
-        "published_ms": between((load.model.all_reduces * each.us / 1e3 for each in large), "ms"),
+        "published": from_to((each.us / 1e3 for each in large), "ms"),
+        "published_ms": from_to((load.model.all_reduces * each.us / 1e3 for each in large), "ms"),
         "r9700_us": number(min(each.us for each in select(large, gpu={"R9700"}))),
     }
     return figures, decided(close(pass_us.value / 1e3, value["ms"]))
@@ -205,12 +200,14 @@ def a8(claim: Claim) -> Found:
     ]
     figures = {
         "larger": str(len({row.model for row in larger})),
-        "larger_tok_s": between(rates(larger)),
+        "larger_tok_s": from_to(rates(larger)),
         "larger_row": source(*larger),
         "ratio": ratio(step(layer), step(load)),
         "prompt": f"{ms(prompt(load))} by tensor, {ms(prompt(layer))} by layer",
         "prompts": ratio(*(1 / each for each in many)),
     }
+    inside = answer_cases.figures()
+    figures |= {name: inside[name] for name in ("r9700_us", "r9700_times")}
     faster = step(load).high < step(layer).low
     return figures, "holds if" if faster else "holds"
 
@@ -234,15 +231,11 @@ def a9(claim: Claim) -> Found:
     prompt_calls = calls_of_pass(load, CHUNK_TOKENS)
     eager, replayed = "vllm-project/vllm#54766", pair("H104a")
     (blocking,) = select(near, source={eager})
-    singles = of_two_cards(("single",), ("tensor",))
-    ((one, two),) = [rows for rows in singles if rows[0].source == eager]
-    model_calls = calls_of_step(MODELS[one.model.lower()], two.engine)
-    two_us, one_us = (step_us(rate) for rate in rates([two, one]))
-    inside_us = implied_us(two_us, one_us, 2, model_calls)
+    (inside,) = [pair for pair in groups()["fits"] if pair.other.source == eager]
     figures = {
         "alone": us(blocking.us),
-        "inside": us(inside_us),
-        "eager": source(two),
+        "inside": us(inside.implied_us or 0),
+        "eager": source(inside.other),
         "in_graph": number(gain(*replayed)),
         "graph": source(*replayed),
         "even": us(even_us(load)),
@@ -250,7 +243,7 @@ def a9(claim: Claim) -> Found:
         "all": str(len(kinds)),
         "passing": str(len(passing)),
         "passing_submit": str(len(also)),
-        "published": between((each.us for each in near if each.us < even_us(load)), "us"),
+        "published": from_to((each.us for each in near if each.us < even_us(load)), "us"),
         "slowest": us(slowest.us),
         "slowest_who": f"{slowest.library} of two {slowest.gpu} {slowest.variant}".strip(),
         "size": size_text(small),
@@ -261,7 +254,7 @@ def a9(claim: Claim) -> Found:
         "separate_large": us(min(forms[large]["separate"])),
         "prompt_share": f"{100 * prompt_calls.value / prompt(load).value:.0f} %",
     }
-    assert inside_us > even_us(load)
+    assert (inside.implied_us or 0) > even_us(load)
     assert {row.replay for row in replayed} == {"graph"}
     return figures, decided(not also)
 
@@ -274,8 +267,8 @@ def a10(claim: Claim) -> Found:
     figures = {
         "even": us(even_us(load)),
         "size": size_text(size),
-        "tuned": between((each.us for each in own), "us"),
-        "library": between((each.us for each in library), "us"),
+        "tuned": from_to((each.us for each in own), "us"),
+        "library": from_to((each.us for each in library), "us"),
         "tuned_of_four": number(min(each.us for each in select(own, gpu={"R9700"}))),
     }
     survives = max(each.us for each in own) < even_us(load)
@@ -337,21 +330,18 @@ def b4(claim: Claim) -> Found:
         ratios += [gain(tensor, row) for row in rows if row.split.replicas > 1]
     (split,) = [row for row in proxy if row.split.tensor == 2]
     (behind,) = [row for row in proxy if row.split.replicas == 2]
-    chats = of_two_cards(("single",), ("tensor",))
+    found = groups()["fits"]
     figures = {
-        "replicas": between(ratios),
+        "replicas": from_to(ratios),
         "rows": source(*many),
         "replica_rates": printed(rates(pair("H44"))),
         "gemma_rates": printed(rates(pair("H120b"))),
         "proxy": number(gain(split, behind)),
         "proxy_row": source(behind),
         "proxy_rates": printed(rates([split, behind])),
-        "chat": between(gain(*rows) for rows in chats),
-        "median": number(median(gain(*rows) for rows in chats)),
-        "chat_rows": machines(chats),
-        "list": listed(chats),
     }
-    return figures, "holds if" if min(ratios) > 1 < max(gain(*rows) for rows in chats) else None
+    both = min(ratios) > 1 and max(gains(found)) > 1
+    return figures | of_engines(found), "holds if" if both else None
 
 
 def b5(claim: Claim) -> Found:
@@ -383,19 +373,12 @@ def c1(claim: Claim) -> Found:
 def c2(claim: Claim) -> Found:
     bridge, pcie = claim.load(0), claim.load(1)
     value = claim.values
-    found = of_two_cards(("single",), ("tensor",))
-    gains = [gain(*rows) for rows in found]
-    inside = [each for each in gains if value["pcie_low"] <= each <= value["pcie_high"]]
+    found = groups()["fits"]
+    inside = [each for each in gains(found) if value["pcie_low"] <= each <= value["pcie_high"]]
     with_bridge, without = pair("H46")
     figures = {
-        "engines": between(gains),
-        "median": number(median(gains)),
-        "most": number(max(gains)),
-        "count": str(len({row.machine for row, _ in found})),
-        "machines": machines(found),
-        "inside": f"{len(inside)} of {len(gains)}",
+        "inside": f"{len(inside)} of {len(found)}",
         "best_rates": printed(rates(pair("H104a"))),
-        "list": listed(found),
         "pcie": ratio(step(alone(pcie)), step(pcie)),
         "pcie_ms": ms(step(pcie)),
         "bridge_ms": ms(step(bridge)),
@@ -405,7 +388,7 @@ def c2(claim: Claim) -> Found:
         "bridge_row": source(with_bridge),
         "bridge_rates": printed(rates([with_bridge, without])),
     }
-    return figures, "holds if" if 0 < len(inside) < len(gains) else None
+    return figures | of_engines(found), "holds if" if 0 < len(inside) < len(found) else None
 
 
 def lost(before: float | None, after: float | None) -> str:
@@ -434,13 +417,13 @@ def c3(claim: Claim) -> Found:
         "rest": gb(ways[0].rest_bytes(1)),
         "fast_host": f"{number(host_gb_s[0])} GB/s",
         "slow_host": f"{number(host_gb_s[1])} GB/s",
-        "slow": between((each / 1e3 for each in slow), "ms"),
+        "slow": from_to((each / 1e3 for each in slow), "ms"),
         "fast": ms(step(by_layer(pair_of_cards))),
-        "ratio": between(each / enough for each in slow),
+        "ratio": from_to(each / enough for each in slow),
         "ratio_fast": number(slow[0] / enough),
         "ratio_slow": number(slow[1] / enough),
-        "least_shares": between(shares["least"], "%"),
-        "most_shares": between(shares["most"], "%"),
+        "least_shares": from_to(shares["least"], "%"),
+        "most_shares": from_to(shares["most"], "%"),
     }
     inside = [value["least"] <= each / enough <= value["most"] for each in slow]
     return figures, "holds if" if all(inside) else None
@@ -459,7 +442,7 @@ def c4(claim: Claim) -> Found:
 
 def c5(claim: Claim) -> Found:
     row, mlc = (max(rates(row for row in pair(name) if row.gpus == 8)) for name in ("H34", "H32"))
-    (tensor,) = [rows for rows in of_two_cards(("layer",), ("tensor",)) if rows[0] in pair("H10")]
+    tensor = pair("H10")
     exl = pair("H116a")
     figures = {
         "row": number(row),
@@ -637,8 +620,8 @@ def d8(claim: Claim) -> Found:
         "sockets": f"{number(LINKS['sockets'].gb_s)} GB/s",
         "hop": route.hop.low_is_best().text(),
         "store": route.store.high_is_best().text(),
-        "two_sockets": between(two_sockets, "us"),
-        "one_socket": between(one_socket, "us"),
+        "two_sockets": from_to(two_sockets, "us"),
+        "one_socket": from_to(one_socket, "us"),
         "sockets_us": number(min(two_sockets)),
         "socket_us": number(min(one_socket)),
         "eight_over_four": number(gain(rows[4], rows[8])),
@@ -659,7 +642,7 @@ def d9(claim: Claim) -> Found:
         "one_way": f"{number(one_way)} GB/s",
         "bytes_us": us(bytes_us),
         "bytes_digits": f"{bytes_us:.3f}",
-        "published": between(times, "us"),
+        "published": from_to(times, "us"),
         "published_us": number(min(times)),
     }
     return figures, decided(close(bytes_us, claim.values["us"]))
@@ -731,10 +714,10 @@ def d13(claim: Claim) -> Found:
     small = [each.gb_s for each in select(four, collective={"all_reduce"})]
     eight = select(large, gpu={"RTX PRO 6000"}, gpus={8}, size_bytes={1 << 30})
     figures = {
-        "nvlink": between(nvlink, "GB/s"),
-        "pcie": between(pcie, "GB/s"),
+        "nvlink": from_to(nvlink, "GB/s"),
+        "pcie": from_to(pcie, "GB/s"),
         "pcie_gb_s": number(max(each.gb_s for each in eight)),
-        "small": between(small, "GB/s"),
+        "small": from_to(small, "GB/s"),
         "small_gb_s": number(min(small)),
         "bridge": f"{number(LINKS['nvlink3-bridge'].gb_s)} GB/s",
     }
@@ -850,7 +833,7 @@ def d20(claim: Claim) -> Found:
         "streams": str(many.batch),
         "tensor_many": ms(step(splits[names[0]])),
         "data_many": ms(step(splits[names[2]])),
-        "measured": between(measured),
+        "measured": from_to(measured),
         "row": source(*pair("H108a")),
         "rates": printed(rates([*pair("H108a"), *pair("H108d")])),
     }

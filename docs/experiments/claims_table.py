@@ -7,34 +7,28 @@ import shlex
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
-from operator import attrgetter
+from statistics import median
 from typing import Annotated, Any, Literal
 
 import msgspec
+from answer_cases import split_by_replay
+from answer_counter import times_text
+from answer_pairs import Pair
 from drawing import HERE
 
 from reports.advice import advise
 from reports.advice.serving import HEADROOM, Deployment, break_even_us
 from reports.advice.spans import Span
 from reports.advice.specs import GB
-from reports.references.pairs import PairRow, admitted, pairs
-from reports.references.published import (
-    PublishedCall,
-    PublishedServing,
-    calls,
-    near_size,
-    select,
-    serving,
-)
-from reports.tables.sentences import number
+from reports.references.pairs import PairRow, pairs
+from reports.references.published import PublishedCall, PublishedServing, calls, near_size, select
+from reports.tables.sentences import counted, number
 from tests.references_page import span
 from wiretax.common.grouped import grouped
 
 Verdict = Literal["holds", "holds if", "wrong", "unknown"]
 Found = tuple[dict[str, str], Verdict | None]
 Line = Annotated[str, msgspec.Meta(min_length=1)]
-# A model is a mixture if its name says how many parameters a token uses, or is one of these.
-MIXTURE = re.compile(r"A\d+B|MoE|gpt-oss|MiniMax|GLM|Kimi|DeepSeek-V4|Flash-Next")
 WITHIN = 0.05  # a figure of theirs is ours if it is so close
 
 
@@ -161,7 +155,7 @@ def short(load: Deployment, streams: int) -> str:
     return found[1]
 
 
-def between(values: Iterable[float], unit: str = "") -> str:
+def from_to(values: Iterable[float], unit: str = "") -> str:
     return span(values, unit).strip()
 
 
@@ -185,7 +179,7 @@ def pair(pair_id: str) -> list[PairRow]:
     return [row for row in pairs() if row.pair_id == pair_id]
 
 
-def rates(rows: Iterable["AnyRow"]) -> list[float]:
+def rates(rows: Iterable[PairRow | PublishedServing]) -> list[float]:
     return [row.decode_tok_s for row in rows if row.decode_tok_s]
 
 
@@ -194,7 +188,7 @@ def printed(values: Iterable[float]) -> str:
     return " ".join(map(number, values))
 
 
-def source(*rows: "AnyRow") -> str:
+def source(*rows: PairRow | PublishedServing) -> str:
     """Links to the sources of these rows by owner; the name alone of what is not on GitHub."""
     return ", ".join(dict.fromkeys(source_of(row.source) for row in rows))
 
@@ -210,64 +204,25 @@ def source_of(text: str) -> str:
     return f"[{owner}](https://github.com/{owner}/{name}/{kind})"
 
 
-# Kinds of split in pairs.csv, and their names in serving.csv.
-SERVED = {
-    "single": {"single"},
-    "layer": {"layer"},
-    "pipeline": {"pp2"},
-    "tensor": {"tp2", "tensor"},
-    "graph": set[str](),
-}
-AnyRow = PairRow | PublishedServing
+def gain(before: PairRow, after: PairRow) -> float:
+    first, second = rates([before, after])
+    return second / first
 
 
-def of_two_cards(before: Sequence[str], after: Sequence[str]) -> list[tuple[AnyRow, AnyRow]]:
-    """What both tables have of one stream of a dense model between these splits, on at most two
-    cards without NVLink; without a drafter, as far as the sources say."""
-    found = list[tuple[AnyRow, AnyRow]]()
-    for each in admitted(pairs()):
-        rows = each.one, each.other
-        for first, second in (rows, rows[::-1]):
-            if (
-                first.split.kind in before
-                and second.split.kind in after
-                and each.other.gpus == 2
-                and {row.streams for row in rows} == {1}
-                and {row.drafter for row in rows} == {"none"}
-            ):
-                found.append((first, second))
-
-    kinds = [set[str]().union(*(SERVED[kind] for kind in names)) for names in (before, after)]
-    alike = ("machine", "gpu", "model", "weights", "engine", "version", "context_tokens", "drafter")
-    served = [row for row in serving() if row.streams == 1 and row.drafter in ("", "none")]
-    for same in grouped(served, attrgetter(*alike)).values():
-        firsts, seconds = (select(same, split=names) for names in kinds)
-        found += [(one, two) for one in firsts for two in seconds if two.gpus == 2]
-    return [
-        rows
-        for rows in found
-        if all(row.decode_tok_s for row in rows)
-        and not any(row.fabric.startswith(("NVLink", "network")) for row in rows)
-        and not MIXTURE.search(rows[0].model)
-    ]
-
-
-def gain(before: AnyRow, after: AnyRow) -> float:
-    assert before.decode_tok_s
-    assert after.decode_tok_s
-    return after.decode_tok_s / before.decode_tok_s
-
-
-def listed(found: Iterable[tuple[AnyRow, AnyRow]]) -> str:
-    """The comparisons, a line each."""
-    lines = [
-        f"{rows[0].decode_tok_s:g} to {rows[1].decode_tok_s:g} tokens/s, "
-        f"{gain(*rows):.2f}: {rows[0].gpu}, {rows[0].model}, {rows[0].engine}, {rows[0].source}"
-        for rows in found
-    ]
-    return "\n".join(["", *sorted(lines)])
-
-
-def machines(found: Iterable[tuple[AnyRow, AnyRow]]) -> str:
-    """The rows' sources."""
-    return source(*(row for row, _ in found))
+def of_engines(found: Sequence[Pair]) -> dict[str, str]:
+    """How many times as fast decode became in these pairs, on the average and of the eager ones,
+    with a line for each, which the page leaves out."""
+    replayed, eager = split_by_replay(found)
+    lines = sorted(
+        f"{pair.decode_gain:.2f}: {pair.other.gpu}, {pair.other.model}, {pair.other.engine}, "
+        f"{pair.other.source}"
+        for pair in found
+    )
+    return {
+        "engines": times_text(replayed),
+        "median": number(median(replayed)),
+        "eager": times_text(eager),
+        "pairs": counted(len(found), "pair"),
+        "machines": counted(len({pair.other.machine for pair in found}), "machine"),
+        "list": "\n".join(["", *lines]),
+    }

@@ -8,9 +8,10 @@ import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from statistics import median
 
 import answer_cases
-from answer_cases import chats, groups
+from answer_cases import chats, groups, prefill_gains, prefills
 from answer_counter import times_text
 from answer_pairs import between, gains
 from claims_table import (
@@ -51,7 +52,7 @@ from reports.advice.spans import Span
 from reports.advice.specs import BITS, ENGINE, GB, LINKS, ROUTES, engine_calls
 from reports.references.pairs import pairs
 from reports.references.published import calls, select, serving
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import counted, number, size_text
 from wiretax.common.grouped import grouped
 
 # A. Tensor parallelism on two R9700s
@@ -137,6 +138,7 @@ def a5(claim: Claim) -> Found:
     figures = {
         "bound": number(step(layer).value / without_calls_us),
         "ratio": ratio(step(layer), step(load)),
+        "tensor": ms(step(load)),
         "best_rates": printed(rates(pair("H10"))),
         "layer_engines": times_text(by_layer_of_one),
         "pipeline": number(step(alone(load)).value / step(layer).value),
@@ -203,13 +205,17 @@ def a8(claim: Claim) -> Found:
         "larger_tok_s": from_to(rates(larger)),
         "larger_row": source(*larger),
         "ratio": ratio(step(layer), step(load)),
+        "tensor": ms(step(load)),
+        "layer": ms(step(layer)),
         "prompt": f"{ms(prompt(load))} by tensor, {ms(prompt(layer))} by layer",
+        "tensor_rate": number(many[0].value),
+        "layer_rate": number(many[1].value),
         "prompts": ratio(*(1 / each for each in many)),
     }
     inside = answer_cases.figures()
     figures |= {name: inside[name] for name in ("r9700_us", "r9700_times")}
     faster = step(load).high < step(layer).low
-    return figures, "holds if" if faster else "holds"
+    return figures | of_prefill(), "holds if" if faster else "holds"
 
 
 def a9(claim: Claim) -> Found:
@@ -726,16 +732,23 @@ def d13(claim: Claim) -> Found:
     return figures, "holds if" if first and second else None
 
 
+def of_prefill() -> dict[str, str]:
+    """Published prefill by tensor beside by layer, on two cards over PCIe."""
+    found = prefills(between("layer", "tensor"))
+    return {
+        "prefills": times_text(prefill_gains(found)),
+        "prefill_median": number(median(prefill_gains(found))),
+        "prefill_pairs": counted(len(found), "pair"),
+    }
+
+
 def d14(claim: Claim) -> Found:
-    load = claim.load(1)
     rows = [row for row in pairs() if row.split.stages > 1]
-    many = load.figures["prompt_tokens_per_s"], by_layer(load).figures["prompt_tokens_per_s"]
     figures = {
         "machines": str(len({row.machine for row in rows})),
         "all_machines": str(len({row.machine for row in pairs()})),
-        "prompts": ratio(*(1 / each for each in many)),
     }
-    return figures, decided(not rows)
+    return figures | of_prefill(), decided(not rows)
 
 
 def d15(claim: Claim) -> Found:

@@ -182,9 +182,10 @@ def wire(text: str) -> Wire:
         ) from error
 
 
-def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
-    """The model, so many GPUs and the times of their all-reduces. Raises ResultError for names and
-    options that do not go together."""
+def load_of(arguments: argparse.Namespace, gpus: int | None = None) -> Deployment:
+    """The model, so many GPUs, by default the first number that was asked about, and the times of
+    their all-reduces. Raises ResultError for names and options that do not go together."""
+    gpus = gpus or arguments.gpus[0]
     gpu, nodes = with_peer_access(gpu_of(arguments.gpu), arguments.peer_access), arguments.nodes
     model = model_of(arguments.config) if arguments.config else model_by_name(arguments.model)
 

@@ -37,11 +37,11 @@ class Deployment:
     `nodes` of as many GPUs each: those of a tensor split are neighbours. Latency is for `batch`
     streams, throughput (tokens/s) for `slots` streams, each with `context` cached tokens.
 
-    `times` are of the all-reduces of all GPUs; `groups` has those of fewer, and other messages; if
-    it is None, `times` stand for all. `experts` says that the `tensor` GPUs split whole experts,
-    which a router of this `skew` chooses, beside attention that is BY_TENSOR or BY_STREAMS. A
-    drafter proposes `proposed` tokens a step, of which a stream gets `accepted`, the model's own
-    included."""
+    `times` are of the all-reduces of all GPUs; `groups` has those of fewer, the hand-offs of more
+    than two, and all-to-alls; if it is None, `times` stand for all of these. `experts` says that
+    the `tensor` GPUs split whole experts, which a router of this `skew` chooses, beside attention
+    that is BY_TENSOR or BY_STREAMS. A drafter proposes `proposed` tokens a step, of which a stream
+    gets `accepted`, the model's own included."""
 
     model: Transformer
     gpu: Gpu
@@ -178,13 +178,8 @@ class Deployment:
         group = ceil(streams / min(groups, streams))
         tokens = group * self.step_tokens
         us = self.decode_work_us(group) + self.communication_us(tokens)
-        if self.stages > 1:  # a hand-off counts as an all-reduce of its bytes, an upper bound
-            within, across = self.hand_offs
-            message_bytes = self.model.all_reduce_bytes(tokens)
-            us += within * self.hand_off_us(message_bytes)
-            if across:  # else a network that nobody published would be asked for
-                us += across * self.hand_off_us(message_bytes, nodes=2)
-
+        if self.stages > 1:
+            us += self.hand_offs_us(*self.hand_offs, self.model.all_reduce_bytes(tokens))
         return us
 
     def communication_us(self, tokens: float) -> Span:
@@ -198,13 +193,25 @@ class Deployment:
 
     def all_reduce_us(self, size_bytes: float) -> Span:
         """An all-reduce of the tensor split."""
-        if self.groups:
+        if self.groups and self.tensor < self.gpus:
             return self.groups.all_reduces(self.tensor, self.spanned)(size_bytes)
         return self.times(size_bytes)
 
     def hand_off_us(self, size_bytes: float, nodes: int = 1) -> Span:
-        """A hand-off between two stages of one node or of two."""
-        return (self.groups.hand_offs(nodes) if self.groups else self.times)(size_bytes)
+        """A hand-off between two stages of one node or of two, as an all-reduce of its bytes, an
+        upper bound."""
+        if self.groups and self.gpus > 2:
+            return self.groups.hand_offs(nodes)(size_bytes)
+        return self.times(size_bytes)
+
+    def hand_offs_us(self, within: int, across: int, size_bytes: float) -> Span:
+        """So many hand-offs within nodes and between them."""
+        us = as_span(0.0)
+        if within:
+            us += within * self.hand_off_us(size_bytes)
+        if across:
+            us += across * self.hand_off_us(size_bytes, nodes=2)
+        return us
 
     @property
     def exchanges(self) -> int:
@@ -266,14 +273,9 @@ class Deployment:
         stage_us, all_stage_us = us / chunks / self.stages, all_us / chunks / self.stages
         within, across = self.hand_offs
         message_bytes = self.model.all_reduce_bytes(tokens)
-        handoff_us = self.hand_off_us(message_bytes)
+        handoff_us = self.hand_off_us(message_bytes, nodes=2 if across else 1)
         first_us = self.stages * stage_us
-        if across:
-            first_us += within * handoff_us
-            handoff_us = self.hand_off_us(message_bytes, nodes=2)
-            first_us += (across - 1) * handoff_us
-        else:
-            first_us += (within - 1) * handoff_us
+        first_us += self.hand_offs_us(within - (not across), max(0, across - 1), message_bytes)
         prompt_us = first_us + (chunks - 1) * stage_us.at_least(handoff_us)
         period_us = all_stage_us.at_least(handoff_us)
         return prompt_us, rate(self.replicas * at_once * tokens, period_us)

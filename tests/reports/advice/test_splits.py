@@ -42,7 +42,8 @@ def by_size():
 
 
 def splits_of(gpus, **values):
-    return all_splits(replace(R9700, tensor=gpus, groups=GROUPS, **values))
+    times = GROUPS.all_reduces(gpus, values.get("nodes", 1))
+    return all_splits(replace(R9700, tensor=gpus, times=times, groups=GROUPS, **values))
 
 
 def test_every_factorisation_has_a_name():
@@ -364,3 +365,23 @@ def test_a_pipeline_of_split_experts_takes_a_prompt_on_each_gpu():
     assert hybrid.prompts()[1].value == pytest.approx(2 * pair.prompts()[1].value)
     assert hybrid.decode_us(1).value == pytest.approx(pair.decode_us(1).value)
     assert group.memory_bytes(1) > hybrid.memory_bytes(1)
+
+
+def test_other_times_of_all_gpus_change_their_split():
+    """Whoever asks what a free wire would give replaces `times`."""
+    load = replace(R9700, tensor=2, times=always(50), groups=GROUPS)
+    free = replace(load, times=always(0))
+    assert free.figures["step_us"].value == pytest.approx(ALONE_US / 2)
+    pipeline = replace(free, tensor=1, stages=2)
+    assert pipeline.figures["step_us"].value == pytest.approx(ALONE_US)
+
+
+def test_one_node_needs_no_published_network():
+    """Nobody published oneCCL between hosts: two Arc cards in one have all their splits."""
+    gpu = specs.GPUS["b70"]
+    groups = assumed_groups(2, gpu)
+    times = groups.all_reduces(2, 1)
+    load = Deployment(LLAMA, gpu, "40GB", times, tensor=2, slots=4, groups=groups)
+    assert all(split.figures for split in all_splits(load).values())
+    with pytest.raises(ResultError, match="nobody published all-reduces of oneCCL over network"):
+        groups.hand_offs(2)

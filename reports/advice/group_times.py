@@ -15,6 +15,7 @@ from reports.advice.reduce_times import (
     measured_times,
     read_launches,
     spans_of,
+    wire_factor,
 )
 from reports.advice.spans import Span
 from reports.advice.specs import CardLink, Gpu, link_between
@@ -43,12 +44,14 @@ class GroupTimes:
 
 
 def network_times(gpus: int, gpu: Gpu, link: CardLink, nodes: int) -> ReduceTimes:
-    """All-reduces of so many GPUs on so many nodes by what others published: with several GPUs of a
-    node over its NVLink or xGMI and a network, else over a network alone. Raises ResultError if
-    nobody did."""
-    fabric = "network"
-    if gpus > nodes and not link.fabric.startswith("PCIe") and link.most_gpus > 2:
-        fabric = f"{link.fabric} + network"
+    """All-reduces of so many GPUs on so many nodes by what others published: of several GPUs of a
+    node over its NVLink or xGMI and a network; else over a network alone, and those within a node
+    before it. Raises ResultError if nobody published any."""
+    if gpus > nodes and (link.fabric.startswith("PCIe") or link.most_gpus == 2):
+        within = assumed_times(gpus // nodes, gpu, link)
+        return in_turn(gpus, within, network_times(nodes, gpu, link, nodes))
+
+    fabric = f"{link.fabric} + network" if gpus > nodes else "network"
     rows = select(calls(), collective={"all_reduce"}, library={gpu.library}, fabric={fabric})
     rows = [row for row in rows if (row.hosts or 0) > 1]
     rows = select(rows, valid_until={""}) or rows  # old figures only where there are no others
@@ -73,6 +76,20 @@ def network_times(gpus: int, gpu: Gpu, link: CardLink, nodes: int) -> ReduceTime
         f"{texts[1]}, published of {name}, eager, over {fabric} (docs/references.md)"
     )
     return ReduceTimes(gpus, source, {SMALL: spans[0]}, spans[1], hosts=nodes)
+
+
+def in_turn(gpus: int, within: ReduceTimes, across: ReduceTimes) -> ReduceTimes:
+    """All-reduces within nodes and then between them."""
+    assert within.gb_s
+    assert across.gb_s
+    us_of_a_kb = wire_factor(within.gpus) / within.gb_s + wire_factor(across.gpus) / across.gb_s
+    return ReduceTimes(
+        gpus,
+        f"{across.source}; and before it within a node, {within.source}",
+        {SMALL: within.spans[SMALL] + across.spans[SMALL]},
+        wire_factor(gpus) / us_of_a_kb,
+        hosts=across.hosts,
+    )
 
 
 def exchange_share() -> tuple[Span, int]:

@@ -16,6 +16,7 @@ from reports.advice.group_times import (
     network_times,
 )
 from reports.advice.offload import offloaded
+from reports.advice.reduce_times import assumed_times
 from reports.advice.serving import BY_STREAMS, BY_TENSOR, Deployment, all_splits
 from reports.advice.spans import as_span
 from reports.advice.specs import GB
@@ -201,6 +202,7 @@ def test_split_experts_cost_what_two_3090s_measured():
     [
         ("h100", 16, 2, "NVLink 4 + network"),
         ("r9700", 2, 2, "network"),
+        ("r9700", 8, 2, "network"),
         ("rtx3090", 4, 2, "network"),  # a bridge joins two cards, and no node
     ],
 )
@@ -209,6 +211,13 @@ def test_published_networks_are_those_of_the_cards(gpu, gpus, nodes, fabric):
     times = network_times(gpus, card, specs.link_between(card, gpus // nodes), nodes)
     assert f"eager, over {fabric} (docs" in times.source
     assert times(16384).low > 30
+    if "NVLink" not in fabric and gpus > nodes:
+        # The cards of a node share their slots' link first: not faster than one card a node.
+        within = assumed_times(gpus // nodes, card, specs.link_between(card, gpus // nodes))
+        alone = network_times(nodes, card, specs.link_between(card, 1), nodes)
+        for size in (1024, 1 << 25):
+            parts = within(size).value + alone(size).value
+            assert times(size).value == pytest.approx(parts, rel=0.01)
     unknown = replace(specs.LINKS["nvlink4"], fabric="NVLink 9")
     with pytest.raises(ResultError, match="nobody published all-reduces of NCCL over NVLink 9"):
         network_times(16, specs.GPUS["h100"], unknown, 2)

@@ -244,8 +244,8 @@ class Deployment:
         a_node = self.gpus // self.nodes
         leaving = 0
         for replica in range(self.replicas):
-            first = range(replica * self.stages, (replica + 1) * self.stages)
-            nodes = [stage * self.tensor // a_node for stage in first]
+            own = range(replica * self.stages, (replica + 1) * self.stages)
+            nodes = [stage * self.tensor // a_node for stage in own]
             after = [*nodes[1:], nodes[0]]
             pairs = zip(nodes, after, strict=True)
             leaving = max(leaving, sum(one != other for one, other in pairs))
@@ -305,7 +305,7 @@ class Deployment:
         """Bytes of each GPU: weights, and for so many streams their cache, of one KV head at least,
         and, with the longest chunk, the activations. GPUs with attention BY_STREAMS have all its
         weights, and the cache of their own streams."""
-        model, cached = self.model, ceil(streams / self.replicas) / self.stages
+        model, own_streams = self.model, ceil(streams / self.replicas)
         # In a layer: the residual, its norm, and a share of queries, keys, values, gate and up.
         tokens = max(streams * self.step_tokens, min(self.prompt, CHUNK_TOKENS))
         attention = (model.heads + 2 * model.kv_heads) * model.head
@@ -314,11 +314,11 @@ class Deployment:
         kv_share = ceil(model.global_kv_heads / self.tensor) / model.global_kv_heads
         if self.experts == BY_STREAMS:
             weights += (self.weights_bytes - self.expert_bytes) * (1 - 1 / self.tensor)
-            cached, kv_share = ceil(cached / self.tensor), 1.0
+            own_streams, kv_share = ceil(own_streams / self.tensor), 1.0
         else:
             share /= self.tensor
         activations = tokens * ELEMENT_BYTES * (2 * model.hidden + share)
-        return weights / self.stages + self.kv_bytes(cached * kv_share) + activations
+        return (weights + self.kv_bytes(own_streams * kv_share)) / self.stages + activations
 
     @property
     def free_bytes(self) -> float:

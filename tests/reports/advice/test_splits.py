@@ -374,6 +374,9 @@ def test_a_pipeline_of_split_experts_takes_a_prompt_on_each_gpu():
     assert hybrid.prompts()[1].value == pytest.approx(2 * pair.prompts()[1].value)
     assert hybrid.decode_us(1).value == pytest.approx(pair.decode_us(1).value)
     assert group.memory_bytes(1) > hybrid.memory_bytes(1)
+    # Of eight streams a GPU caches four, in half of the layers.
+    long, none = (replace(hybrid, context=context).memory_bytes(8) for context in (10_000, 0))
+    assert long - none == pytest.approx(4 / 2 * MIXTRAL.kv_bytes_per_token * 10_000)
 
 
 def test_other_times_of_all_gpus_change_their_split():

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 
+from reports.advice.likely_winner import Likely, conditions_of
 from reports.advice.reduce_times import ReduceTimes
 from reports.advice.serving import Deployment, all_splits
 from reports.advice.spans import Span
 from reports.advice.specs import CardLink
-from reports.advice.winners import Likely, conditions_of
 
 
 @dataclass(frozen=True)

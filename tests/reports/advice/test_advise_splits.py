@@ -40,6 +40,16 @@ def test_four_cards_have_hybrids_with_the_times_of_their_groups(tmp_path):
     assert "Groups of fewer GPUs count with the all-reduces of the next larger" in words
 
 
+def test_a_smaller_group_s_times_stand_for_no_larger_one(tmp_path):
+    """Four ranks are not as fast as two: without a run of four, eight are their upper bound."""
+    runs = [write_of(tmp_path / f"{ranks}", ranks, us) for ranks, us in ((8, 300), (2, 30))]
+    splits = answer_json(f"{LLAMA} --weights 40GB --gpus 8 --context 0", "--run", *runs)["splits"]
+    steps_us = {each["name"]: each["step_us"][0] for each in splits if "step_us" in each}
+    # 40 GB at 640 GB/s, 160 all-reduces, and hand-offs of 30 us.
+    assert steps_us["TP 4 x PP 2"] == pytest.approx(62_500 / 4 + 160 * 300 + 2 * 30)
+    assert steps_us["TP 2 x PP 4"] == pytest.approx(62_500 / 2 + 160 * 30 + 4 * 30)
+
+
 def test_many_splits_are_shown_by_their_kinds():
     """Of eight cards ten splits: a table must not hide the best, nor fill the screen."""
     text, words = answer(f"{LLAMA} --gpus 8")

@@ -57,11 +57,11 @@ def best_speed(load: Deployment, link: CardLink, engine: str, has_times: bool) -
     at_best = max(spans, key=lambda name: spans[name].high)
     if spans[at_best].high == spans[typical].high:
         at_best = typical
-    fastest = spans[typical]
-    for span in spans.values():
-        fastest = fastest.at_least(span)
+    span = spans[typical]
+    for other in spans.values():
+        span = span.at_least(other)
     likely_split, likely = _likely_fastest(known, link, engine)
-    return Speed(n, *limits, fastest, typical, at_best, likely, likely_split)
+    return Speed(n, *limits, span, typical, at_best, likely, likely_split)
 
 
 def _likely_fastest(
@@ -72,9 +72,10 @@ def _likely_fastest(
     for name, split in splits.items():
         each = Likely(split, conditions_of(split, engine, link))
         if not each.unknown:
-            ranges[name] = each.figures["tokens_per_s"]
+            ranges[name] = each.figures["tokens_per_s"]  # at most what the split can reach
     if not ranges:
         return "", None
+
     name = max(ranges, key=lambda name: ranges[name].value)
     return name, ranges[name]
 

@@ -133,8 +133,8 @@ def prints(text: str, figure: str) -> bool:
     or its unit, which tables have in their heads. Of several numbers, each does."""
     value = figure.partition(" [")[0]
     ways = [[figure], [value], [re.sub(r" (ms|us|GB)$", "", value)]]
-    if re.fullmatch(r"[\d. ]+", figure):
-        ways = [figure.split()]
+    if re.fullmatch(r"[\d.]+((, | to )[\d.]+)+", figure):
+        ways = [re.split(", | to ", figure)]
     return any(all(map(partial(stands, text), parts)) for parts in ways)
 
 
@@ -144,26 +144,31 @@ def stands(text: str, part: str) -> bool:
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_each_command_runs_and_prints_the_figures(name, claims, found, capsys, monkeypatch):
-    """A reader who types it finds the figure that the page says."""
+def test_each_command_runs_and_prints_the_figures(
+    name, written, claims, found, capsys, monkeypatch
+):
+    """A reader who types it finds figures that the page says."""
     monkeypatch.chdir(ROOT)
     figures, _ = found[name]
+    said = written.section(name, claims[name], figures).partition("```")[0]
+    told = " ".join(said.split())
     for each in claims[name].repeat:
         text = output_of(each.command, capsys)
         assert each.prints, each.command
         for figure in each.prints:
             assert prints(text, figures[figure]), f"{figures[figure]} of {each.command}"
+            assert prints(told, figures[figure]), f"the page has no {figures[figure]}"
 
 
 def test_a_figure_that_is_not_printed_would_be_noticed():
     assert prints("takes 203 us; here", "203 us")
     assert prints("takes 203 us; here", "203 us [7.2 250]")
     assert prints("TP 2 20.9 203 24.5", "203 us")
-    assert prints("23.1 a 38.3", "23.1 38.3")
+    assert prints("23.1 a 38.3", "23.1 to 38.3")
     for text in ("takes 1203 us", "takes 20.3 us", "takes 203.4 us"):
         assert not prints(text, "203 us")
     assert not prints("takes 203.4", "203")
-    assert not prints("23.1 alone", "23.1 38.3")
+    assert not prints("23.1 alone", "23.1 to 38.3")
 
 
 @pytest.mark.parametrize("name", IDS)

@@ -184,8 +184,8 @@ def rates(rows: Iterable[PairRow | PublishedServing]) -> list[float]:
 
 
 def printed(values: Iterable[float]) -> str:
-    """As a table of others' figures prints them, one after another."""
-    return " ".join(map(number, values))
+    """`23.1 to 38.3`: others' figures one after another."""
+    return " to ".join(map(number, values))
 
 
 def source(*rows: PairRow | PublishedServing) -> str:

@@ -4,8 +4,10 @@ import re
 import shlex
 import subprocess
 import sys
-from functools import partial
+from contextlib import redirect_stdout
+from functools import cache, partial
 from importlib import import_module
+from io import StringIO
 
 import matplotlib
 import pytest
@@ -112,20 +114,19 @@ def test_another_figure_of_theirs_turns_the_verdict(name, values, verdict, ours,
         assert ours.OURS[name](other)[1] == verdict
 
 
-def output_of(command: str, capsys) -> str:
+@cache
+def output_of(command: str) -> str:
     """What a command of the page prints, its spaces as one."""
     words = shlex.split(command)
     if words[:3] == ["python", "-m", "reports"]:
-        assert main(words[3:]) == 0
-        text = capsys.readouterr().out
-    else:
-        script = re.sub(r"\bpython ", f"{shlex.quote(sys.executable)} ", command)
-        done = subprocess.run(
-            script, shell=True, cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        text = done.stdout
-    return " ".join(text.split())
+        with redirect_stdout(StringIO()) as printed:
+            assert main(words[3:]) == 0
+        return " ".join(printed.getvalue().split())
+
+    script = re.sub(r"\bpython ", f"{shlex.quote(sys.executable)} ", command)
+    done = subprocess.run(script, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return " ".join(done.stdout.split())
 
 
 def prints(text: str, figure: str) -> bool:
@@ -144,16 +145,14 @@ def stands(text: str, part: str) -> bool:
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_each_command_runs_and_prints_the_figures(
-    name, written, claims, found, capsys, monkeypatch
-):
+def test_each_command_runs_and_prints_the_figures(name, written, claims, found, monkeypatch):
     """A reader who types it finds figures that the page says."""
     monkeypatch.chdir(ROOT)
     figures, _ = found[name]
     said = written.section(name, claims[name], figures).partition("```")[0]
     told = " ".join(said.split())
     for each in claims[name].repeat:
-        text = output_of(each.command, capsys)
+        text = output_of(each.command)
         assert each.prints, each.command
         for figure in each.prints:
             assert prints(text, figures[figure]), f"{figures[figure]} of {each.command}"

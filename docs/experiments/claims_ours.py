@@ -192,7 +192,7 @@ def a7(claim: Claim) -> Found:
 
 
 def a8(claim: Claim) -> Found:
-    load = claim.load()
+    load, likely = claim.load(), claim.likely()
     layer = by_layer(load)
     many = load.figures["prompt_tokens_per_s"], layer.figures["prompt_tokens_per_s"]
     larger = [
@@ -207,6 +207,8 @@ def a8(claim: Claim) -> Found:
         "ratio": ratio(step(layer), step(load)),
         "tensor": ms(step(load)),
         "layer": ms(step(layer)),
+        "likely_tensor": likely["TP 2"],
+        "likely_layer": likely["PP 2"],
         "prompt": f"{ms(prompt(load))} by tensor, {ms(prompt(layer))} by layer",
         "tensor_rate": number(many[0].value),
         "layer_rate": number(many[1].value),

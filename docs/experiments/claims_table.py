@@ -2,11 +2,14 @@
 claims_ours.py."""
 
 import argparse
+import json
 import re
 import shlex
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cache
+from io import StringIO
 from statistics import median
 from typing import Annotated, Any, Literal
 
@@ -16,6 +19,7 @@ from answer_counter import times_text
 from answer_pairs import Pair
 from drawing import HERE
 
+from reports.__main__ import main
 from reports.advice import advise
 from reports.advice.serving import HEADROOM, Deployment, break_even_us
 from reports.advice.spans import Span
@@ -55,14 +59,28 @@ class Claim(msgspec.Struct, forbid_unknown_fields=True):
     measure: str = ""
     measured: str = ""
 
+    def words(self, place: int) -> list[str]:
+        """Of the command at this place, behind `python -m reports`."""
+        return shlex.split(self.repeat[place].command)[3:]
+
     def load(self, place: int = 0) -> Deployment:
         """What the command at this place asks the advisor."""
-        _, _, _, _, *words = shlex.split(self.repeat[place].command)
+        _, *words = self.words(place)
         parser = argparse.ArgumentParser()
         advise.add_arguments(parser)
         arguments = parser.parse_args(words)
         (gpus,) = arguments.gpus
         return advise.load_of(arguments, gpus)
+
+    def likely(self, place: int = 0) -> dict[str, str]:
+        """The likely tokens/s of a stream that this command prints, by split."""
+        with redirect_stdout(StringIO()) as printed:
+            main([*self.words(place), "--json"])
+        return {
+            split["name"]: Span(*split["likely"]["stream_tokens_per_s"]).text()
+            for split in json.loads(printed.getvalue())["splits"]
+            if split.get("likely")
+        }
 
 
 class Claims(msgspec.Struct, forbid_unknown_fields=True):

@@ -224,16 +224,17 @@ def link_between(gpu: Gpu, gpus: int) -> CardLink:
     return peer if gpus <= peer.most_gpus else LINKS[gpu.slot]
 
 
-def _key_of(name: str | None, kind: str) -> str | None:
-    """The key of a table for a word that may be another one's."""
-    return CALLED[kind].get(name, name) if name else None
+def _called(known: Mapping[str, Spec], kind: str) -> list[tuple[str, Spec]]:
+    """The entries of a table by their own names and by the other words for them."""
+    others = CALLED[kind].items()
+    return [*known.items(), *((word, known[name]) for word, name in others)]
 
 
 def sheet_of(name: str) -> Gpu | None:
     """The data sheet of the card that a driver, an owner or a shop names so; None if no sheet has
-    all words of it, or if it names unlike cards."""
-    key = _key_of(names.card_named(name, [*GPUS, *CALLED["gpus"]]), "gpus")
-    return GPUS[key] if key else None
+    all words of it and the memory that it says, or if it names unlike cards."""
+    key = names.card_named(name, {word: gpu.memory_gb for word, gpu in _called(GPUS, "gpus")})
+    return GPUS[CALLED["gpus"].get(key, key)] if key else None
 
 
 def gpu_of(name: str) -> Gpu:
@@ -287,9 +288,14 @@ def link_by_name(name: str) -> CardLink:
 
 
 def model_called(name: str) -> Transformer | None:
-    """The model that an owner names so, such as `Qwen3.8-27B-Heretic`."""
-    key = _key_of(names.model_named(name, [*MODELS, *CALLED["models"]]), "models")
-    return MODELS[key] if key else None
+    """The model that an owner names so, such as `Qwen3.8-27B-Heretic`; None if no model has all
+    words of it and the size that it says."""
+    billions = {
+        word: (model.parameters / GB, model.active_share * model.parameters / GB)
+        for word, model in _called(MODELS, "models")
+    }
+    key = names.model_named(name, billions)
+    return MODELS[CALLED["models"].get(key, key)] if key else None
 
 
 def model_by_name(name: str) -> Transformer:
@@ -310,7 +316,8 @@ def weights_called(text: str) -> str | None:
         return f"{size_gb:.3f}GB" if size_gb >= 0.001 else None
     if bits := re.search(r"(?<![\w.])(\d{1,2}(?:\.\d{1,4})?) ?bpw\b", text[:80], re.IGNORECASE):
         return f"{bits[1]}bpw" if 0 < float(bits[1]) <= 64 else None
-    return _key_of(names.type_named(text, [*BITS, *CALLED["bits"]]), "bits")
+    kind = names.type_named(text, [*BITS, *CALLED["bits"]])
+    return CALLED["bits"].get(kind, kind) if kind else None
 
 
 def bits_of(name: str) -> float:

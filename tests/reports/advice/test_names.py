@@ -68,6 +68,18 @@ def named(found):
         ("GB200 NVL72", "gb200"),
         ("xb200", None),
         ("L40", "l40"),
+        ("RTX PRO 6000 48GB", None),
+        ("RTX 5090 24GB", None),
+        ("H100 94GB", None),
+        ("NVIDIA GH200 480GB", "gh200"),
+        ("A10 22.5 GB", "a10"),
+        ("GTX 1060 3GB", None),
+        ("RTX 3080 16GB Laptop GPU", None),
+        ("RTX 2070 with Max-Q Design", None),
+        ("NVIDIA RTX PRO 4000 Blackwell SFF Edition", None),
+        ("A6000 Ada", None),
+        ("A800", "a800"),
+        ("NVIDIA H800", "h800"),
         # Unlike cards are none.
         ("RTX 3060 12GB + Tesla P100 16GB", None),
         ("R9700 + RX 9070 XT", None),
@@ -103,6 +115,14 @@ def test_every_card_and_model_of_the_published_tables_is_known():
         ("Qwen 3.8 27B", "qwen3.8-27b"),
         ("27B", None),
         ("MiniMax-M2.5-REAP-139B", None),
+        # The size that a name says is the model's, in all or of a token.
+        ("DeepSeek-R1-0528-Qwen3-8B", "qwen3-8b"),
+        ("Mistral-Small-4-119B", None),
+        ("Mistral-Small-3.2-24B-Instruct", "mistral-small-24b"),
+        ("Llama-4-Scout-17B-16E-Instruct", "llama-4-scout"),
+        ("DeepSeek-V3 685B", "deepseek-v3"),
+        ("Phi-4-mini", None),
+        ("GLM-4.6V-Flash", None),
         ("Llama-70B", None),
         ("Qwen3-80B", None),
         ("Qwen3.88-27B", None),
@@ -175,6 +195,20 @@ def test_data_sheets_are_whole_and_plausible():
     for kind, known in (("gpus", GPUS), ("models", MODELS), ("bits", BITS)):
         assert {*CALLED[kind].values()} <= {*known}
         assert not {*CALLED[kind]} & {*known}
+
+
+def test_cards_for_export_have_the_narrower_links():
+    """As an H100's, an H800's all-reduce would be promised 2.25 times its bandwidth."""
+    for name, like, both_ways in (("a800", "a100-80gb", 400), ("h800", "h100", 400)):
+        card, usual = GPUS[name], GPUS[like]
+        assert card.bandwidth_gb_s == usual.bandwidth_gb_s
+        assert card.peer
+        assert usual.peer
+        assert LINKS[card.peer].gb_s == both_ways / 2 < LINKS[usual.peer].gb_s
+    # NVIDIA prints 2375 AI TOPS for the RTX 5090 D, 3352 for the RTX 5090.
+    cut, whole = GPUS["rtx5090d"], GPUS["rtx5090"]
+    assert cut.fp16_tflops / whole.fp16_tflops == pytest.approx(2375 / 3352, rel=0.001)
+    assert cut.bandwidth_gb_s == whole.bandwidth_gb_s
 
 
 def test_models_have_the_parameters_that_their_cards_print():

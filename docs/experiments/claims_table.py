@@ -1,5 +1,5 @@
-"""The rows of data/claims.toml, what their commands ask the advisor, and what is published, for
-claims_ours.py."""
+"""The rows of data/claims.toml, what their commands ask the advisor, and what is published, for the
+figures of each text in claims_two_cards.py, claims_rigs.py and claims_guide.py."""
 
 import argparse
 import json
@@ -14,9 +14,9 @@ from statistics import median
 from typing import Annotated, Any, Literal
 
 import msgspec
-from answer_cases import split_by_replay
+from answer_cases import prefill_gains, prefills, split_by_replay
 from answer_counter import times_text
-from answer_pairs import Pair
+from answer_pairs import Pair, between
 from drawing import HERE
 
 from reports.__main__ import main
@@ -243,4 +243,14 @@ def of_engines(found: Sequence[Pair]) -> dict[str, str]:
         "pairs": counted(len(found), "pair"),
         "machines": counted(len({pair.other.machine for pair in found}), "machine"),
         "list": "\n".join(["", *lines]),
+    }
+
+
+def of_prefill() -> dict[str, str]:
+    """Published prefill by tensor beside by layer, on two cards over PCIe."""
+    found = prefills(between("layer", "tensor"))
+    return {
+        "prefills": times_text(prefill_gains(found)),
+        "prefill_median": number(median(prefill_gains(found))),
+        "prefill_pairs": counted(len(found), "pair"),
     }

@@ -158,6 +158,12 @@ def test_the_owner_is_who_measured_not_who_collects():
     assert alesha == {"alesha-pro"}  # under two collections
 
 
+def test_a_machine_of_two_sources_has_one_name():
+    """Machines vote: under two names the same four cards would vote twice."""
+    own = {row.machine for row in read_pairs() if row.owner == "alesha-pro"}
+    assert len(own) == 1, own
+
+
 def test_whose_figures_set_a_constant_is_nobodys_choice():
     """The owners that are kept out of all fits are half of them, by a hash."""
     owners = {row.owner for row in pairs.pairs()}

@@ -101,20 +101,25 @@ def winner(candidates: Mapping[str, Likely], goal: str) -> str:
     if not candidates:
         return "nothing fits."
     if not known:
-        limits = by_limits({name: each.split for name, each in candidates.items()}, goal)
-        return f"by upper limits alone {limits}"
+        splits = {name: each.split for name, each in candidates.items()}
+        return f"by upper limits alone {by_limits(splits, goal)}"
 
     model = likely.published()
     first, *others = by_rate(known, goal)
     leading = known[first].passes[goal]
     ratios = {name: model.ratio(known[name].passes[goal], leading) for name in others}
+
+    def limits(one: str, other: str) -> str:
+        gain = _gain(*(_speed(known[name].split, goal) for name in (one, other)))
+        return f"of upper limits {gain.text('x')}"
+
     open_ones = [name for name in others if ratios[name].low <= 1]
     beaten = [name for name in others if name not in open_ones]
     answer = f"{first}, {reached(known[first], goal)}"
     if open_ones:
         ranges = [
-            f"from {ratios[name].low:.2f}x to {ratios[name].high:.2f}x of {name}"
-            f"{decider(known, first, name, goal)}"
+            f"from {ratios[name].low:.2f}x to {ratios[name].high:.2f}x of {name} "
+            f"({limits(first, name)}){decider(known, first, name, goal)}"
             for name in open_ones[:MOST_COMPARED]
         ]
         answer = f"no winner. {answer}, is {'; '.join(ranges)}"
@@ -124,16 +129,15 @@ def winner(candidates: Mapping[str, Likely], goal: str) -> str:
         gain = f"{ratios[beaten[0]].value:.2f}x"
         ends = f" [{ratios[beaten[0]].low:.2f} {ratios[beaten[0]].high:.2f}]"
         answer += f"{'; it is' if open_ones else ','} {gain}{ends} {beaten[0]}"
+        answer += f" ({limits(first, beaten[0])})"
     return f"{answer}."
 
 
 def by_limits(splits: Mapping[str, Deployment], figure: str) -> str:
     """The best split by its upper limit, those that do not clearly differ from it, and its gain
     over the next one: of splits of which no likely figures are known."""
-    speeds = {name: split.figures[figure] for name, split in splits.items()}
+    speeds = {name: _speed(split, figure) for name, split in splits.items()}
     is_rate = figure.endswith("per_s")
-    if not is_rate:
-        speeds = {name: 1 / us for name, us in speeds.items()}
     ordered = sorted(speeds, key=lambda name: -speeds[name].value)
     fastest = speeds[ordered[0]]
     close = [name for name in ordered if _gain(fastest, speeds[name]).low < LEAST_RANKED_RATIO]
@@ -162,6 +166,12 @@ def by_limits(splits: Mapping[str, Deployment], figure: str) -> str:
         answer += f", {_gain(speeds[first], speeds[after]).text('x')} {after}"
 
     return f"{answer}."
+
+
+def _speed(split: Deployment, figure: str) -> Span:
+    """A rate by upper limits, of a latency its inverse."""
+    value = split.figures[figure]
+    return value if figure.endswith("per_s") else 1 / value
 
 
 def _gain(fast: Span, slow: Span) -> Span:
@@ -195,7 +205,7 @@ def decider(known: Mapping[str, Likely], first: str, second: str, goal: str) -> 
     one, call = pair[name].passes[goal], size_text(round(pair[name].passes[goal].call_bytes))
     even_us = likely.published().break_even_us(one, pair[other].passes[goal])
     if even_us <= 0:
-        return f" (no all-reduce is fast enough for {name} to be likely the faster)"
+        return f": no all-reduce is fast enough for {name} to be likely the faster"
     return f": measure an all-reduce of {call}; below {number(even_us)} us {name} wins"
 
 

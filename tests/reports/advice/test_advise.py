@@ -78,7 +78,7 @@ def test_two_r9700_for_one_chat(tmp_path):
     assert re.search(r"PP 2 +\S+ +62\.[56]", text)
     assert re.search(
         r"latency of 1 stream: TP 2, likely [\d.]+ tokens/s \[[\d. ]+\], at most 27\.4, "
-        r"1\.\d+x \[1\.\d+ [\d.]+\] PP 2\.",
+        r"1\.\d+x \[1\.\d+ [\d.]+\] PP 2 \(of upper limits 1\.71x\)\.",
         words,
     )
     assert re.search(r"an all-reduce of 16 KiB takes 19[56] us", words)

@@ -123,6 +123,10 @@ def test_a_host_that_launches_each_kernel_hides_what_cards_gain():
     graph_gain = model.ratio(decode(), decode(tensor=2)).value
     eager_gain = model.ratio(decode(conditions=eager), decode(tensor=2, conditions=eager)).value
     assert eager_gain < graph_gain
+    # The host and the card work at the same time: the step is shorter than their sum.
+    of = likely.design([decode(conditions=eager)], model.names, model.fitted.ways)
+    sum_us = np.exp(of.logs + of.powers @ model.point).sum()
+    assert np.exp(likely.log_us(of, model.point)[0])[0] < 0.9 * sum_us
     assert model.rate(decode(conditions=eager)).value < model.rate(decode()).value
 
 

@@ -17,8 +17,9 @@ def test_a_card_by_its_figures_has_the_answer_of_its_data_sheet():
     """A card of next year must not wait for a data sheet here."""
     text, words = answer(f"{BY_FIGURES},pcie5x16,rccl")
     known, _ = answer(TWO)
-    (row,) = (line for line in text.splitlines() if line.startswith("TP 2"))
-    assert row in known
+    rows = [line for line in text.splitlines() if line.startswith("TP 2")]
+    assert len(rows) == 2  # at most, and likely
+    assert all(row in known for row in rows)
     assert "191 TFLOP/s (as given): peaks" in words
     _, words = answer(BY_FIGURES)
     assert "its slot ASSUMED to be pcie4x16, its library NCCL" in words

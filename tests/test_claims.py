@@ -8,14 +8,18 @@ from contextlib import redirect_stdout
 from functools import cache, partial
 from importlib import import_module
 from io import StringIO
+from operator import attrgetter
 
 import matplotlib
 import pytest
 from msgspec.structs import replace
 
 from reports.__main__ import main
+from reports.references.pairs import admitted, pairs
+from reports.tables.sentences import number
 from tests.launch import ROOT
 from tests.test_readme import HELP, anchor, headings
+from wiretax.common.grouped import grouped
 
 PAGES = ROOT / "docs" / "experiments"
 IDS = [
@@ -217,3 +221,29 @@ def test_a_claim_that_does_not_exist_is_one_sentence():
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
     assert "\x1b" not in done.stderr
+
+
+def test_no_published_series_that_contradicts_a_claim_is_left_out(found):
+    """Two series of a 70B in 16 bits gain from each doubling of the cards, the third turns."""
+    series = grouped(
+        [row for row in pairs() if row.model == "Llama-2-70B" and row.weights in ("FP16", "BF16")],
+        attrgetter("pair_id"),
+    )
+    assert len(series) > 2
+    figures, _ = found["d6"]
+    for rows in series.values():
+        rates = [row.decode_tok_s for row in sorted(rows, key=attrgetter("gpus"))]
+        assert ", ".join(map(number, rates)) in figures.values()
+
+
+def test_replicas_are_held_against_every_split_of_the_same_cards(found):
+    """The least gain is where the cards' own links are fast."""
+    copies = [
+        each.decode_ratio
+        for each in admitted(pairs())
+        if {each.one.split.replicas, each.other.split.replicas} > {1}
+        and each.one.gpus == each.other.gpus == 4
+        and each.one.pair_id.startswith("H96")
+    ]
+    least = min(max(ratio, 1 / ratio) for ratio in copies if ratio)
+    assert found["b4"][0]["replicas"].startswith(f"{least:.2f} to ")

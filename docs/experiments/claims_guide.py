@@ -78,6 +78,7 @@ def d2(claim: Claim) -> Found:
         "tokens": str(tokens),
         "layer_many": us(a_layer(load) * call(load, tokens)),
         "each_many": us(call(load, tokens)),
+        "share_many": f"{100 * calls_of_pass(load, tokens).value / step(many).value:.0f} %",
     }
     return figures, "holds if" if layer.value < value["least_us"] else "holds"
 
@@ -140,10 +141,11 @@ def d5(claim: Claim) -> Found:
 def d6(claim: Claim) -> Found:
     two, eight = claim.load(), claim.load(1)
     four = replace(eight, tensor=4)
-    nvlink, pcie = pair("H38"), pair("H32")
+    nvlink, pcie, row_split = pair("H38"), pair("H32"), pair("H34")
     slower = {row.gpus: row for row in pair("H50a")}
     fastest_two = max(rates(row for row in pair("H50a") if row.gpus == 2))
-    series = [rates(rows) for rows in (nvlink, pcie)]
+    series = [rates(rows) for rows in (nvlink, pcie, row_split)]
+    grow = [all(one < other for one, other in itertools.pairwise(own)) for own in series]
     figures = {
         "short": short(two, 1),
         "read": ms(two.weights_bytes / 2 / two.gpu.bandwidth_gb_s / 1e3),
@@ -153,13 +155,16 @@ def d6(claim: Claim) -> Found:
         "pcie": ", ".join(map(number, series[1])),
         "nvlink_row": source(*nvlink),
         "pcie_row": source(*pcie),
+        "row_split": ", ".join(map(number, series[2])),
+        "row_ratio": number(series[2][-1] / series[2][-2]),
+        "growing": f"{sum(grow)} of {len(grow)}",
         "streams": str(slower[4].streams),
         "slower": number(rates([slower[4]])[0] / fastest_two),
         "slower_row": source(slower[4]),
     }
-    grows = all(one < other for own in series for one, other in itertools.pairwise(own))
+    assert grow == [True, True, False]
     assert two.obstacle
-    return figures, decided(not grows)
+    return figures, decided(not any(grow))
 
 
 def d7(claim: Claim) -> Found:
@@ -302,7 +307,11 @@ def d13(claim: Claim) -> Found:
 
 def d14(claim: Claim) -> Found:
     rows = [row for row in pairs() if row.split.stages > 1]
+    nvidia = pair("H68")
     figures = {
+        "nvidia": printed(rates(nvidia)),
+        "nvidia_ratio": number(gain(*nvidia)),
+        "nvidia_row": source(*nvidia),
         "machines": str(len({row.machine for row in rows})),
         "all_machines": str(len({row.machine for row in pairs()})),
     }

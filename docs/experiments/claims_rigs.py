@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from answer_cases import groups
-from answer_pairs import gains
+from answer_pairs import between, gains, has_many
 from claims_table import (
     Claim,
     Found,
@@ -82,20 +82,22 @@ def b3(claim: Claim) -> Found:
 
 
 def b4(claim: Claim) -> Found:
-    many, proxy = [*pair("H44"), *pair("H120b")], pair("H54d")
-    ratios = []
-    for rows in (pair("H44"), pair("H120b")):
-        (tensor,) = [row for row in rows if row.kind == "tensor" and row.split.tensor == 4]
-        ratios += [gain(tensor, row) for row in rows if row.split.replicas > 1]
-    copies = max(rows, key=lambda row: row.split.replicas)
+    proxy = pair("H54d")
+    many = [
+        each
+        for each in between("tensor", "copies", cards=range(2, 17))
+        if has_many(each.other) and each.other.fabric != "network"
+    ]
+    ratios = gains(many)
+    most = max(many, key=lambda each: each.other.split.replicas)
     (split,) = [row for row in proxy if row.split.tensor == 2]
     (behind,) = [row for row in proxy if row.split.replicas == 2]
     found = groups()["fits"]
     figures = {
         "replicas": from_to(ratios),
-        "rows": source(*many),
+        "rows": source(*(each.other for each in many)),
         "replica_rates": printed(rates(pair("H44"))),
-        "gemma_rates": printed(rates([tensor, copies])),
+        "gemma_rates": printed(rates([most.one, most.other])),
         "proxy": number(gain(split, behind)),
         "proxy_row": source(behind),
         "proxy_rates": printed(rates([split, behind])),
@@ -136,7 +138,11 @@ def c2(claim: Claim) -> Found:
     found = groups()["fits"]
     inside = [each for each in gains(found) if value["pcie_low"] <= each <= value["pcie_high"]]
     with_bridge, without = pair("H46")
+    by_bridge = step(alone(bridge)).value / step(bridge).low
+    assert by_bridge < value["bridge_low"]
+    assert with_bridge.drafter != "none"
     figures = {
+        "bridge_most": number(by_bridge),
         "inside": f"{len(inside)} of {len(found)}",
         "best_rates": printed(rates(pair("H104a"))),
         "pcie": ratio(step(alone(pcie)), step(pcie)),

@@ -242,6 +242,7 @@ def of_engines(found: Sequence[Pair]) -> dict[str, str]:
         "eager": times_text(eager),
         "pairs": counted(len(found), "pair"),
         "machines": counted(len({pair.other.machine for pair in found}), "machine"),
+        "light": str(sum(pair.other.streams is None for pair in found)),
         "list": "\n".join(["", *lines]),
     }
 

@@ -156,7 +156,10 @@ def a7(claim: Claim) -> Found:
     # Its other rows are shorter than a call, as their notes say.
     kernel = max(select(calls(), library={"libr4d"}), key=lambda each: each.us)
     lost = step(load).value - step(linked).value
+    least = call(linked).low
     figures = {
+        "least_us": us(least),
+        "kernel_lost": ms(load.model.all_reduces * (kernel.us - least)),
         "link": f"{number(link.gb_s)} GB/s",
         "pcie": f"{number(slot.gb_s)} GB/s",
         "all_links": f"{number(link.gb_s * claim.values['links'])} GB/s",
@@ -223,10 +226,17 @@ def a9(claim: Claim) -> Found:
     eager, replayed = "vllm-project/vllm#54766", pair("H104a")
     (blocking,) = select(near, source={eager})
     (inside,) = [pair for pair in groups()["fits"] if pair.other.source == eager]
+    through_host = [pair for pair in groups()["large"] if pair.other.peer_access == "off"]
+    best = max(through_host, key=lambda pair: pair.decode_gain or 0)
+    assert best.other.engine == "llama.cpp", best.other
     figures = {
         "alone": us(blocking.us),
         "inside": us(inside.implied_us or 0),
         "eager": source(inside.other),
+        "best": number(best.decode_gain or 0),
+        "best_gpu": f"two {best.other.gpu}",
+        "best_row": source(best.other),
+        "best_rates": printed(rates([best.one, best.other])),
         "in_graph": number(gain(*replayed)),
         "graph": source(*replayed),
         "even": us(even_us(load)),
@@ -247,6 +257,7 @@ def a9(claim: Claim) -> Found:
     }
     assert (inside.implied_us or 0) > even_us(load)
     assert {row.replay for row in replayed} == {"graph"}
+    assert gain(*replayed) > 2
     return figures, decided(not also)
 
 

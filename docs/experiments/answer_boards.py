@@ -2,11 +2,11 @@
 questions. What is computed is by `reports/advice`, the rest are rows of `reports/references`."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from answer_calls import PLX, calls_near, chunk_us, even_chunk_us, prompt_s
-from answer_pairs import Pair, Row, between, is_chat
-from answer_text import in_note, markdown_table, rate_text, served, sources
+from answer_pairs import Pair, Phase, Row, between, gains, is_chat
+from answer_text import in_note, markdown_table, percent, rate_text, served, sources, times_text
 from figures_answer import (
     CARD,
     CHUNK_BYTES,
@@ -29,7 +29,7 @@ from reports.advice.reduce_times import ReduceTimes, assumed_times
 from reports.advice.serving import Deployment, break_even_us
 from reports.advice.specs import LINKS, MODELS, link_between
 from reports.references.published import PublishedCall, serving
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import counted, number, size_text
 from tests.references_page import span
 from wiretax.common.grouped import grouped
 
@@ -43,8 +43,8 @@ TEMPLATE = """## Which board
 A row for each kind of slots, with peers on and off, from published calls of two cards and published
 pairs of one stream. `engines`: how many times as fast two cards are by tensor as one card, or as
 two by layer, as their owners print it; that is the verdict. `computed`: without engines, published
-calls are held against the break-even of the 70B, {even} at {size} and {even_chunk} at {chunk}; a
-call that passes is necessary, not sufficient.
+calls (`alone`) are held against the break-even of the 70B, {even} at {size} and {even_chunk} at
+{chunk}; a call that passes is necessary, not sufficient.
 
 {board_table}
 
@@ -112,6 +112,10 @@ If you have two R9700s, [`bench.survey`](buy.md) measures the first, and a decod
 - 2026-11-30: The slower end of "{default_us} to {set_us} us" is a variable of NCCL that costs
   decode, as its author says, and no range.
 - 2026-11-30: Dense models larger than one card had been measured on two R9700s: by layer.
+- 2026-11-30: A range's half counted every pair of an owner. Now each machine has one vote, and the
+  pairs beside a range are those of the range alone.
+
+Claims of four texts, checked: [docs/claims.md](claims.md).
 """
 
 
@@ -148,19 +152,8 @@ def on_board(fabric: str, peers: str) -> list[tuple[str, Pair]]:
     ]
 
 
-def decode_gains(found: Iterable[Pair]) -> list[float]:
-    return sorted(gain for pair in found if (gain := pair.decode_gain))
-
-
-def prefill_gains(found: Iterable[Pair]) -> list[float]:
-    return sorted(gain for pair in found if (gain := pair.prefill_gain))
-
-
 def verdict(
-    own: Sequence[tuple[str, Pair]],
-    gains: Callable[[Iterable[Pair]], list[float]],
-    times_us: Sequence[float],
-    even_us: float,
+    own: Sequence[tuple[str, Pair]], phase: Phase, times_us: Sequence[float], even_us: float
 ) -> str:
     """The split that wins: by published engines if there are some that may replay a graph, or else
     by published calls beside the break-even, which is computed. Engines that replay none are said
@@ -168,11 +161,10 @@ def verdict(
     texts, values = [], []
     for beside in ("one card", "by layer"):
         rows = [pair for name, pair in own if name == beside]
-        found = gains(pair for pair in rows if pair.replay != "eager")
-        eager = gains(pair for pair in rows if pair.replay == "eager")
-        texts += [f"{span(found, 'x')} {beside}"] if found else []
-        texts += [f"eager {span(eager, 'x')} {beside}"] if eager else []
-        values += found
+        eager = [pair for pair in rows if pair.replay == "eager"]
+        found = [pair for pair in rows if pair not in eager]
+        texts += gains_text(found, phase, beside) + gains_text(eager, phase, f"{beside} eager")
+        values += gains(found, phase)
     if values:
         wins = winner(min(values) > 1, max(values) < 1)
         return f"{wins}: engines {', '.join(texts)}"
@@ -180,6 +172,12 @@ def verdict(
         wins = winner(max(times_us) < even_us, min(times_us) > even_us)
         return "; ".join([f"{wins}, computed", *(f"engines {text}" for text in texts)])
     return "".join(f"engines {text}" for text in texts)
+
+
+def gains_text(found: Iterable[Pair], phase: Phase, beside: str) -> list[str]:
+    """`1.07 to 2.01 x one card (5 pairs)`; nothing without pairs."""
+    values = gains(found, phase)
+    return [f"{times_text(values)} {beside} ({counted(len(values), 'pair')})"] if values else []
 
 
 def winner(tensor: bool, other: bool) -> str:
@@ -201,18 +199,24 @@ def board_table() -> str:
             [
                 slots_of(fabric),
                 SHOWN_PEERS[peers],
-                cards_text([*few, *many], own),
-                span(token_us, "").strip(),
-                verdict(own, decode_gains, token_us, even_us),
-                span([us / 1e3 for us in part_us], "").strip(),
-                verdict(own, prefill_gains, part_us, even_chunk_us()),
+                with_call(verdict(own, "decode", token_us, even_us), token_us, "us"),
+                with_call(
+                    verdict(own, "prefill", part_us, even_chunk_us()),
+                    [us / 1e3 for us in part_us],
+                    "ms",
+                ),
+                cards_of([*few, *many], own),
                 links([*few, *many, *(pair.other for _, pair in own)]),
             ]
         )
     places = [place for place, row in enumerate(rows) if row[0].startswith("riser")]
     rows.insert(min(places, default=len(rows)), chipset_row(even_us))
-    sizes = f"{size_text(TOKEN_BYTES)}, us | decode | {size_text(CHUNK_BYTES)}, ms | prefill"
-    return markdown_table(f"slots | peers | cards | {sizes} | source", rows)
+    return markdown_table("slots | peers | decode | prefill | cards | source", rows)
+
+
+def with_call(verdict: str, times: Sequence[float], unit: str) -> str:
+    """A verdict, and what a call alone takes: `**tensor**, computed; alone 41.9 us`."""
+    return f"{verdict}; alone {span(times, unit)}" if times else verdict
 
 
 def board_calls(size_bytes: int) -> dict[tuple[str, str], list[PublishedCall]]:
@@ -229,7 +233,7 @@ def board_order(key: tuple[str, str]) -> tuple[int, int, int]:
     return -width, -int(lanes[0][0]), list(SHOWN_PEERS).index(peers)
 
 
-def cards_text(found: Sequence[PublishedCall], own: Sequence[tuple[str, Pair]]) -> str:
+def cards_of(found: Sequence[PublishedCall], own: Sequence[tuple[str, Pair]]) -> str:
     names = [call.gpu for call in found] + [pair.other.gpu for _, pair in own]
     return ", ".join(dict.fromkeys(name.removesuffix(" 16GB") for name in names))
 
@@ -262,11 +266,10 @@ def chipset_row(even_us: float) -> list[str]:
     return [
         f"x16/x4 by the chipset, {CHIPSET.fabric.removesuffix(' x4')}",
         "on or off",
+        with_call(verdict([], "decode", token_us, even_us), token_us, "us"),
+        f"{verdict([], 'prefill', [part_us], even_chunk_us())}; alone at least "
+        f"{number(part_us / 1e3)} ms",
         "none measured",
-        span(token_us, "").strip(),
-        verdict([], decode_gains, token_us, even_us),
-        f"at least {number(part_us / 1e3)}",
-        verdict([], prefill_gains, [part_us], even_chunk_us()),
         "[formulas](advise.md#formulas)",
     ]
 
@@ -357,7 +360,7 @@ def figures() -> dict[str, str]:
         "chunk": size_text(CHUNK_BYTES),
         "board_table": board_table(),
         "chipset_gb_s": number(CHIPSET.gb_s),
-        "share": f"{best_share():.0%}".replace("%", " %"),
+        "share": percent(best_share()),
         "bigger_table": bigger_table(),
         "bigger_gib": f"{bigger_gib():.1f}",
         "fabric_table": fabric_table(),
@@ -386,7 +389,7 @@ def of_watts() -> dict[str, str]:
         "watts_model": layer.model,
         "watts_layer": " + ".join(map(str, watts(layer))),
         "watts_tensor": " + ".join(map(str, watts(tensor))),
-        "watts_gain": f"{(Pair(layer, tensor).decode_gain or 0) - 1:.0%}".replace("%", " %"),
+        "watts_gain": percent((Pair(layer, tensor).decode_gain or 0) - 1),
         "layer_joule": number(sum(watts(layer)) / (layer.decode_tok_s or 1)),
         "tensor_joule": number(sum(watts(tensor)) / (tensor.decode_tok_s or 1)),
         "watts_source": sources([layer]),

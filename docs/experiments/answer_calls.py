@@ -4,7 +4,7 @@ paths between cards: published calls of two cards against the break-even of the 
 from collections.abc import Iterable
 from dataclasses import replace
 
-from answer_text import in_note, markdown_table, rate_text, served, sources
+from answer_text import in_note, markdown_table, percent, rate_text, served, sources
 from figures_answer import CHUNK_BYTES, MODEL, TOKEN_BYTES, advised, by_layer, is_setting, of_two
 
 from reports.advice.implied import draft_tokens
@@ -85,9 +85,9 @@ def chunk_table() -> str:
 
 
 def chunk_calls() -> dict[str, list[PublishedCall]]:
-    """The calls near a chunk's size, those of the highest bandwidth first."""
+    """The calls near a chunk's size, those of the lowest bandwidth first."""
     near = calls_near(CHUNK_BYTES)
-    return dict(sorted(near.items(), key=lambda named: max(map(chunk_us, named[1]))))
+    return dict(sorted(near.items(), key=lambda named: -max(map(chunk_us, named[1]))))
 
 
 def against(size_bytes: int, even_us: float) -> str:
@@ -187,11 +187,12 @@ def of_paths() -> dict[str, str]:
     iommu = {"source": "mattbucci/2x-R9700", "gpu": "R9700"}
     translated = served(**iommu, note="IOMMU translating")
     return {
-        "acs_prefill": f"{less:.0%}".replace("%", " %"),
-        "acs_step": f"{longer:.1%}".replace("%", " %"),
+        "acs_prefill": percent(less),
+        "acs_step": percent(longer, 1),
         "acs_ms": f"{number(slow.us / 1e3)} ms",
         "acs_size": size_text(256 << 20),
         "direct_ms": number(fast.us / 1e3),
+        "acs_source": sources([direct, slow]),
         "iommu": f"{translated.decode_tok_s:g}",
         "iommu_context": f"{translated.context_tokens:,}",
         "passed": f"{served(**iommu, note='iommu=pt').decode_tok_s:g}",

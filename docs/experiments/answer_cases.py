@@ -1,12 +1,12 @@
 """The first screen of docs/answer.md: what to do with two cards over PCIe in each case, and the
 published pairs on which that rests."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from statistics import median, quantiles
 
-from answer_counter import cards_text, engine_text, implied_pairs, source_text, times_text
+from answer_counter import implied_pairs
 from answer_pairs import (
+    Arrangement,
     Pair,
     arrangement,
     between,
@@ -16,78 +16,70 @@ from answer_pairs import (
     is_chat,
     is_mixture,
     is_pcie,
-    step_of,
+    machine_votes,
+    machines,
 )
-from answer_text import change, markdown_table, rate_text
+from answer_rows import pair_table, range_text, rests_on, source_text
+from answer_text import markdown_table, rate_text, times_text
 from figures_answer import CARD, CONTEXT, by_layer, of_two, step_ms
 
 from reports.advice.offload import HOST_GB_S, offloaded
 from reports.advice.specs import GB, LINKS, MODELS
-from reports.references.pairs import PairRow
 from reports.references.published import serving
-from reports.tables.sentences import counted, number, size_text
+from reports.tables.sentences import number, size_text
 from tests.references_page import span
 
-# A row of the first screen: the case, the heading of its section, what to do, how many times the
-# tokens/s, and the table of its pairs.
+# A row of the first screen: the case, the heading of its section, what to do, and how many times
+# the tokens/s. Cells are short, for a phone.
 FIRST_SCREEN = (
     (
         "Fits on one card, many users",
         "Fits on one card",
         "a copy on each card",
-        "2 x the users, 1 x a chat, because nothing crosses the wire; four copies {four_copies}",
-        "copies",
+        "2 x the users, 1 x a chat: nothing crosses the wire; four copies {four_copies}",
     ),
     (
         "Fits on one card, one chat faster",
         "Fits on one card",
         "by tensor, if the engine decodes from a graph",
         "{fits_range}; eager {fits_eager}",
-        "fits",
     ),
     (
         "Needs both cards, one chat",
         "Does not fit, one chat",
-        "by tensor, **if** the engine decodes from a graph **and** the wire passes both "
-        "[thresholds](#test-your-own-cards-in-two-minutes); otherwise by layer",
+        "by tensor, **if** from a graph **and** past both "
+        "[thresholds](#test-your-own-cards-in-two-minutes); else by layer",
         "{large_range}; eager {large_eager}",
-        "large",
     ),
     (
         "8 streams and more",
         "Many streams",
-        "copies if it fits; otherwise measure both splits",
-        "by tensor {many_range}, where two copies make 2",
-        "many",
+        "copies if it fits; else measure both splits",
+        "by tensor {many_range}; two copies make 2",
     ),
     (
         "Long prompts, short answers",
         "Long prompts",
-        "by layer, unless the wire passes the second threshold by far",
+        "by layer, unless the wire is far past the second threshold",
         "prefill by tensor {prompt_range}",
-        "prompts",
     ),
     (
         "A mixture of experts",
         "A mixture of experts",
-        "measure both splits: there is less to divide, and as many calls",
+        "measure both splits: less to divide, as many calls",
         "by tensor {mixture_range}",
-        "mixtures",
     ),
     (
         "With a drafter (MTP, DFlash)",
         "A drafter",
-        "as without one, and test the wire with k + 1 tokens a call",
+        "as without one; test the wire with k + 1 tokens a call",
         "by tensor {draft_range}",
-        "drafters",
     ),
     (
         "Needs host memory too",
         "Beyond memory",
         "a second card first",
-        "two cards {second_layer} (by layer) to {second_tensor} (by tensor) one card and its host, "
-        "by data sheets",
-        "host",
+        "{second_layer} (by layer) to {second_tensor} (by tensor) one card and its host, computed",
     ),
 )
 
@@ -97,34 +89,38 @@ TEXT = """## Fits on one card
 
 **Many users: give each card a copy.** Nothing crosses the wire: two copies serve twice the users,
 as far as their host keeps up, and a chat is as fast as on one card. Nobody has published two copies
-on two cards over PCIe; four made {four_copies} the tokens of one card ({four_source}).
+on two cards over PCIe; four made {four_copies}: {four_source}.
 
 **One chat faster: split by tensor**, if the engine decodes from a graph: {fits_range}. Eager it was
-slower than one card: {fits_eager}. The first token came later in {late} of {first_tokens} pairs
-that print it ({first_range}).
+slower than one card, {fits_eager}; with several streams or over a network eager engines made
+{eager_others}. The first token came later in {late} of {first_tokens} that print it
+({first_range}). kyuz0's pairs, of `few streams`, had {few} chats at once.
 
 {fits_table}
 
 ## Does not fit, one chat
 
 By layer one card works at a time. By tensor both do, and each layer makes two all-reduces:
-{large_range}; eager {large_eager}. Nobody has published a dense 70B on two R9700s by tensor. If its
-calls cost what R9700s paid with smaller models ({r9700_us} a call), it would decode at
-{r9700_times}, at the bandwidth of the data sheet.
+{large_range}; eager {large_eager}. The models have {large_models}; those that fit one card stand
+for those that do not. Nobody has published a dense 70B on two R9700s by tensor. An inference, at
+the bandwidth of the data sheet: if its calls cost what R9700s paid with smaller models
+({r9700_us}), it would decode at {r9700_times}. One of these machines is {r9700_unlike}, the other's
+pairs are kyuz0's.
 
 {large_table}
 
 Larger than one card, by layer: two R9700s decoded {too_large} at {too_large_rates} tokens/s, and a
-mixture ({mixture}) at {mixture_rate} ({too_large_source}). Two cards waste bandwidth that one has:
-an RX 7900 XTX read {one_gb_s} GB/s by itself, and each of two by tensor {two_gb_s}
+mixture ({mixture}) at {mixture_rate} ({too_large_source}). Two cards can waste bandwidth that one
+has: on one machine an RX 7900 XTX read {one_gb_s} GB/s by itself, and each of two by tensor
+{two_gb_s}
 ([LithiumDevourer](https://github.com/ggml-org/llama.cpp/issues/28863)).
 
 ## Many streams
 
 A call carries a row for each stream, and grows from latency to bandwidth. Two cards by tensor:
-{many_range}; two copies would make 2. On four cards copies made {four_range} the four by tensor.
-Two R9700s by tensor made {r9700_total} one, counting all tokens, prompts perhaps among them
-([apohllo](https://github.com/kyuz0/amd-r9700-vllm-toolboxes/issues/8)).
+{many_range}; two copies would make 2. On four cards copies made {four_range}. Two
+R9700s of one owner made {r9700_total} one by tensor, counting all tokens, prompts perhaps among
+them ([apohllo](https://github.com/kyuz0/amd-r9700-vllm-toolboxes/issues/8)).
 
 {many_table}
 
@@ -136,11 +132,11 @@ than:
 ## Long prompts
 
 In prefill a call carries the whole chunk: bandwidth decides, not latency. By tensor prefill ran at
-{prompt_range}. Against one card it ran at {prompt_one}, and by layer at {prompt_layer}, where
+{prompt_range}. Against one card it ran at {prompt_one}, and two cards by layer at {prompt_layer}:
 chunks of one prompt follow each other through the cards. For a prompt of one chunk by layer gains
-nothing, and the [second threshold](#test-your-own-cards-in-two-minutes) decides. A narrow link
-costs prefill most: two P104-100s over {narrow_link} decode at {narrow_decode} by layer, and prefill
-at {narrow_prefill}.
+nothing, and the [second threshold](#test-your-own-cards-in-two-minutes) decides. The narrowest link
+that is published cost prefill most: two P104-100s over {narrow_link} decode at {narrow_decode} by
+layer, and prefill at {narrow_prefill}.
 
 {prompts_table}
 
@@ -157,9 +153,9 @@ tensor.
 ## A mixture of experts
 
 A token reads only some experts, so there is less to divide, but each layer still makes its two
-calls. By tensor: {mixture_range} on two cards, {mixture_four} on four; {mixture_one} one card,
-where it fits there. With whole experts on each card, and attention by tensor, two cards made
-{experts} all by tensor.
+calls. By tensor on two cards: {mixture_range}; on four {mixture_four}. Where it fits one card, two
+by tensor made {mixture_one}. With whole experts on each card, and attention by tensor, two cards
+made {experts}.
 
 {mixtures_table}
 
@@ -167,7 +163,8 @@ where it fits there. With whole experts on each card, and attention by tensor, t
 
 A drafter proposes k tokens, and a step checks them at once: its calls carry k + 1 tokens, with
 {draft_model} and k = {draft_k} {draft_bytes} and not {plain_bytes} (`--sizes {draft_size}`). The
-step still reads its weights once, so that the split pays as without a drafter: {draft_range}.
+step still reads its weights once, so that the split should pay as without a drafter:
+{draft_range}. Without one the same machines made {undrafted}.
 
 {drafters_table}
 
@@ -206,29 +203,17 @@ def over_pcie(found: Sequence[Pair]) -> list[Pair]:
     return [pair for pair in found if is_pcie(pair.other) and pair.decode_gain]
 
 
-def split_by_replay(found: Sequence[Pair]) -> tuple[list[float], list[float]]:
-    """The gains of pairs that are not said to be eager, and of those that are."""
-    eager = [pair for pair in found if pair.replay == "eager"]
-    return gains(pair for pair in found if pair not in eager), gains(eager)
-
-
-def range_text(values: Sequence[float], against: str) -> str:
-    """`1.07 to 2.01 x one card (half of the pairs 1.28 to 1.71)`."""
-    text = f"{times_text(values)} {against}"
-    if len(values) < 4:
-        return text
-    low, _, high = quantiles(values, n=4, method="inclusive")
-    return f"{text} (half of the pairs {low:.2f} to {high:.2f})"
+def split_by_replay(found: Iterable[Pair]) -> tuple[list[Pair], list[Pair]]:
+    """The pairs that are not said to be eager, and those that are."""
+    pairs = list(found)
+    eager = [pair for pair in pairs if pair.replay == "eager"]
+    return [pair for pair in pairs if pair not in eager], eager
 
 
 def prefills(found: Sequence[Pair]) -> list[Pair]:
     """The pairs over PCIe that print prefill, the smallest gain first."""
     known = [pair for pair in found if pair.prefill_gain and is_pcie(pair.other)]
     return sorted(known, key=lambda pair: pair.prefill_gain or 0)
-
-
-def prefill_gains(found: Sequence[Pair]) -> list[float]:
-    return [pair.prefill_gain or 0 for pair in found]
 
 
 def groups() -> dict[str, list[Pair]]:
@@ -268,7 +253,9 @@ def in_host_memory() -> list[Pair]:
     return [Pair(shared, apart)]
 
 
-def from_to(found: Sequence[Pair], one: str, other: str, cards: int = 2) -> list[Pair]:
+def from_to(
+    found: Sequence[Pair], one: Arrangement, other: Arrangement, cards: int = 2
+) -> list[Pair]:
     ends = (one, other, cards)
     return [p for p in found if (arrangement(p.one), arrangement(p.other), p.other.gpus) == ends]
 
@@ -276,45 +263,74 @@ def from_to(found: Sequence[Pair], one: str, other: str, cards: int = 2) -> list
 def figures() -> dict[str, str]:
     pairs = groups()
     texts = {f"{name}_table": pair_table(found) for name, found in pairs.items()}
-    of_fits(pairs, texts)
-    of_both_cards(pairs, texts)
-    of_load(pairs, texts)
-    of_host_memory(pairs, texts)
-    return texts | {"cases_table": cases_table(pairs, texts)}
+    texts |= of_fits(pairs) | of_both_cards(pairs) | of_r9700() | of_drafters(pairs)
+    texts |= of_load(pairs) | of_mixtures(pairs) | of_host_memory(pairs)
+    return texts | {"cases_table": cases_table(texts)}
 
 
-def of_fits(pairs: dict[str, list[Pair]], texts: dict[str, str]) -> None:
+def of_fits(pairs: dict[str, list[Pair]]) -> dict[str, str]:
     replayed, eager = split_by_replay(pairs["fits"])
+    others = [pair for pair in between("one card", "tensor") if pair.replay == "eager"]
     (four,) = [pair for pair in pairs["copies"] if getattr(pair.other.split, "tensor", 0) == 1]
-    first = [time for pair in between("one card", "tensor") if (time := pair.first_token)]
-    texts |= {
+    first = [pair for pair in between("one card", "tensor") if pair.first_token]
+    times = [pair.first_token or 0 for pair in first]
+    return {
         "fits_range": range_text(replayed, "one card"),
-        "fits_eager": times_text(eager),
-        "four_copies": times_text(gains([four])),
+        "fits_eager": range_text(eager, ""),
+        "eager_others": range_text([pair for pair in others if pair not in eager], ""),
+        "four_copies": range_text([four], "one card"),
         "four_source": source_text(four),
-        "late": str(sum(time > 1 for time in first)),
-        "first_tokens": str(len(first)),
-        "first_range": f"{times_text(first)} the time of one card",
+        "late": str(sum(time > 1 for time in times)),
+        "first_tokens": rests_on(first),
+        "first_range": f"{times_text(times)} the time of one card",
     }
 
 
-def of_both_cards(pairs: dict[str, list[Pair]], texts: dict[str, str]) -> None:
+def of_both_cards(pairs: dict[str, list[Pair]]) -> dict[str, str]:
     replayed, eager = split_by_replay(pairs["large"])
-    costs_us = [
-        pair.implied_us
+    weights = [pair.model.parameters / 1e9 for pair in pairs["large"] if pair.model]
+    return {
+        "large_range": range_text(replayed, "by layer"),
+        "large_eager": range_text(eager, ""),
+        "large_models": f"{min(weights):.0f} to {max(weights):.0f} billion weights",
+    }
+
+
+def of_r9700() -> dict[str, str]:
+    """An inference: the 70B by tensor, if its calls cost what those of R9700s did."""
+    found = [
+        pair
         for pair in implied_pairs()
-        if pair.other.gpu.startswith("R9700") and pair.other.gpus == 2 and pair.implied_us
+        if pair.other.gpu.startswith("R9700") and pair.other.gpus == 2
     ]
-    layer_ms = step_ms(by_layer(of_two(0)))
-    times = [layer_ms / step_ms(of_two(us)) for us in costs_us]
+    figures = [(pair.other, pair.implied_us or 0) for pair in found]
+
+    def times(costs_us: Iterable[float]) -> list[float]:
+        return [step_ms(by_layer(of_two(0))) / step_ms(of_two(us)) for us in costs_us]
+
+    middle = times_text(times(machine_votes(figures)))
+    return {
+        "r9700_us": f"{span([us for _, us in figures], 'us')} a call in {rests_on(found)}",
+        "r9700_unlike": " and ".join(
+            dict.fromkeys(pair.other.gpu for pair in found if "+" in pair.other.gpu)
+        ),
+        "r9700_times": f"{times_text(times(us for _, us in figures))} by layer, at the machines' "
+        f"medians {middle}",
+    }
+
+
+def of_drafters(pairs: dict[str, list[Pair]]) -> dict[str, str]:
+    drafted = pairs["drafters"]
+    plain = [
+        pair
+        for pair in [*pairs["fits"], *pairs["large"]]
+        if pair.other.machine in machines(drafted)
+    ]
     k, model = 7, MODELS["qwen3.8-27b"]  # of the owners' DFlash2
     draft_bytes = model.all_reduce_bytes(k + 1)
-    texts |= {
-        "large_range": range_text(replayed, "by layer"),
-        "large_eager": times_text(eager),
-        "r9700_us": f"{span(costs_us, 'us')}, median {number(median(costs_us))}",
-        "r9700_times": f"{times_text(times)} by layer, median {median(times):.2f}",
-        "draft_range": range_text(gains(pairs["drafters"]), "one card or by layer"),
+    return {
+        "draft_range": range_text(drafted, "one card or by layer"),
+        "undrafted": range_text(plain, ""),
         "draft_model": "Qwen3.8-27B",
         "draft_k": str(k),
         "draft_bytes": size_text(draft_bytes),
@@ -323,38 +339,48 @@ def of_both_cards(pairs: dict[str, list[Pair]], texts: dict[str, str]) -> None:
     }
 
 
-def of_load(pairs: dict[str, list[Pair]], texts: dict[str, str]) -> None:
-    many, prompts, mixtures = pairs["many"], pairs["prompts"], pairs["mixtures"]
+def of_load(pairs: dict[str, list[Pair]]) -> dict[str, str]:
+    many, prompts = pairs["many"], pairs["prompts"]
     totals = [
         gain
         for pair in between("one card", "tensor")
         if (gain := pair.total_gain) and pair.other.source == TOTALS
     ]
-    narrow = from_to(prompts, "layer", "tensor")[0]
-    texts |= {
-        "many_range": range_text(gains(from_to(many, "one card", "tensor")), "one card"),
-        "four_range": times_text(gains(from_to(many, "tensor", "copies", 4))),
+    narrow = from_to(prompts, "layer", "tensor")[:1]
+    one, both = from_to(prompts, "one card", "tensor"), from_to(prompts, "layer", "tensor")
+    by_layers = from_to(prompts, "one card", "layer")
+    copies = from_to(many, "tensor", "copies", 4)
+    return {
+        "many_range": range_text(from_to(many, "one card", "tensor"), "one card"),
+        "four_range": range_text(copies, "the four by tensor"),
         "r9700_total": times_text(totals),
-        "prompt_range": range_text(prefill_gains(from_to(prompts, "layer", "tensor")), "by layer"),
-        "prompt_one": times_text(prefill_gains(from_to(prompts, "one card", "tensor"))),
-        "prompt_layer": times_text(prefill_gains(from_to(prompts, "one card", "layer"))),
-        "narrow_link": narrow.other.fabric,
-        "narrow_decode": times_text(gains([narrow])),
-        "narrow_prefill": times_text(prefill_gains([narrow])),
-        "mixture_range": range_text(gains(from_to(mixtures, "layer", "tensor")), "by layer"),
-        "mixture_four": times_text(gains(from_to(mixtures, "layer", "tensor", 4))),
-        "mixture_one": times_text(gains(from_to(mixtures, "one card", "tensor"))),
-        "experts": times_text(gains(from_to(mixtures, "tensor", "other"))),
+        "prompt_range": range_text(both, "by layer", "prefill"),
+        "prompt_one": range_text(one, "", "prefill"),
+        "prompt_layer": range_text(by_layers, "", "prefill"),
+        "narrow_link": narrow[0].other.fabric,
+        "narrow_decode": times_text(gains(narrow)),
+        "narrow_prefill": times_text(gains(narrow, "prefill")),
     }
 
 
-def of_host_memory(pairs: dict[str, list[Pair]], texts: dict[str, str]) -> None:
+def of_mixtures(pairs: dict[str, list[Pair]]) -> dict[str, str]:
+    mixtures = pairs["mixtures"]
+    two, four = (from_to(mixtures, "layer", "tensor", cards) for cards in (2, 4))
+    return {
+        "mixture_range": range_text(two, "by layer"),
+        "mixture_four": range_text(four, "by layer"),
+        "mixture_one": range_text(from_to(mixtures, "one card", "tensor"), "its tokens"),
+        "experts": range_text(from_to(mixtures, "tensor", "other"), "all by tensor"),
+    }
+
+
+def of_host_memory(pairs: dict[str, list[Pair]]) -> dict[str, str]:
     link, whole = LINKS[CARD.slot], by_layer(of_two(0))
     ways = offloaded(replace(of_two(0), tensor=1), HOST_GB_S, link.gb_s).values()
     cpu, stream = sorted(ways, key=lambda way: not way.on_cpu)
     cpu_ms, stream_ms, layer_ms, tensor_ms = map(step_ms, (cpu, stream, whole, of_two(0)))
     (pair,) = pairs["host"]
-    texts |= {
+    return {
         "context": f"{CONTEXT:,}",
         "rest": f"{number(cpu.rest_bytes(1) / GB)} GB",
         "host_gb_s": f"{number(HOST_GB_S)} GB/s",
@@ -378,56 +404,9 @@ def anchor(heading: str) -> str:
     return "".join(kept).replace(" ", "-")
 
 
-def cases_table(pairs: dict[str, list[Pair]], texts: dict[str, str]) -> str:
-    rows = []
-    for case, heading, advice, gain, table in FIRST_SCREEN:
-        machines = {pair.other.machine for pair in pairs[table]}
-        rests_on = f"{counted(len(pairs[table]), 'pair')}, {counted(len(machines), 'machine')}"
-        rows.append([f"[{case}](#{anchor(heading)})", advice, gain.format(**texts), rests_on])
-    return markdown_table("your case | do this | tokens/s | published", rows)
-
-
-def arranged(pair: Pair) -> str:
-    """`one card to 2 by tensor`."""
-
-    def words(row: object) -> str:
-        assert isinstance(row, type(pair.one))
-        copies = row.split.replicas if isinstance(row, PairRow) else 1
-        return {
-            "one card": "one card",
-            "layer": f"{row.gpus} by layer",
-            "tensor": f"{row.gpus} by tensor",
-            "copies": f"{copies} copies",
-            "other": f"{row.gpus}, experts apart",
-        }[arrangement(row)]
-
-    return f"{words(pair.one)} to {words(pair.other)}"
-
-
-def decode_text(pair: Pair) -> str:
-    """`46.7 to 79.6, 1.70 x`; of rows without tokens/s the ms of a token."""
-    one, other = pair.one, pair.other
-    if one.decode_tok_s and other.decode_tok_s:
-        return change(one.decode_tok_s, other.decode_tok_s)
-    before, after = step_of(one), step_of(other)
-    if not before or not after:
-        return ""
-    return f"{number(before / 1e3)} to {number(after / 1e3)} ms a token, {before / after:.2f} x"
-
-
-def pair_table(found: Sequence[Pair]) -> str:
+def cases_table(texts: dict[str, str]) -> str:
     rows = [
-        [
-            arranged(pair),
-            cards_text(pair.other),
-            f"{pair.other.model} {pair.other.weights}",
-            engine_text(pair),
-            str(pair.other.streams or "few"),
-            decode_text(pair),
-            change(pair.one.prefill_tok_s, pair.other.prefill_tok_s),
-            source_text(pair),
-        ]
-        for pair in found
+        [f"[{case}](#{anchor(heading)})", advice, gain.format(**texts)]
+        for case, heading, advice, gain in FIRST_SCREEN
     ]
-    heading = "from, to | cards | model | engine | streams | decode | prefill | source"
-    return markdown_table(heading, rows)
+    return markdown_table("your case | do this | tokens/s", rows)

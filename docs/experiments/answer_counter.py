@@ -4,11 +4,23 @@ faster call bought little."""
 import re
 from collections.abc import Sequence
 
-from answer_pairs import Pair, Row, all_pairs, arrangement, between, drafts, gains, is_chat, is_pcie
-from answer_text import change, in_note, markdown_table, rate_text, sources
+from answer_pairs import Pair, Row, all_pairs, arrangement, between, gains, is_chat, is_pcie
+from answer_rows import cards_text, engine_text, load_text, rests_on, source_text
+from answer_text import (
+    behind,
+    change,
+    first_rows,
+    in_note,
+    markdown_table,
+    percent,
+    rate_text,
+    served,
+    sources,
+    the_row,
+    times_text,
+)
 
-from reports.advice.implied import draft_tokens
-from reports.references.pairs import PairRow, pairs
+from reports.references.pairs import pairs
 from reports.references.published import (
     PublishedCall,
     PublishedServing,
@@ -22,31 +34,36 @@ from tests.references_page import span
 
 TEXT = """## Counter-examples
 
-Inside an engine a call costs more than alone. What it costs there is implied by whole steps,
-**(step of n cards - step of one / n) / calls**, where cards by layer stand for one
-(`reports/advice/implied.py`). It contains launches, waits, skew, and all else that the split does
-not divide. Here are all published pairs of one chat that allow it, the dearest first. By tensor
-loses where the cost is above the pair's own break-even: in {losing} of {all_two} pairs on two cards
-over PCIe, of which {losing_eager} are eager. `Alone` is the same owner's call near the size of the
-message.
+What a call costs inside an engine is implied by whole steps: **(step of n cards - step of one / n)
+/ calls**, where cards by layer stand for one. It contains launches, waits, skew, and all else that
+the split does not divide. It was above the slowest call that the same owner measured alone in
+{dearer} of {beside}, and otherwise among them.
 
-![What a call cost inside engines and alone](experiments/answer.png)
+By tensor is slower where the cost is above the pair's own break-even. Two cards over PCIe and one
+chat: all are {all_two}, and slower were {losing}, {losing_eager} of them eager. These, and all
+whose owner measured a call alone, the dearest first:
+
+{mattering_table}
+
+`inside`: the implied cost of a call. `alone`: the same owner's calls near the size of the message.
+`tokens/s`: two cards by tensor beside one, or beside the same two by layer.
 
 {implied_table}
 
-With a drafter the figure is of a token: a call costs 1 to k + 1 times as much, by how many tokens
-of k were accepted. kyuz0's rows are of {few} chats at once. A pair below 0 ({super}) gained more
-than its cards: something else than the split changed there too.
+![What a call cost inside engines and alone](experiments/answer.png)
 
 ### Peers, or a faster kernel
 
-A faster call often buys little: the smallest gain first. A kernel whose call is {faster} times as
-fast gave {kernel} the tokens on two R9700s; peer access alone gave R9700s {peers}.
+A faster call often buys little: of {all_faster} {small_faster} gained less than {little}, the
+smallest first. A kernel whose call is {faster} times as fast gave {kernel} the tokens on two R9700s
+({kernel_rests}); peer access alone gave R9700s {peers} ({peers_rest}).
 
 {faster_table}
 
-- ACS that redirects peers through the CPU costs {acs_prefill} of prefill and {acs_step} of a step
-  ({acs_ms} for {acs_size} and not {direct_ms}).
+Settings of the path, each on one machine of two R9700s:
+
+- ACS that redirects peers through the CPU cost {acs_prefill} of prefill and {acs_step} of a step,
+  and a call of {acs_size} took {acs_ms} and not {direct_ms} ({acs_source}).
 - A translating IOMMU cost nearly all: {iommu} tokens/s at {iommu_context} tokens of context, and
   {passed} with `iommu=pt`; short ones did not suffer
   ([mattbucci](https://github.com/mattbucci/2x-R9700-RDNA4-GFX1201-sglang-inference)).
@@ -68,6 +85,14 @@ fast gave {kernel} the tokens on two R9700s; peer access alone gave R9700s {peer
 """
 
 PRINTED_US = r"([\d.]+) us a call"  # in a note
+LITTLE = 1.1  # times the tokens/s
+SHOWN = 6  # faster calls before a click
+BELOW_TABLE = """With a drafter the figure is of a token: a call costs 1 to k + 1 times as much, by
+how many tokens of k were accepted. kyuz0's rows are of {few} chats at once. A pair below 0
+({super}) gained more than its cards: something else than the split changed there too."""
+
+
+BESIDE = {"one card": "one card", "layer": "by layer"}
 
 
 def implied_pairs() -> list[Pair]:
@@ -99,26 +124,6 @@ def calls_alone(pair: Pair) -> list[PublishedCall]:
     return select(near, mode={pair.replay}) or near
 
 
-def cards_text(row: Row) -> str:
-    """`2x R9700, PCIe 4 x8, no peer access`."""
-    parts = [f"{row.gpus}x {row.gpu}"]
-    parts += [row.fabric] if row.fabric != "unknown" else []
-    parts += {"on": ["peer access"], "off": ["no peer access"]}.get(row.peer_access, [])
-    return ", ".join(parts)
-
-
-def engine_text(pair: Pair) -> str:
-    """`vLLM, graph, DFlash2 k=7, 80 KiB a call`: the size of a call where a drafter ran."""
-    parts = [re.split(", | \\(", pair.other.engine)[0]]
-    parts += [pair.replay] if pair.replay != "unknown" else []
-    if drafts(pair.other):
-        k = draft_tokens(pair.other.drafter)
-        parts += [pair.other.drafter]
-        if k and pair.model:
-            parts += [f"{size_text(pair.model.all_reduce_bytes(k + 1))} a call"]
-    return ", ".join(parts)
-
-
 def alone_text(pair: Pair) -> str:
     """`41.9 (10 KiB, eager)`; empty without a figure of the owner."""
     own = calls_alone(pair)
@@ -128,34 +133,28 @@ def alone_text(pair: Pair) -> str:
     return f"{span([call.us for call in own], '').strip()} ({', '.join(said)})" if own else ""
 
 
-def implied_table() -> str:
+def implied_table(found: Sequence[Pair]) -> str:
     rows = [
         [
-            cards_text(pair.other),
-            f"{pair.other.model}, {engine_text(pair)}",
-            arrangement(pair.one),
+            f"{cards_text(pair.other)}: {pair.other.model}, {engine_text(pair)}",
             signed(pair.implied_us or 0),
             number(pair.even_us),
             alone_text(pair),
-            f"{pair.decode_gain:.2f}",
+            f"{pair.decode_gain:.2f} x {BESIDE[arrangement(pair.one)]}",
             source_text(pair),
         ]
-        for pair in implied_pairs()
+        for pair in found
     ]
-    heading = (
-        "cards by tensor | model, engine | against | implied, us a call | break-even, us | "
-        "alone, us | times as fast | source"
-    )
+    heading = "by tensor | inside, us | break-even, us | alone, us | tokens/s | source"
     return markdown_table(heading, rows)
-
-
-def source_text(pair: Pair) -> str:
-    is_hearsay = "hearsay" in (pair.one.grade, pair.other.grade)
-    return sources([pair.other]) + (", hearsay" if is_hearsay else "")
 
 
 def signed(us: float) -> str:
     return number(us) if us >= 0 else f"-{number(-us)}"
+
+
+def slowest_alone(pair: Pair) -> float:
+    return max(call.us for call in calls_alone(pair))
 
 
 def faster_pairs() -> list[Pair]:
@@ -207,73 +206,67 @@ def faster_table() -> str:
     rows = [
         [
             difference(pair),
-            cards_text(pair.other).replace(", peer access", ""),
-            f"{pair.other.model}, {engine_text(pair)}",
-            str(pair.other.streams or ""),
+            f"{cards_text(pair.other).replace(', peer access', '')}: {pair.other.model}, "
+            f"{engine_text(pair)}{load_text(pair.other)}",
             change(pair.one.decode_tok_s, pair.other.decode_tok_s),
             change(pair.one.prefill_tok_s, pair.other.prefill_tok_s),
             source_text(pair),
         ]
         for pair in faster_pairs()
     ]
-    heading = "what was added | cards | model, engine | streams | decode | prefill | source"
-    return markdown_table(heading, rows)
-
-
-def paired(source: str, note: str) -> PairRow:
-    """The one row of pairs.csv of this source that has this text."""
-    (row,) = [row for row in pairs() if row.source.startswith(source) and note in row.note]
-    return row
-
-
-def served(source: str, note: str) -> PublishedServing:
-    """The one row of serving.csv of this source that has this text."""
-    (row,) = [row for row in serving() if row.source.startswith(source) and note in row.note]
-    return row
-
-
-def called(source: str, note: str) -> PublishedCall:
-    """The one row of calls.csv of this source that has this text."""
-    (row,) = [row for row in calls() if row.source.startswith(source) and note in row.note]
-    return row
-
-
-def times_text(values: Sequence[float]) -> str:
-    """`1.04 to 1.10 x`."""
-    ends = dict.fromkeys(f"{value:.2f}" for value in (min(values), max(values)))
-    return f"{' to '.join(ends)} x"
+    heading = (
+        "what was added | cards, model, engine | decode, tokens/s | prefill, tokens/s | source"
+    )
+    return first_rows(heading, rows, SHOWN, "pairs")
 
 
 def figures() -> dict[str, str]:
-    two = [pair for pair in implied_pairs() if pair.other.gpus == 2 and is_pcie(pair.other)]
+    told = implied_pairs()
+    two = [pair for pair in told if pair.other.gpus == 2 and is_pcie(pair.other)]
+    beside = [pair for pair in two if calls_alone(pair)]
+    dearer = [pair for pair in beside if slowest_alone(pair) < (pair.implied_us or 0)]
     losing = [pair for pair in two if (pair.decode_gain or 0) < 1]
     light = [row for row in serving() if is_chat(row) and row.streams is None]
     few = [in_note(row, r"up to (\d+) at once") for row in light]
-    beyond = [pair for pair in implied_pairs() if (pair.implied_us or 0) < 0]
-    r9700 = [pair for pair in faster_pairs() if pair.other.gpu == "R9700"]
+    at_once = f"{min(few):.0f} to {max(few):.0f}"
+    faster = faster_pairs()
+    beyond = [pair for pair in told if (pair.implied_us or 0) < 0]
+    r9700 = [pair for pair in faster if pair.other.gpu == "R9700"]
     fast = [pair for pair in r9700 if "us a call" in pair.other.note]
     only_peers = [  # Direct-P2P is llama.cpp's own reduction with peer access
         pair
         for pair in r9700
         if reduce_of(pair.other) == "Direct-P2P" or reduce_of(pair.one) == reduce_of(pair.other)
     ]
-    graph = paired("wzi690421-droid", "the same split EAGER reads 17.07")
-    blocked = called("vllm-project/vllm#54766", "0-byte barrier")
+    graph = the_row(pairs(), "wzi690421-droid", "the same split EAGER reads 17.07")
+    blocked = the_row(calls(), "vllm-project/vllm#54766", "0-byte barrier")
     inside = next(pair for pair in two if pair.other.source == blocked.source)
     backoff, without = served("FA85", "with the backoff"), served("FA85", "without")
-    fused, unfused = paired("larkinwc", "launches to"), paired("larkinwc", "deferring")
-    seen, own = called("davetha", "what rank 0 observes"), called("davetha", "SHORTER")
+    fused, unfused = (the_row(pairs(), "larkinwc", note) for note in ("launches to", "deferring"))
+    seen, own = (the_row(calls(), "davetha", note) for note in ("what rank 0 observes", "SHORTER"))
+    below = BELOW_TABLE.format(
+        few=at_once,
+        super=", ".join(dict.fromkeys(f"{p.other.gpus}x {p.other.gpu}" for p in beyond)),
+    )
+    whole = behind(f"All {rests_on(told)}", f"{implied_table(told)}\n\n{below}")
     return {
-        "implied_table": implied_table(),
+        "implied_table": whole,
+        "mattering_table": implied_table([p for p in two if p in losing or p in beside]),
+        "dearer": str(len(dearer)),
+        "beside": rests_on(beside),
         "faster_table": faster_table(),
-        "losing": str(len(losing)),
-        "all_two": str(len(two)),
+        "losing": rests_on(losing),
+        "all_two": rests_on(two),
         "losing_eager": str(sum(pair.replay == "eager" for pair in losing)),
-        "few": f"{min(few):.0f} to {max(few):.0f}",
-        "super": ", ".join(dict.fromkeys(f"{p.other.gpus}x {p.other.gpu}" for p in beyond)),
+        "few": at_once,
+        "all_faster": rests_on(faster),
+        "small_faster": str(sum(gain < LITTLE for gain in gains(faster))),
+        "little": percent(LITTLE - 1),
         "faster": f"{in_note(fast[0].one, PRINTED_US) / in_note(fast[0].other, PRINTED_US):.0f}",
         "kernel": times_text(gains(fast)),
+        "kernel_rests": rests_on(fast),
         "peers": times_text(gains(only_peers)),
+        "peers_rest": rests_on(only_peers),
         "graph": rate_text(graph.decode_tok_s),
         "eager": number(in_note(graph, r"EAGER reads ([\d.]+)")),
         "graph_source": sources([graph]),

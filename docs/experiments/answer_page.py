@@ -8,7 +8,7 @@ import answer_calls
 import answer_cases
 import answer_counter
 import answer_thresholds
-from answer_text import fold, markdown_table, sources
+from answer_text import first_rows, fold, sources
 from drawing import HERE, path_of
 from figures_answer import (
     CARD,
@@ -33,6 +33,7 @@ from reports.tables.sentences import number, size_text
 from tests.references_page import span
 
 PAGE = HERE.parent / "answer.md"
+SHOWN = 6  # calls before a click
 Q4_K_M_BITS = 4.8  # of Llama 2 70B: llama.cpp, tools/quantize/README.md
 
 FIRST_SCREEN = """# The answer
@@ -43,13 +44,21 @@ wait for each other twice a layer: {calls} all-reduces a token in a 70B. By laye
 
 {cases_table}
 
-`1.70 x` is 1.70 times the tokens a second. Ranges are of published pairs: the same model, weights
-and engine on one machine over PCIe. They stand under each case with their sources; nobody here has
-repeated them. *Eager* engines launch each kernel of a token anew, others replay a graph; a pair
-counts as eager, or as one with a drafter, if its source says so.
+**Next**: find your board in [this table](#which-board), and [test your own
+cards](#test-your-own-cards-in-two-minutes).
 
-**Two R9700s and a dense 70B**: nobody has published the pair. If its calls cost what R9700s paid
-inside engines with smaller models ({r9700_us}), a chat by tensor decodes at {r9700_times}.
+- `1.70 x` is 1.70 times the tokens a second. All such figures are other owners', and nobody here
+  has repeated them: each case below lists its pairs, a *pair* being the same model, weights and
+  engine on one machine in two arrangements. *Computed* and *inference* mark what is ours.
+- Ends of a range are of single pairs. In *half of the machines* each machine has one vote, the
+  median of its pairs. Cards whose link is not printed count as cards over PCIe.
+- From a *graph* an engine records a token's kernels once and replays them, as vLLM does by default.
+  *Eager* it launches each kernel of each token anew (vLLM's `--enforce-eager`). A pair counts as
+  eager, or as one with a drafter, if its source says so.
+
+**Two R9700s and a dense 70B: an inference**, for nobody has published the pair. If its calls cost
+what R9700s paid inside engines with smaller models ({r9700_us}), a chat by
+tensor decodes at {r9700_times}.
 """
 TEMPLATE = """## The model
 
@@ -68,7 +77,7 @@ of a 70B's token take {cost} of the {gain} that the split saves.** Inside an eng
 all-reduce this small with its size.
 
 Exact all-reduces, as printed by their owners: of two cards, of R9700s, and of single kernels on up
-to four cards. The columns of the wire alone put the slowest time into the model.
+to four cards, the slowest first. The columns of the wire alone put the slowest time into the model.
 
 {call_table}
 
@@ -88,7 +97,7 @@ def call_table() -> str:
         lines.append([name, " to ".join(map(size_text, sizes)), [call.us for call in own], own])
     lines.append([f"{OURS}, ours, host memory, graph", size_text(TOKEN_BYTES), h100_us(), []])
     rows = []
-    for name, size, times_us, own in sorted(lines, key=lambda line: max(line[2])):
+    for name, size, times_us, own in sorted(lines, key=lambda line: -max(line[2])):
         tensor_ms = step_ms(of_two(max(times_us)))
         kind = {"library": "", "tuned": " (kernel)"}[own[0].kind] if own else ""
         rows.append(
@@ -106,7 +115,7 @@ def call_table() -> str:
         "who | size | us a call | the wire alone: calls, ms | the wire alone: a token, ms | "
         "the wire alone: times by layer | source"
     )
-    return markdown_table(heading, rows)
+    return first_rows(heading, rows, SHOWN, "rows, down to the fastest")
 
 
 def figures() -> dict[str, str]:
@@ -149,12 +158,14 @@ def page() -> str:
     tested = answer_thresholds.figures() | {
         "passing_us": counter["blocked"],
         "failing_us": counter["blocked_inside"],
+        "dearer": counter["dearer"],
+        "beside": counter["beside"],
     }
     texts = [
         FIRST_SCREEN.format(**(own | cases)),
         answer_thresholds.TEXT.format(**(own | tested)),
         answer_counter.TEXT.format(**(asked | counter)),
-        answer_cases.TEXT.format(**(own | asked | cases)),
+        answer_cases.TEXT.format(**(own | asked | counter | cases)),
         TEMPLATE.format(**own),
         answer_boards.text(),
     ]

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
+from statistics import median
 from typing import Literal
 
 from reports.advice.implied import calls_of_step, implied_us, step_us
@@ -16,6 +17,7 @@ from wiretax.common.grouped import grouped
 
 Row = PublishedServing | PairRow
 Arrangement = Literal["one card", "layer", "tensor", "copies", "other"]
+Phase = Literal["decode", "prefill"]
 MANY = 8  # streams and more
 # Two rows of serving.csv are a pair if these are alike, as pairs.toml demands of the others.
 ALIKE = "machine", "model", "weights", "engine", "drafter", "streams", "context_tokens", "date"
@@ -42,6 +44,9 @@ class Pair:
     def prefill_gain(self) -> float | None:
         before, after = self.one.prefill_tok_s, self.other.prefill_tok_s
         return after / before if before and after else None
+
+    def gain(self, phase: Phase) -> float | None:
+        return self.decode_gain if phase == "decode" else self.prefill_gain
 
     @property
     def total_gain(self) -> float | None:
@@ -187,5 +192,17 @@ def between(one: Arrangement, other: Arrangement, cards: Collection[int] = (2,))
     return sorted(found, key=lambda pair: (pair.decode_gain or 0, pair.prefill_gain or 0))
 
 
-def gains(found: Iterable[Pair]) -> list[float]:
-    return [gain for pair in found if (gain := pair.decode_gain)]
+def gains(found: Iterable[Pair], phase: Phase = "decode") -> list[float]:
+    """How many times as fast, the smallest first; without those that print no such rate."""
+    return sorted(gain for pair in found if (gain := pair.gain(phase)))
+
+
+def machines(found: Iterable[Pair]) -> set[str]:
+    return {pair.other.machine for pair in found}
+
+
+def machine_votes(figures: Iterable[tuple[Row, float]]) -> list[float]:
+    """A vote of each machine, the median of its figures, the smallest first: an owner who prints
+    many rows counts once."""
+    by_machine = grouped(figures, lambda figure: figure[0].machine).values()
+    return sorted(median(value for _, value in own) for own in by_machine)

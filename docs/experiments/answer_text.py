@@ -3,10 +3,13 @@
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from reports.references.pairs import PairRow
 from reports.references.published import PublishedCall, PublishedServing, select, serving
 from tests.references_page import address
+
+Published = TypeVar("Published", PublishedCall, PublishedServing, PairRow)
 
 
 def change(before: float | None, after: float | None) -> str:
@@ -46,12 +49,16 @@ def address_of(source: str) -> str | None:
     return None
 
 
-def served(source: str, note: str = "", **values: object) -> PublishedServing:
-    """The one row of serving.csv of this source whose note has this text and whose fields have
-    these values."""
-    rows = select(serving(), **{name: {value} for name, value in values.items()})
+def the_row(rows: Iterable[Published], source: str, note: str = "") -> Published:
+    """The one row of this source whose note has this text."""
     (row,) = [row for row in rows if row.source.startswith(source) and note in row.note]
     return row
+
+
+def served(source: str, note: str = "", **values: object) -> PublishedServing:
+    """The one row of serving.csv of this source and note whose fields have these values."""
+    rows = select(serving(), **{name: {value} for name, value in values.items()})
+    return the_row(rows, source, note)
 
 
 def in_note(row: PublishedCall | PublishedServing | PairRow, pattern: str) -> float:
@@ -66,8 +73,34 @@ def markdown_table(heading: str, rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
+def first_rows(heading: str, rows: Sequence[Sequence[str]], shown: int, rest: str) -> str:
+    """A table of the first rows, and those below it behind a line that a click opens:
+    `9 more pairs`."""
+    table = markdown_table(heading, rows[:shown])
+    if len(rows) <= shown:
+        return table
+    below = markdown_table(heading, rows[shown:])
+    return f"{table}\n\n{behind(f'{len(rows) - shown} more {rest}', below)}"
+
+
+def behind(summary: str, text: str) -> str:
+    """A text behind a line that a click opens, on GitHub and on the site."""
+    return f'<details markdown="1">\n<summary>{summary}</summary>\n\n{text}\n\n</details>'
+
+
+def times_text(values: Sequence[float]) -> str:
+    """`1.04 to 1.10 x`."""
+    ends = dict.fromkeys(f"{value:.2f}" for value in (min(values), max(values)))
+    return f"{' to '.join(ends)} x"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """`68 %`."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def fold(block: str) -> str:
-    if block.startswith(("#", "|", "!", "`" * 3)):
+    if block.startswith(("#", "|", "!", "<", "`" * 3)):
         return block
     fill = {"width": 100, "break_on_hyphens": False, "break_long_words": False}
     if not block.startswith("- "):

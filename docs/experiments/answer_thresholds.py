@@ -5,20 +5,37 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import quantiles
 
 from answer_calls import even_chunk_us
-from answer_pairs import Row, arrangement, drafts, is_chat, is_pcie, model_named, step_of
-from answer_text import markdown_table
+from answer_pairs import (
+    Row,
+    arrangement,
+    drafts,
+    is_chat,
+    is_pcie,
+    machine_votes,
+    model_named,
+    step_of,
+)
+from answer_text import markdown_table, percent
 from figures_answer import CHUNK_BYTES, TOKEN_BYTES, even_us
 
 from reports.advice.specs import BITS, GB, Gpu, Transformer, sheet_of
 from reports.references.pairs import pairs
 from reports.references.published import serving
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import counted, number, size_text
 from tests.references_page import span
 from wiretax.record.case import bus_factor
 
 TEXT = """## Test your own cards in two minutes
 
-Type this where your engine runs, in its container too ([how](gpu.md)):
+Install this where your engine runs, in its container too ([how](gpu.md)). It takes some minutes,
+once:
+
+```sh
+git clone https://github.com/wiretax/wiretax && cd wiretax
+make setup GPU=rocm && . .venv-rocm/bin/activate  # or cuda13, cuda12
+```
+
+Then measure, {seconds} s each; the first run compiles its kernels too, for up to a minute:
 
 ```sh
 {decode_command}
@@ -26,21 +43,26 @@ Type this where your engine runs, in its container too ([how](gpu.md)):
 ```
 
 Without `mpirun`, `wiretax allreduce -n 2` takes the same options, and so does `torchrun
---nproc-per-node 2 -m wiretax allreduce`. `--cudagraph` is for GPUs. Take the time of what your
-engine calls: of the library, or of its own kernel (`--contender vllm`).
+--nproc-per-node 2 -m wiretax allreduce`. Without GPUs leave out `GPU=rocm`, `-rocm` and
+`--cudagraph 1`. Take the time of what your engine calls: of the library, or of its own kernel
+(`--contender vllm`).
 
 {threshold_table}
 
-At these times both splits of a dense 70B of {weights} on two R9700s are equal. A call faster than
-the first figure passes with any engine, one slower than the last with none that is published.
-Between them it depends on what an engine reaches with one card at work: {decode_shares} of the
-memory's bandwidth in decode ({decode_rows} rows, dense models from {least} weights on),
-{prefill_shares} of the peak rate in prefill ({prefill_rows} rows). For another model or card
-`{command}` prints the break-even.
+At these times both splits of a dense 70B of {weights} on two R9700s are equal; where a call takes
+longer, by layer decodes faster, or shows the first token earlier. The data sheet is the strict
+case: an engine that reaches less of it takes longer for all else, and leaves a call more time. With
+one card at work engines reached {decode_shares} of the memory's bandwidth in decode ({decode_rows};
+dense models from {least} weights on), and {prefill_shares} of the peak rate in prefill
+({prefill_rows}). So a call below the first figure passes with any engine, and one above the last
+with none that is published. The slower the card and the larger the model, the more time a call has;
+`{command}` prints it, for any card and model.
 
-**To pass both is necessary, not sufficient**: {passing_us} alone passes, and inside an engine the
-same call cost {failing_us} ([counter-examples](#counter-examples)). The sufficient test is your
-engine's own benchmark in each split that fits; none of these lines was run here:
+**To pass is necessary, not sufficient**: an engine adds to a call. In {dearer} of {beside} a call
+inside cost more than the slowest that its owner measured alone. So {passing_us} alone passes, and
+inside an engine the same call cost {failing_us} ([counter-examples](#counter-examples)). The
+sufficient test is your engine's own benchmark in each split that fits; none of these lines was run
+here:
 
 ```sh
 {engine_commands}
@@ -52,11 +74,14 @@ Calls are 2 x layers, in vLLM one more. Paste this into an
 [issue](https://github.com/wiretax/wiretax/issues), and it becomes a row:
 
 ```text
-cards, slots, peer access (of bench.doctor):
-engine, version, container; from a graph or eager:
+date, and a link if it is published:
+cards, slots, host's processor, peer access (of bench.doctor):
+driver, CUDA or ROCm, library and its version, variables that you set:
+engine, version, container; from a graph or eager; its all-reduce (library, own kernel):
 {decode_size} in a chain from a graph, us: library ...  fastest kernel ...
 {prefill_size} alone, ms: library ...  fastest kernel ...
-model, weights, layers; drafter, its k, tokens a step:
+model, weights (such as Q4_K_M), layers; drafter, its k, tokens a step:
+streams, tokens of context, of prompt and of answer:
 ms a token and ms to the first token: one card ...  two by layer ...  two by tensor ...
 implied cost of a call, us: ...
 ```
@@ -70,6 +95,7 @@ ENGINE_COMMANDS = (
 )
 LEAST_PARAMETERS = 20e9  # of a model whose decode is bound by memory on the cards of the tables
 WIRE_COMMAND = "mpirun -n 2 python -m bench.allreduce --algorithm auto,library --sizes "
+SECONDS = 30
 DECODE, PREFILL = "{} --mode chained --cudagraph 1", "{} --mode isolated"
 
 
@@ -94,12 +120,12 @@ def compute_share(row: Row, card: Gpu, model: Transformer) -> float | None:
     return flop_per_s / (tflops or card.fp16_tflops) / 1e12
 
 
-def shares(of: Callable[[Row, Gpu, Transformer], float | None]) -> list[float]:
+def shares(of: Callable[[Row, Gpu, Transformer], float | None]) -> list[tuple[Row, float]]:
     """The shares that published engines reached with large dense models, one card at work at a
-    time, the smallest first. Of small models a step is launches rather than bytes."""
+    time. Of small models a step is launches rather than bytes."""
     rows: Iterable[Row] = [*serving(), *pairs()]
-    found = [
-        of(row, card, model)
+    return [
+        (row, share)
         for row in rows
         if arrangement(row) in ("one card", "layer")
         and row.replay != "eager"
@@ -109,15 +135,16 @@ def shares(of: Callable[[Row, Gpu, Transformer], float | None]) -> list[float]:
         and (model := model_named(row.model))
         and model.experts == 1
         and model.parameters >= LEAST_PARAMETERS
+        and (share := of(row, card, model))
     ]
-    return sorted(share for share in found if share)
 
 
-def limits(exact: float, found: Sequence[float]) -> tuple[float, float, float, float]:
-    """The thresholds at these shares of the data sheet: least, most, and the ends of the half
-    between."""
-    values = [exact / share for share in found]
-    low, _, high = quantiles(values, n=4, method="inclusive")
+def limits(exact: float, found: Sequence[tuple[Row, float]]) -> tuple[float, float, float, float]:
+    """The thresholds at these shares of the data sheet: least and most of the rows, and the ends
+    of the half between of the machines."""
+    figures = [(row, exact / share) for row, share in found]
+    values = [value for _, value in figures]
+    low, _, high = quantiles(machine_votes(figures), n=4, method="inclusive")
     return min(values), max(values), low, high
 
 
@@ -130,26 +157,25 @@ def figures() -> dict[str, str]:
     read, computed = shares(bandwidth_share), shares(compute_share)
     sizes = size_text(TOKEN_BYTES), size_text(CHUNK_BYTES)
     commands = [
-        WIRE_COMMAND + form.format(size.replace(" ", "").removesuffix("iB"))
+        f"{WIRE_COMMAND}{form.format(size.replace(' ', '').removesuffix('iB'))} "
+        f"--max-time {SECONDS}"
         for form, size in zip((DECODE, PREFILL), sizes, strict=True)
     ]
     us, ms = limits(decode, read), limits(prefill, computed)
     rows = [
         [
-            f"decode: {sizes[0]}, a chain from a graph",
-            f"up to **{number(decode)} us**",
-            f"up to {span(us[:2], 'us')} (half of the rows {span(us[2:], 'us')})",
-            "by layer decodes as fast or faster",
+            f"decode: {sizes[0]}, in a chain from a graph",
+            f"**{number(decode)} us**",
+            f"{span(us[:2], 'us')}; half of the machines {span(us[2:], 'us')}",
         ],
         [
             f"prefill: {sizes[1]}, one call",
-            f"up to **{number(prefill)} ms** ({gb_s(prefill):.1f} GB/s)",
-            f"up to {span(ms[:2], 'ms')} (half of the rows {span(ms[2:], 'ms')}), down to "
+            f"**{number(prefill)} ms** ({gb_s(prefill):.1f} GB/s)",
+            f"{span(ms[:2], 'ms')}; half of the machines {span(ms[2:], 'ms')}; the last is "
             f"{gb_s(ms[1]):.1f} GB/s",
-            "by layer shows the first token earlier",
         ],
     ]
-    heading = "what | passes at the data sheet | passes at what engines reach | if it fails"
+    heading = "break-even | at the data sheet | at what engines reach"
     return {
         "decode_command": commands[0],
         "prefill_command": commands[1],
@@ -159,11 +185,18 @@ def figures() -> dict[str, str]:
         "prefill_size": sizes[1],
         "threshold_table": markdown_table(heading, rows),
         "decode_shares": percents(read),
-        "decode_rows": str(len(read)),
+        "decode_rows": rows_and_machines(read),
         "prefill_shares": percents(computed),
-        "prefill_rows": str(len(computed)),
+        "prefill_rows": rows_and_machines(computed),
+        "seconds": str(SECONDS),
     }
 
 
-def percents(values: Sequence[float]) -> str:
-    return f"{values[0]:.0%} to {values[-1]:.0%}".replace("%", " %")
+def percents(found: Sequence[tuple[Row, float]]) -> str:
+    values = [share for _, share in found]
+    return f"{percent(min(values))} to {percent(max(values))}"
+
+
+def rows_and_machines(found: Sequence[tuple[Row, float]]) -> str:
+    """`19 rows on 12 machines`."""
+    return f"{counted(len(found), 'row')} on {counted(len(machine_votes(found)), 'machine')}"

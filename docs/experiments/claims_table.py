@@ -14,9 +14,9 @@ from statistics import median
 from typing import Annotated, Any, Literal
 
 import msgspec
-from answer_cases import prefill_gains, prefills, split_by_replay
-from answer_counter import times_text
-from answer_pairs import Pair, between
+from answer_cases import prefills, split_by_replay
+from answer_pairs import Pair, between, gains
+from answer_text import times_text
 from drawing import HERE
 
 from reports.__main__ import main
@@ -230,7 +230,7 @@ def gain(before: PairRow, after: PairRow) -> float:
 def of_engines(found: Sequence[Pair]) -> dict[str, str]:
     """How many times as fast decode became in these pairs, on the average and of the eager ones,
     with a line for each, which the page leaves out."""
-    replayed, eager = split_by_replay(found)
+    replayed, eager = map(gains, split_by_replay(found))
     lines = sorted(
         f"{pair.decode_gain:.2f}: {pair.other.gpu}, {pair.other.model}, {pair.other.engine}, "
         f"{pair.other.source}"
@@ -251,7 +251,7 @@ def of_prefill() -> dict[str, str]:
     """Published prefill by tensor beside by layer, on two cards over PCIe."""
     found = prefills(between("layer", "tensor"))
     return {
-        "prefills": times_text(prefill_gains(found)),
-        "prefill_median": number(median(prefill_gains(found))),
+        "prefills": times_text(gains(found, "prefill")),
+        "prefill_median": number(median(gains(found, "prefill"))),
         "prefill_pairs": counted(len(found), "pair"),
     }

@@ -2,8 +2,8 @@
 
 import answer_cases
 from answer_cases import chats, groups
-from answer_counter import times_text
 from answer_pairs import between, gains
+from answer_text import times_text
 from claims_table import (
     Claim,
     Found,

@@ -44,7 +44,8 @@ A row for each kind of slots, with peers on and off, from published calls of two
 pairs of one stream. `engines`: how many times as fast two cards are by tensor as one card, or as
 two by layer, as their owners print it; that is the verdict. `computed`: without engines, published
 calls (`alone`) are held against the break-even of the 70B, {even} at {size} and {even_chunk} at
-{chunk}; a call that passes is necessary, not sufficient.
+{chunk}; a call that passes is necessary, not sufficient. Prefill is one prompt of one chunk there;
+[longer prompts](#long-prompts) pass faster by layer.
 
 {board_table}
 
@@ -197,21 +198,20 @@ def board_table() -> str:
         token_us, part_us = [call.us for call in few], list(map(chunk_us, many))
         rows.append(
             [
-                slots_of(fabric),
-                SHOWN_PEERS[peers],
+                f"{slots_of(fabric)}, peers {SHOWN_PEERS[peers]}",
                 with_call(verdict(own, "decode", token_us, even_us), token_us, "us"),
                 with_call(
                     verdict(own, "prefill", part_us, even_chunk_us()),
                     [us / 1e3 for us in part_us],
                     "ms",
                 ),
-                cards_of([*few, *many], own),
-                links([*few, *many, *(pair.other for _, pair in own)]),
+                f"{cards_of([*few, *many], own)}: "
+                + links([*few, *many, *(pair.other for _, pair in own)]),
             ]
         )
     places = [place for place, row in enumerate(rows) if row[0].startswith("riser")]
     rows.insert(min(places, default=len(rows)), chipset_row(even_us))
-    return markdown_table("slots | peers | decode | prefill | cards | source", rows)
+    return markdown_table("slots | decode | prefill | cards, source", rows)
 
 
 def with_call(verdict: str, times: Sequence[float], unit: str) -> str:
@@ -264,13 +264,11 @@ def chipset_row(even_us: float) -> list[str]:
     token_us = [latency.low + bytes_us, latency.high + bytes_us]
     part_us = CHUNK_BYTES / CHIPSET.gb_s / 1e3 / best_share()
     return [
-        f"x16/x4 by the chipset, {CHIPSET.fabric.removesuffix(' x4')}",
-        "on or off",
+        f"x16/x4 by the chipset, {CHIPSET.fabric.removesuffix(' x4')}, peers on or off",
         with_call(verdict([], "decode", token_us, even_us), token_us, "us"),
         f"{verdict([], 'prefill', [part_us], even_chunk_us())}; alone at least "
         f"{number(part_us / 1e3)} ms",
-        "none measured",
-        "[formulas](advise.md#formulas)",
+        "none measured: [formulas](advise.md#formulas)",
     ]
 
 

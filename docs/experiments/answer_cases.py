@@ -118,9 +118,9 @@ has: on one machine an RX 7900 XTX read {one_gb_s} GB/s by itself, and each of t
 ## Many streams
 
 A call carries a row for each stream, and grows from latency to bandwidth. Two cards by tensor:
-{many_range}; two copies would make 2. On four cards copies made {four_range}. Two
-R9700s of one owner made {r9700_total} one by tensor, counting all tokens, prompts perhaps among
-them ([apohllo](https://github.com/kyuz0/amd-r9700-vllm-toolboxes/issues/8)).
+{many_range}, eager ones among them at {many_eager}; two copies would make 2. On four cards copies
+made {four_range}. Two R9700s of one owner made {r9700_total} one by tensor, counting all tokens,
+prompts perhaps among them ([apohllo](https://github.com/kyuz0/amd-r9700-vllm-toolboxes/issues/8)).
 
 {many_table}
 
@@ -347,11 +347,13 @@ def of_load(pairs: dict[str, list[Pair]]) -> dict[str, str]:
         if (gain := pair.total_gain) and pair.other.source == TOTALS
     ]
     narrow = from_to(prompts, "layer", "tensor")[:1]
+    _, eager = split_by_replay(from_to(many, "one card", "tensor"))
     one, both = from_to(prompts, "one card", "tensor"), from_to(prompts, "layer", "tensor")
     by_layers = from_to(prompts, "one card", "layer")
     copies = from_to(many, "tensor", "copies", 4)
     return {
         "many_range": range_text(from_to(many, "one card", "tensor"), "one card"),
+        "many_eager": range_text(eager, ""),
         "four_range": range_text(copies, "the four by tensor"),
         "r9700_total": times_text(totals),
         "prompt_range": range_text(both, "by layer", "prefill"),

@@ -46,7 +46,9 @@ whose owner measured a call alone, the dearest first:
 {mattering_table}
 
 `inside`: the implied cost of a call. `alone`: the same owner's calls near the size of the message.
-`tokens/s`: two cards by tensor beside one, or beside the same two by layer.
+`tokens/s`: two cards by tensor beside one, or beside the same two by layer. The pair of
+{windows_card} ran under Windows without peer access; in its thread the engine's maintainer has
+{windows_layer} tokens/s by layer and {windows_tensor} by tensor on two RTX 3090s.
 
 {implied_table}
 
@@ -138,14 +140,14 @@ def implied_table(found: Sequence[Pair]) -> str:
         [
             f"{cards_text(pair.other)}: {pair.other.model}, {engine_text(pair)}",
             signed(pair.implied_us or 0),
-            number(pair.even_us),
             alone_text(pair),
+            number(pair.even_us),
             f"{pair.decode_gain:.2f} x {BESIDE[arrangement(pair.one)]}",
             source_text(pair),
         ]
         for pair in found
     ]
-    heading = "by tensor | inside, us | break-even, us | alone, us | tokens/s | source"
+    heading = "by tensor | inside, us | alone, us | break-even, us | tokens/s | source"
     return markdown_table(heading, rows)
 
 
@@ -206,16 +208,16 @@ def faster_table() -> str:
     rows = [
         [
             difference(pair),
-            f"{cards_text(pair.other).replace(', peer access', '')}: {pair.other.model}, "
-            f"{engine_text(pair)}{load_text(pair.other)}",
             change(pair.one.decode_tok_s, pair.other.decode_tok_s),
             change(pair.one.prefill_tok_s, pair.other.prefill_tok_s),
+            f"{cards_text(pair.other).replace(', peer access', '')}: {pair.other.model}, "
+            f"{engine_text(pair)}{load_text(pair.other)}",
             source_text(pair),
         ]
         for pair in faster_pairs()
     ]
     heading = (
-        "what was added | cards, model, engine | decode, tokens/s | prefill, tokens/s | source"
+        "what was added | decode, tokens/s | prefill, tokens/s | cards, model, engine | source"
     )
     return first_rows(heading, rows, SHOWN, "pairs")
 
@@ -241,6 +243,7 @@ def figures() -> dict[str, str]:
     graph = the_row(pairs(), "wzi690421-droid", "the same split EAGER reads 17.07")
     blocked = the_row(calls(), "vllm-project/vllm#54766", "0-byte barrier")
     inside = next(pair for pair in two if pair.other.source == blocked.source)
+    windows = the_row(pairs(), "ikawrakow/ik_llama.cpp#1730", "under Windows")
     backoff, without = served("FA85", "with the backoff"), served("FA85", "without")
     fused, unfused = (the_row(pairs(), "larkinwc", note) for note in ("launches to", "deferring"))
     seen, own = (the_row(calls(), "davetha", note) for note in ("what rank 0 observes", "SHORTER"))
@@ -250,6 +253,9 @@ def figures() -> dict[str, str]:
     )
     whole = behind(f"All {rests_on(told)}", f"{implied_table(told)}\n\n{below}")
     return {
+        "windows_card": windows.gpu,
+        "windows_layer": f"{in_note(windows, r'3090: ([0-9]+) by layer'):g}",
+        "windows_tensor": f"{in_note(windows, r'by layer, ([0-9]+)'):g}",
         "implied_table": whole,
         "mattering_table": implied_table([p for p in two if p in losing or p in beside]),
         "dearer": str(len(dearer)),

@@ -105,27 +105,21 @@ def decode_text(pair: Pair) -> str:
 def pair_table(found: Sequence[Pair]) -> str:
     """The first pairs, and the others behind a click. Arrangements stand in the heading if they are
     alike; prefill has a column if a pair prints it."""
-    kinds = list(dict.fromkeys(map(arranged, found)))
+    kinds = {arranged(pair) for pair in found}
+    heading = ["cards", "decode, tokens/s", "prefill, tokens/s", "model, engine", "source"]
+    if len(kinds) == 1:
+        heading[0] = f"cards, {kinds.pop()}"
     rows = [
         [
-            f"{arranged(pair)}: {cards_text(pair.other)}"
-            if len(kinds) > 1
-            else cards_text(pair.other),
-            f"{pair.other.model} {pair.other.weights}, {engine_text(pair)}{load_text(pair.other)}",
+            f"{arranged(pair)}: {cards_text(pair.other)}" if kinds else cards_text(pair.other),
             decode_text(pair),
             change(pair.one.prefill_tok_s, pair.other.prefill_tok_s),
+            f"{pair.other.model} {pair.other.weights}, {engine_text(pair)}{load_text(pair.other)}",
             source_text(pair),
         ]
         for pair in found
     ]
-    headings = [
-        f"cards, {kinds[0]}" if len(kinds) == 1 else "cards",
-        "model, engine",
-        "decode, tokens/s",
-        "prefill, tokens/s",
-        "source",
-    ]
     if not gains(found, "prefill"):
-        rows = [[*row[:3], row[4]] for row in rows]
-        headings.remove("prefill, tokens/s")
-    return first_rows(" | ".join(headings), rows, SHOWN, "pairs")
+        for row in [heading, *rows]:
+            del row[2]
+    return first_rows(" | ".join(heading), rows, SHOWN, "pairs")

@@ -71,7 +71,8 @@ here:
 It implies what a call cost: **(step by tensor - step of one card / 2) / calls**. A step is vLLM's
 median TPOT, or 1000 ms / (t/s) of llama-bench; by layer stands for one card that is too small.
 Calls are 2 x layers, in vLLM one more. Paste this into an
-[issue](https://github.com/wiretax/wiretax/issues), and it becomes a row:
+[issue](https://github.com/wiretax/wiretax/issues), with the two files that the runs name in their
+last lines, and it becomes a row:
 
 ```text
 date, and a link if it is published:

@@ -145,7 +145,8 @@ def test_a_verdict_is_of_engines_before_calls(boards):
         if (pair.decode_gain or 0) > 1
     ]
     said = boards.verdict(eager[:1], "decode", [20.0], 200.0)
-    assert re.fullmatch(r"\*\*tensor\*\*, computed; engines .* eager \(1 pair\)", said)
+    assert said.startswith("**tensor** if from a graph, computed; engines ")
+    assert said.endswith(", eager (1 pair)")
     assert boards.verdict(slower, "decode", [20.0], 200.0).startswith("**layer**: engines")
 
 

@@ -76,6 +76,8 @@ def test_the_answer_says_what_its_command_and_its_source_say(answer, capsys):
     assert main(figures["command"].split()[3:]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert f"an all-reduce of {figures['size']} takes {figures['even']}; here" in printed
+    likely = import_module("answer_cases").figures()["r9700_likely"].replace(" x", "x")
+    assert f"{likely} PP 2 (of upper limits" in printed
     assert f"PP 2 21.0 {figures['layer'].removesuffix(' ms')} " in printed
     assert import_module("answer_boards").figures()["h100"] in (PAGES / "gpu.md").read_text()
     readme = " ".join((PAGES.parents[1] / "README.md").read_text().split())

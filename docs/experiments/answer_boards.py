@@ -60,7 +60,9 @@ A 70B in Q4_K_M ({bigger_gib} GiB) by llama.cpp, tokens/s:
 
 {bigger_table}
 
-[`procure`](buy.md) holds such cards against two R9700s, and tells the price of a million tokens.
+The computed rows are limits: at the data sheet's peaks, which engines do not reach
+([likely](advise.md#likely)). [`procure`](buy.md) holds such cards against two R9700s, and tells the
+price of a million tokens.
 
 ## Watts
 
@@ -164,14 +166,15 @@ def verdict(
         rows = [pair for name, pair in own if name == beside]
         eager = [pair for pair in rows if pair.replay == "eager"]
         found = [pair for pair in rows if pair not in eager]
-        texts += gains_text(found, phase, beside) + gains_text(eager, phase, f"{beside} eager")
+        texts += gains_text(found, phase, beside) + gains_text(eager, phase, f"{beside}, eager")
         values += gains(found, phase)
     if values:
         wins = winner(min(values) > 1, max(values) < 1)
         return f"{wins}: engines {', '.join(texts)}"
     if times_us:
         wins = winner(max(times_us) < even_us, min(times_us) > even_us)
-        return "; ".join([f"{wins}, computed", *(f"engines {text}" for text in texts)])
+        known = f"{wins} if from a graph, computed" if texts else f"{wins}, computed"
+        return "; ".join([known, *(f"engines {text}" for text in texts)])
     return "".join(f"engines {text}" for text in texts)
 
 

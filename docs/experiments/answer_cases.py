@@ -23,8 +23,12 @@ from answer_rows import pair_table, range_text, rests_on, source_text
 from answer_text import markdown_table, rate_text, times_text
 from figures_answer import CARD, CONTEXT, by_layer, of_two, step_ms
 
+from reports.advice import likely
+from reports.advice.likely_winner import Likely, conditions_of
 from reports.advice.offload import HOST_GB_S, offloaded
-from reports.advice.specs import GB, LINKS, MODELS
+from reports.advice.reduce_times import assumed_times
+from reports.advice.spans import Span
+from reports.advice.specs import GB, LINKS, MODELS, link_between
 from reports.references.published import serving
 from reports.tables.sentences import number, size_text
 from tests.references_page import span
@@ -311,12 +315,24 @@ def of_r9700() -> dict[str, str]:
     middle = times_text(times(machine_votes(figures)))
     return {
         "r9700_us": f"{span([us for _, us in figures], 'us')} a call in {rests_on(found)}",
+        "r9700_likely": likely_ratio().text("x").replace("x [", " x ["),
         "r9700_unlike": " and ".join(
             dict.fromkeys(pair.other.gpu for pair in found if "+" in pair.other.gpu)
         ),
         "r9700_times": f"{times_text(times(us for _, us in figures))} by layer, at the machines' "
         f"medians {middle}",
     }
+
+
+def likely_ratio() -> Span:
+    """What `advise` finds likely for the 70B by tensor beside by layer, from a graph."""
+    link = link_between(CARD, 2)
+    tensor = replace(of_two(0), times=assumed_times(2, CARD, link))
+    conditions = conditions_of(tensor, "graph", link)
+    layer, both = (
+        Likely(load, conditions).passes["token_us"] for load in (by_layer(tensor), tensor)
+    )
+    return likely.published().ratio(layer, both)
 
 
 def of_drafters(pairs: dict[str, list[Pair]]) -> dict[str, str]:

@@ -58,7 +58,8 @@ cards](#test-your-own-cards-in-two-minutes).
 
 **Two R9700s and a dense 70B: an inference**, for nobody has published the pair. If its calls cost
 what R9700s paid inside engines with smaller models ({r9700_us}), a chat by
-tensor decodes at {r9700_times}.
+tensor decodes at {r9700_times}, at the data sheet's bandwidth. By the bandwidths that engines reach
+on all cards, [`advise`](advise.md#likely) finds {r9700_likely} likely.
 """
 TEMPLATE = """## The model
 

@@ -240,19 +240,13 @@ def figures() -> dict[str, str]:
         for pair in r9700
         if reduce_of(pair.other) == "Direct-P2P" or reduce_of(pair.one) == reduce_of(pair.other)
     ]
-    graph = the_row(pairs(), "wzi690421-droid", "the same split EAGER reads 17.07")
-    blocked = the_row(calls(), "vllm-project/vllm#54766", "0-byte barrier")
-    inside = next(pair for pair in two if pair.other.source == blocked.source)
     windows = the_row(pairs(), "ikawrakow/ik_llama.cpp#1730", "under Windows")
-    backoff, without = served("FA85", "with the backoff"), served("FA85", "without")
-    fused, unfused = (the_row(pairs(), "larkinwc", note) for note in ("launches to", "deferring"))
-    seen, own = (the_row(calls(), "davetha", note) for note in ("what rank 0 observes", "SHORTER"))
     below = BELOW_TABLE.format(
         few=at_once,
         super=", ".join(dict.fromkeys(f"{p.other.gpus}x {p.other.gpu}" for p in beyond)),
     )
     whole = behind(f"All {rests_on(told)}", f"{implied_table(told)}\n\n{below}")
-    return {
+    texts = {
         "windows_card": windows.gpu,
         "windows_layer": f"{in_note(windows, r'3090: ([0-9]+) by layer'):g}",
         "windows_tensor": f"{in_note(windows, r'by layer, ([0-9]+)'):g}",
@@ -273,6 +267,19 @@ def figures() -> dict[str, str]:
         "kernel_rests": rests_on(fast),
         "peers": times_text(gains(only_peers)),
         "peers_rest": rests_on(only_peers),
+    }
+    return texts | of_causes()
+
+
+def of_causes() -> dict[str, str]:
+    """What makes a call cost more in an engine: figures of rows and their notes."""
+    graph = the_row(pairs(), "wzi690421-droid", "the same split EAGER reads 17.07")
+    blocked = the_row(calls(), "vllm-project/vllm#54766", "0-byte barrier")
+    inside = next(pair for pair in implied_pairs() if pair.other.source == blocked.source)
+    backoff, without = served("FA85", "with the backoff"), served("FA85", "without")
+    fused, unfused = (the_row(pairs(), "larkinwc", note) for note in ("launches to", "deferring"))
+    seen, own = (the_row(calls(), "davetha", note) for note in ("what rank 0 observes", "SHORTER"))
+    return {
         "graph": rate_text(graph.decode_tok_s),
         "eager": number(in_note(graph, r"EAGER reads ([\d.]+)")),
         "graph_source": sources([graph]),

@@ -47,7 +47,7 @@ wait for each other twice a layer: {calls} all-reduces a token in a 70B. By laye
 **Next**: find your board in [this table](#which-board), and [test your own
 cards](#test-your-own-cards-in-two-minutes).
 
-- `1.70 x` is 1.70 times the tokens a second. All such figures are other owners', and nobody here
+- `1.70 x` is so many times the tokens a second. All such figures are other owners', and nobody here
   has repeated them: each case below lists its pairs, a *pair* being the same model, weights and
   engine on one machine in two arrangements. *Computed* and *inference* mark what is ours.
 - Ends of a range are of single pairs. In *half of the machines* each machine has one vote, the

@@ -188,9 +188,12 @@ def reached(each: Likely, goal: str) -> str:
     figure, most = each.figures[goal], each.split.figures[goal]
     if goal == "prompt_us":
         prompt_ms = each.split.prompt / figure * 1e3
-        return f"likely {prompt_ms.text(' ms')}, at least {number(most.value / 1e3)}"
-    at_most = 1e6 / most.value if goal == "token_us" else most.value
-    return f"likely {figure.text(' tokens/s')}, at most {number(at_most)}"
+        return f"likely {prompt_ms.text(' ms')}, at least {(most / 1e3).text()}"
+    return f"likely {figure.text(' tokens/s')}, at most {_rate(most, goal).text()}"
+
+
+def _rate(most: Span, goal: str) -> Span:
+    return 1e6 / most if goal == "token_us" else most
 
 
 def decider(known: Mapping[str, Likely], first: str, second: str, goal: str) -> str:

@@ -5,7 +5,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from reports.references.pairs import RULES, PairRow, admitted, comparisons, may_fit, pairs
+from reports.references.comparisons import admitted, comparisons
+from reports.references.pairs import RULES, PairRow, may_fit, pairs
 from wiretax.common.grouped import grouped
 from wiretax.common.untrusted import markdown_text
 

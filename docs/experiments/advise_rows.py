@@ -20,15 +20,8 @@ from reports.advice.specs import (
     sheet_of,
     weights_called,
 )
-from reports.references.pairs import (
-    Comparison,
-    PairRow,
-    admitted,
-    may_fit,
-    owner_of,
-    pairs,
-    split_of,
-)
+from reports.references.comparisons import Comparison, admitted
+from reports.references.pairs import PairRow, may_fit, owner_of, pairs, split_of
 from reports.references.published import PublishedServing, serving
 from wiretax.common.grouped import grouped
 

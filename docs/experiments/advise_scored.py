@@ -31,15 +31,8 @@ from advise_ways import ways
 from reports.advice import likely
 from reports.advice.likely import Figure
 from reports.advice.spans import Span
-from reports.references.pairs import (
-    Comparison,
-    PairRow,
-    admitted,
-    comparisons,
-    may_fit,
-    pairs,
-    read_pairs,
-)
+from reports.references.comparisons import Comparison, admitted, comparisons
+from reports.references.pairs import PairRow, may_fit, pairs, read_pairs
 from reports.references.published import FOLDER
 from reports.tables.sentences import some
 from wiretax.common.grouped import grouped

@@ -11,7 +11,8 @@ from typing import Literal
 
 from reports.advice.implied import calls_of_step, implied_us, step_us
 from reports.advice.specs import MODELS, Transformer
-from reports.references.pairs import PairRow, admitted, pairs
+from reports.references.comparisons import admitted
+from reports.references.pairs import PairRow, pairs
 from reports.references.published import PublishedServing, serving
 from wiretax.common.grouped import grouped
 

@@ -16,7 +16,8 @@ from reports.advice.reduce_times import ReduceTimes
 from reports.advice.serving import Deployment
 from reports.advice.spans import Span
 from reports.advice.specs import GPUS, MODELS
-from reports.references.pairs import COLUMNS, comparisons, pairs
+from reports.references.comparisons import comparisons
+from reports.references.pairs import COLUMNS, pairs
 from reports.references.published import FOLDER as REFERENCES
 
 pytestmark = pytest.mark.unit

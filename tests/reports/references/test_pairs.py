@@ -7,11 +7,10 @@ import re
 import pytest
 
 from reports.references import pairs
+from reports.references.comparisons import FACTORS, admitted, comparisons
 from reports.references.pairs import (
     COLUMNS,
     PairRow,
-    admitted,
-    comparisons,
     fabric_of,
     may_fit,
     owner_of,
@@ -119,7 +118,7 @@ def test_a_row_has_the_fields_that_a_prediction_needs(tmp_path):
 def test_a_split_is_read_as_its_source_means_it(text, gpus, kind, factors):
     """A split taken for another would make a right prediction wrong, and the reverse."""
     split = split_of(text, gpus)
-    ones = dict.fromkeys(pairs.FACTORS, 1)
+    ones = dict.fromkeys(FACTORS, 1)
     assert split.kind == kind
     assert {name: getattr(split, name) for name in ones} == ones | factors
 

@@ -12,7 +12,7 @@ from statistics import median
 
 from reports.kit.page import Banner, Page, Section, to_html
 from reports.references.pairs import Split, pairs
-from reports.references.published import meant_cards, serving, words_of
+from reports.references.published import meant_cards, serving, votes, words_of
 from reports.tables.beside_published import counts
 from reports.tables.sentences import lay_out, number, plain_table, some
 from wiretax.common.arguments import unknown
@@ -202,9 +202,8 @@ def span_of(rows: Sequence[Served], name: str) -> str:
     value = attrgetter(name)
     values = sorted(map(value, rows))
     text = " to ".join(dict.fromkeys(map(number, (values[0], values[-1]))))
-    machines = grouped(rows, attrgetter("machine"))
-    votes = [median(map(value, own)) for own in machines.values()]
-    middle = f", median {number(median(votes))}" if len(votes) > 1 else ""
+    voters = votes(rows, value)
+    middle = f", median {number(median(voters.values()))}" if len(voters) > 1 else ""
     return f"{text} tok/s{middle} ({counts(rows)})"
 
 

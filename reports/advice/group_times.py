@@ -4,6 +4,7 @@ all-reduces of a tensor split, hand-offs of a pipeline, all-to-alls of split exp
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 
@@ -20,7 +21,7 @@ from reports.advice.reduce_times import (
 from reports.advice.spans import Span
 from reports.advice.specs import CardLink, Gpu, link_between
 from reports.advice.wire import Wire
-from reports.references.published import PublishedCall, calls, select
+from reports.references.published import calls, select, votes
 from reports.tables.beside_published import COMPARED_BYTES
 from reports.tables.sentences import counted
 from wiretax.common.grouped import grouped
@@ -59,16 +60,13 @@ def network_times(gpus: int, gpu: Gpu, link: CardLink, nodes: int) -> ReduceTime
     spans, texts = list[Span](), list[str]()
     for least, most, unit in ((1, SMALL, "us"), (COMPARED_BYTES / 2, COMPARED_BYTES * 2, "GB/s")):
         near = [row for row in rows if least <= (row.size_bytes or 0) <= most]
-        machines = grouped(near, lambda row: row.machine)
-        if not machines:
+        if not near:
             raise ResultError(f"nobody published all-reduces of {name} over {fabric}: name a --run")
 
-        def value_of(row: PublishedCall, unit: str = unit) -> float:
-            return row.us if unit == "us" else row.gb_s
-
-        medians = [median(map(value_of, own)) for own in machines.values()]
+        value_of = attrgetter("us" if unit == "us" else "gb_s")
         values = [*map(value_of, near)]
-        spans.append(Span(median(medians), min(values), max(values)))
+        typical = median(votes(near, value_of).values())
+        spans.append(Span(typical, min(values), max(values)))
         texts.append(f"{spans[-1].text(f' {unit}')} by {counted(len(near), 'figure')}")
 
     source = (

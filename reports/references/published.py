@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -142,6 +143,7 @@ class SameChip(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
 
 AnyRow = TypeVar("AnyRow", PublishedCall, PublishedServing)
 TableRow = TypeVar("TableRow", bound=msgspec.Struct)
+OfMachine = TypeVar("OfMachine")
 
 
 def read_table(path: Path, kind: type[list[TableRow]]) -> list[TableRow]:
@@ -203,11 +205,10 @@ def near_size(rows: Iterable[PublishedCall], size_bytes: int) -> list[PublishedC
     return select(near, size_bytes={size_bytes}) or near
 
 
-def votes(
-    rows: Iterable[PublishedCall], value: Callable[[PublishedCall], float]
-) -> dict[str, float]:
-    """One value a machine, the median of its rows: who printed many rows votes once."""
-    machines = grouped(rows, lambda row: row.machine)
+def votes(rows: Iterable[OfMachine], value: Callable[[OfMachine], float]) -> dict[str, float]:
+    """One value a machine, the median of its rows, which name it: who printed many rows votes
+    once."""
+    machines = grouped(rows, attrgetter("machine"))
     return {name: median(map(value, own)) for name, own in machines.items()}
 
 

@@ -15,7 +15,8 @@ import pytest
 from msgspec.structs import replace
 
 from reports.__main__ import main
-from reports.references.pairs import admitted, pairs
+from reports.references.comparisons import admitted
+from reports.references.pairs import pairs
 from reports.tables.sentences import number
 from tests.launch import ROOT
 from tests.test_readme import HELP, anchor, headings

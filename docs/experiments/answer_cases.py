@@ -128,8 +128,7 @@ prompts perhaps among them ([apohllo](https://github.com/kyuz0/amd-r9700-vllm-to
 
 {many_table}
 
-Computed for the 70B, the bandwidth that the split saves survives a batch whose call takes less
-than:
+Computed for the 70B, a batch decodes faster by tensor than by layer where a call takes less than:
 
 - {batches}
 
@@ -150,9 +149,9 @@ print:
 
 {chunk_table}
 
-So the split shows the first token earlier only where a call takes less than {even_chunk}. Many
-prompts in a row pass faster by layer at any of these calls: {pp_rate} tokens/s, and {tp_rate} by
-tensor.
+So the split shows the first token earlier only where a call takes less than {even_chunk}. At
+that rate many prompts in a row pass faster by layer at any of these calls: {pp_rate} tokens/s, and
+{tp_rate} by tensor.
 
 ## A mixture of experts
 
@@ -166,8 +165,8 @@ made {experts}.
 ## A drafter
 
 A drafter proposes k tokens, and a step checks them at once: its calls carry k + 1 tokens, with
-{draft_model} and k = {draft_k} {draft_bytes} and not {plain_bytes} (`--sizes {draft_size}`). The
-step still reads its weights once, so that the split should pay as without a drafter:
+{draft_model} and k = {draft_k} that is {draft_bytes}, not {plain_bytes} (`--sizes {draft_size}`).
+The step still reads its weights once, so that the split should pay as without a drafter:
 {draft_range}. Without one the same machines made {undrafted}.
 
 {drafters_table}

@@ -104,14 +104,12 @@ def decode_text(pair: Pair) -> str:
 
 def pair_table(found: Sequence[Pair]) -> str:
     """The first pairs, and the others behind a click. Arrangements stand in the heading if they are
-    alike; prefill has a column if a pair prints it."""
+    alike."""
     kinds = {arranged(pair) for pair in found}
-    heading = ["cards", "decode, tokens/s", "prefill, tokens/s", "model, engine", "source"]
-    if len(kinds) == 1:
-        heading[0] = f"cards, {kinds.pop()}"
+    alike = len(kinds) == 1
     rows = [
         [
-            f"{arranged(pair)}: {cards_text(pair.other)}" if kinds else cards_text(pair.other),
+            cards_text(pair.other) if alike else f"{arranged(pair)}: {cards_text(pair.other)}",
             decode_text(pair),
             change(pair.one.prefill_tok_s, pair.other.prefill_tok_s),
             f"{pair.other.model} {pair.other.weights}, {engine_text(pair)}{load_text(pair.other)}",
@@ -119,7 +117,6 @@ def pair_table(found: Sequence[Pair]) -> str:
         ]
         for pair in found
     ]
-    if not gains(found, "prefill"):
-        for row in [heading, *rows]:
-            del row[2]
-    return first_rows(" | ".join(heading), rows, SHOWN, "pairs")
+    cards = f"cards, {kinds.pop()}" if alike else "cards"
+    heading = f"{cards} | decode, tokens/s | prefill, tokens/s | model, engine | source"
+    return first_rows(heading, rows, SHOWN, "pairs")

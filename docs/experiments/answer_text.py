@@ -75,12 +75,18 @@ def markdown_table(heading: str, rows: Iterable[Sequence[str]]) -> str:
 
 def first_rows(heading: str, rows: Sequence[Sequence[str]], shown: int, rest: str) -> str:
     """A table of the first rows, and those below it behind a line that a click opens:
-    `9 more pairs`."""
-    table = markdown_table(heading, rows[:shown])
+    `9 more pairs`. Each without the columns that are empty in it."""
+    table = filled_table(heading, rows[:shown])
     if len(rows) <= shown:
         return table
-    below = markdown_table(heading, rows[shown:])
+    below = filled_table(heading, rows[shown:])
     return f"{table}\n\n{behind(f'{len(rows) - shown} more {rest}', below)}"
+
+
+def filled_table(heading: str, rows: Sequence[Sequence[str]]) -> str:
+    columns = zip(heading.split(" | "), *rows, strict=True)
+    names, *filled = zip(*(column for column in columns if any(column[1:])), strict=True)
+    return markdown_table(" | ".join(names), filled)
 
 
 def behind(summary: str, text: str) -> str:

@@ -33,7 +33,8 @@ from claims_table import (
 from reports.advice.offload import HOST_GB_S, offloaded
 from reports.advice.serving import CHUNK_TOKENS, Deployment
 from reports.advice.spans import Span
-from reports.advice.specs import GB, LINKS, engine_calls
+from reports.advice.specs import GB, LINKS, engine_calls, model_called
+from reports.references.published import select, serving
 from reports.tables.sentences import number, size_text
 
 
@@ -124,8 +125,17 @@ def b5(claim: Claim) -> Found:
 
 
 def c1(claim: Claim) -> Found:
-    load = claim.load()
+    load, usual = claim.load(), claim.load(3)
+    (ran,) = [
+        row
+        for row in select(serving(), gpu={"RTX 3090"}, gpus={2})
+        if model_called(row.model) == usual.model
+    ]
     figures = memory(load) | {
+        "usual_gb": gb(usual.weights_bytes),
+        "usual_short": short(usual, 1),
+        "ran": number(rates([ran])[0]),
+        "ran_row": source(ran),
         "most_context": str(load.most_context),
         "short": short(load, load.slots),
     }

@@ -29,10 +29,8 @@ def text_of(advices: Sequence[Advice], question: Sequence[str]) -> str:
         "most\ncontext",
     ]
     rows = [[str(advice.load.gpus), *_cells(advice)] for advice in advices]
-    speeds = [f"{row[4].partition(' ')[0]} on {row[0]}" for row in rows if row[4] != "-"]
-    numbers = ", ".join(row[0] for row in rows)
-    headline = f"{load.model.name} on {numbers} x {load.gpu.name}. "
-    headline += f"One stream decodes at most {', '.join(speeds)} tokens/s." if speeds else NOTHING
+    numbers = ", ".join(str(advice.load.gpus) for advice in advices)
+    headline = f"{load.model.name} on {numbers} x {load.gpu.name}. {_speeds(advices)}"
     sources = dict.fromkeys(
         line
         for advice in advices
@@ -52,9 +50,21 @@ def text_of(advices: Sequence[Advice], question: Sequence[str]) -> str:
     )
 
 
+def _speeds(advices: Sequence[Advice]) -> str:
+    """What a stream decodes at most on each number of GPUs, in a sentence."""
+    speeds = []
+    for advice in advices:
+        name, splits = advice.best("token_us"), advice.possible or advice.beyond
+        if name is not None:
+            tokens_per_s = number(rate(1, splits[name].figures["token_us"]).value)
+            host = "" if advice.possible else " and host memory"
+            speeds.append(f"{tokens_per_s} on {advice.load.gpus}{host}")
+    return f"A stream decodes at most {', '.join(speeds)} tokens/s." if speeds else "Nothing fits."
+
+
 def _cells(advice: Advice) -> list[str]:
     """The row of a number of GPUs behind it."""
-    splits = {**advice.possible} or {**advice.beyond}
+    splits = advice.possible or advice.beyond
     one, most = advice.best("token_us"), advice.best("tokens_per_s")
     fits = "yes" if advice.possible else "no"
     if one is None:

@@ -127,7 +127,12 @@ def test_what_does_not_fit_has_its_rest_in_host_memory():
 
 def test_several_numbers_of_gpus_are_one_table():
     text, words = answer("--model llama-3.1-70b --gpu rtx3090 --gpus 1,2,4,8")
-    assert "on 1, 2, 4, 8 x rtx3090. One stream decodes at most" in words
+    alone, *speeds = re.findall(r"([\d.]+) on (\d) ?(and host memory)?", words)
+    assert f"on 1, 2, 4, 8 x rtx3090. A stream decodes at most {alone[0]} on 1 and" in words
+    assert alone[1:] == ("1", "and host memory")
+    assert [speed[1:] for speed in speeds[:3]] == [("2", ""), ("4", ""), ("8", "")]
+    nowhere = answer("--model llama-3.1-70b --gpu rtx3090 --gpus 1,2 --context 90000000")[1]
+    assert "on 1, 2 x rtx3090. Nothing fits. " in nowhere
     rows = re.findall(r"^ +([1248]) +(yes|no) ", text, re.MULTILINE)
     assert rows == [("1", "no"), ("2", "yes"), ("4", "yes"), ("8", "yes")]
     answered = answer_json("--model llama-3.1-70b --gpu rtx3090 --gpus 1,2,4,8")

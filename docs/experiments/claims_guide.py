@@ -26,7 +26,6 @@ from claims_table import (
     source,
     step,
     us,
-    usable_gb,
 )
 
 from reports.advice.group_times import exchange_share
@@ -367,7 +366,7 @@ def d18(claim: Claim) -> Found:
     (one,) = [row for row in pair("H40") if row.gpus == 1]
     bound = load.gpu.bandwidth_gb_s * GB / load.weights_bytes
     fp8 = replace(load, weights="fp8")
-    assert usable_gb(load) * GB < fp8.memory_bytes(1) < load.gpu.memory_gb * GB
+    assert load.usable_bytes < fp8.memory_bytes(1) < load.gpu.memory_gb * GB
     figures = {
         "short": short(load, 1),
         "bandwidth": f"{number(load.gpu.bandwidth_gb_s)} GB/s",

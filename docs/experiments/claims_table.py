@@ -21,7 +21,7 @@ from drawing import HERE
 
 from reports.__main__ import main
 from reports.advice import advise
-from reports.advice.serving import HEADROOM, Deployment, break_even_us
+from reports.advice.serving import Deployment, break_even_us
 from reports.advice.spans import Span
 from reports.advice.specs import GB
 from reports.references.pairs import PairRow, pairs
@@ -151,26 +151,19 @@ def ratio(slow: Span, fast: Span) -> str:
     return Span(value, min(value, *ends), max(value, *ends)).text("x")
 
 
-def usable_gb(load: Deployment) -> float:
-    return (1 - HEADROOM) * load.gpu.memory_gb
-
-
 def memory(load: Deployment, streams: int = 1) -> dict[str, str]:
     """What a card holds, and what may be used of it."""
     return {
         "a_card": gb(load.memory_bytes(streams)),
-        "usable": f"{number(usable_gb(load))} GB",
+        "usable": gb(load.usable_bytes),
         "context": f"{load.context:,}",
     }
 
 
 def short(load: Deployment, streams: int) -> str:
     """How much a card lacks: `12.9 GB`."""
-    lack = load.lack(streams)
-    assert lack, load
-    found = re.search(r", ([\d.]+ GB) short", lack)
-    assert found, lack
-    return found[1]
+    assert load.lack(streams)
+    return gb(load.memory_bytes(streams) - load.usable_bytes)
 
 
 def from_to(values: Iterable[float], unit: str = "") -> str:

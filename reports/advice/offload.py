@@ -6,7 +6,7 @@ Experts go first, since a token reads few of them."""
 from dataclasses import dataclass, fields, replace
 from math import ceil
 
-from reports.advice.serving import CHUNK_TOKENS, HEADROOM, Deployment, split_name
+from reports.advice.serving import CHUNK_TOKENS, Deployment, split_name
 from reports.advice.spans import Span
 from reports.advice.specs import GB, SECTIONS
 from reports.tables.sentences import number
@@ -27,8 +27,7 @@ class Offloaded(Deployment):
 
     def rest_bytes(self, streams: int) -> float:
         """The weights that do not fit beside the cache of so many streams."""
-        usable_bytes = (1 - HEADROOM) * self.gpu.memory_gb * GB
-        return max(0.0, self.gpus * (super().memory_bytes(streams) - usable_bytes))
+        return max(0.0, self.gpus * (super().memory_bytes(streams) - self.usable_bytes))
 
     def memory_bytes(self, streams: int) -> float:
         """Of each GPU, without the weights in host memory."""

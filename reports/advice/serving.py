@@ -321,10 +321,14 @@ class Deployment:
         return (weights + self.kv_bytes(own_streams * kv_share)) / self.stages + activations
 
     @property
+    def usable_bytes(self) -> float:
+        """The memory of each GPU that may be used."""
+        return (1 - HEADROOM) * self.gpu.memory_gb * GB
+
+    @property
     def free_bytes(self) -> float:
         """What `batch` streams leave of the memory that may be used, on all GPUs."""
-        usable_bytes = (1 - HEADROOM) * self.gpu.memory_gb * GB
-        return self.gpus * (usable_bytes - self.memory_bytes(self.batch))
+        return self.gpus * (self.usable_bytes - self.memory_bytes(self.batch))
 
     @cached_property
     def most_context(self) -> int:
@@ -354,7 +358,7 @@ class Deployment:
 
     def lack(self, streams: int) -> str | None:
         """How much memory so many streams lack; None if they fit."""
-        short_gb = self.memory_bytes(streams) / GB - (1 - HEADROOM) * self.gpu.memory_gb
+        short_gb = (self.memory_bytes(streams) - self.usable_bytes) / GB
         if short_gb <= 0:
             return None
         return f"{counted(streams, 'stream')} would not fit, {number(short_gb)} GB short"

@@ -7,7 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from reports.advice.expect_chart import charts_of, draw, panels
-from reports.advice.expect_model import expect_model
+from reports.advice.expect_model import expect_model, sources
 from reports.advice.nearest import (
     BAD,
     KINDS,
@@ -31,7 +31,14 @@ from reports.tables.beside_published import (
     way_of,
 )
 from reports.tables.headline import ends
-from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, lay_out, number, plain_table, size_text
+from reports.tables.sentences import (
+    TOKEN_CALL_SIZE_BYTES,
+    counted,
+    lay_out,
+    number,
+    plain_table,
+    size_text,
+)
 from reports.tables.show import read_newest
 from wiretax.common.grouped import grouped
 from wiretax.common.program import BENCH, REPORTS, RUN, answer, on_ranks
@@ -107,7 +114,8 @@ def expect(arguments: argparse.Namespace) -> int:
     if select(question.own, transport={"host memory"}):
         question.notices += peers_reach(question, sizes)
     sentences = [line for told in (places, known, past) for one in answers for line in told(one)]
-    texts = sources(answers)
+    figures = [row for one in answers for row in (*one.figures, *one.history)]
+    texts = sources(figures, NOTED)
     rows, listed = rows_of(answers, texts), [*texts.values()]
     title = f"{question}, published {question.collective}"
     banner = banner_of(question, answers)
@@ -211,9 +219,8 @@ def places(answer: Answer) -> Iterator[str]:
     for call in answer.own:
         alike = beside(answer, call)
         for way, rows in by_way(alike).items():
-            machines = votes(rows, attrgetter("us"))
-            faster = sum(us < call.us for us in machines.values())
-            others = f"{len(machines)} {'machines' if len(machines) > 1 else 'machine'}"
+            faster, machines = faster_than(call, rows)
+            others = counted(machines, "machine")
             whose = f" ({answer.differs})" if answer.differs else ""
             yield (
                 f"This run's {call.kind} at {size_text(size)}, {call.mode}: {amounts([call])}, "
@@ -230,42 +237,33 @@ def places(answer: Answer) -> Iterator[str]:
             yield f"What usually explains that: {causes}. {BENCH}doctor shows the links."
 
 
+def faster_than(call: PublishedCall, rows: Sequence[PublishedCall]) -> tuple[int, int]:
+    """How many machines are faster, and of how many."""
+    machines = votes(rows, attrgetter("us"))
+    return sum(us < call.us for us in machines.values()), len(machines)
+
+
 def banner_of(question: Question, answers: Sequence[Answer]) -> Banner:
     """One figure and one clause: the run's largest message, or else what a library reaches. What
     must be known before is below it; a run without peer access begins with that."""
     facts = question.notices
     by_size = sorted(answers, key=lambda one: (-one.size_bytes, KINDS.index(one.kind)))
     for one in by_size:
+        what = f"{one.kind} at {size_text(one.size_bytes)}"
         for call in one.own:
             if rows := beside(one, call):
-                machines = votes(rows, attrgetter("us"))
-                faster = sum(us < call.us for us in machines.values())
-                way = WAYS[call.transport].replace("transport not printed", "on any transport")
-                sentence = (
-                    f"{question}, {one.kind} at {size_text(one.size_bytes)}: slower than {faster} "
-                    f"of {len(machines)} published {way}"
-                )
+                faster, machines = faster_than(call, rows)
+                way = "on any transport" if call.transport == "unknown" else WAYS[call.transport]
+                place = f"slower than {faster} of {machines} published {way}"
                 if call.transport == "host memory" and facts:
-                    sentence = sentence.replace(": ", f": {amounts([call])}, ")
+                    sentence = f"{question}, {what}: {amounts([call])}, {place}"
                     return Banner("No peer access", sentence, facts, "worse")
-                return Banner(amounts([call]), sentence, facts)
+                return Banner(amounts([call]), f"{question}, {what}: {place}", facts)
     for one in by_size:
+        what = f"{one.kind} at {size_text(one.size_bytes)}"
         for shared, rows in in_groups(one, one.figures).items():
-            whose = one.differs or str(question)
-            sentence = f"{whose}, {one.kind} at {size_text(one.size_bytes)}, {shared}"
-            return Banner(amounts(rows), sentence, facts)
+            return Banner(amounts(rows), f"{one.differs or question}, {what}, {shared}", facts)
     return Banner(str(question), "nothing is published near it", facts)
-
-
-def sources(answers: Sequence[Answer]) -> dict[str, str]:
-    """What to know of each source, behind its number."""
-    texts = dict[str, str]()
-    figures = [row for answer in answers for row in (*answer.figures, *answer.history)]
-    for source, rows in grouped(figures, lambda row: row.source).items():
-        facts = dict.fromkeys((name, getattr(row, name)) for name in NOTED for row in rows)
-        words = [f"{NOTED[name]} {value}" for name, value in facts if value]
-        texts[source] = f"[{len(texts) + 1}] {source}: {'; '.join(words)}"
-    return texts
 
 
 def place_of(row: PublishedCall) -> str:

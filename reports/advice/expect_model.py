@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from operator import attrgetter
 from statistics import median
+from typing import Any
 
 from reports.kit.page import Banner, Page, Section, to_html
 from reports.references.pairs import Split, pairs
@@ -22,6 +23,7 @@ from wiretax.common.untrusted import printable
 from wiretax.record.result import ResultError
 from wiretax.record.writing import write_named
 
+# What is noted of a source, in words.
 NOTED = {
     "machine": "machine",
     "fabric": "link",
@@ -124,7 +126,7 @@ def expect_model(arguments: argparse.Namespace) -> int:
 
     rows = sorted(rows, key=lambda row: (row.gpus or 0, row.gpu, str(row.streams).zfill(5)))
     sentences = [*said_of(rows)]
-    listed = sources(rows)
+    listed = sources(rows, NOTED)
     table = [cells_of(row, listed, names[0]) for row in rows]
     for name, heading in RARE.items():
         if any(getattr(row, name) for row in rows):
@@ -152,7 +154,7 @@ def banner_of(rows: Sequence[Served], model: str, notices: Sequence[str]) -> Ban
         return Banner(counts(rows), f"{model}, without a decode of one stream", notices)
     groups = grouped(single, lambda row: (cards_of(row), drafter_of(row)))
     most = max(groups, key=lambda group: len({row.machine for row in groups[group]}))
-    word, _, _ = re.split(r", | \(", span_of(groups[most], "decode_tok_s"), maxsplit=2)
+    word = range_text([row.decode_tok_s or 0 for row in groups[most]])
     clause = f"decode of one stream of {model} on {', '.join(most)}, {counts(groups[most])}"
     return Banner(word, clause, notices)
 
@@ -200,19 +202,23 @@ def said_of(rows: Sequence[Served]) -> Iterator[str]:
 def span_of(rows: Sequence[Served], name: str) -> str:
     """`54.8 to 160 tok/s, median 81.5 (5 machines, 9 rows)`."""
     value = attrgetter(name)
-    values = sorted(map(value, rows))
-    text = " to ".join(dict.fromkeys(map(number, (values[0], values[-1]))))
     voters = votes(rows, value)
     middle = f", median {number(median(voters.values()))}" if len(voters) > 1 else ""
-    return f"{text} tok/s{middle} ({counts(rows)})"
+    return f"{range_text([*map(value, rows)])}{middle} ({counts(rows)})"
 
 
-def sources(rows: Sequence[Served]) -> dict[str, str]:
-    """What to know of each source, behind its number."""
+def range_text(values: Sequence[float]) -> str:
+    """`54.8 to 160 tok/s`."""
+    ends = dict.fromkeys(map(number, (min(values), max(values))))
+    return f"{' to '.join(ends)} tok/s"
+
+
+def sources(rows: Sequence[Any], noted: Mapping[str, str]) -> dict[str, str]:
+    """What to know of each source, behind its number: of these fields, by their words."""
     texts = dict[str, str]()
     for source, own in grouped(rows, attrgetter("source")).items():
-        facts = dict.fromkeys((name, getattr(row, name)) for name in NOTED for row in own)
-        words = [f"{NOTED[name]} {value}" for name, value in facts if value not in ("", "unknown")]
+        facts = dict.fromkeys((name, getattr(row, name)) for name in noted for row in own)
+        words = [f"{noted[name]} {value}" for name, value in facts if value not in ("", "unknown")]
         texts[source] = f"[{len(texts) + 1}] {source}: {'; '.join(words)}"
     return texts
 

@@ -57,15 +57,26 @@ def kind(each: Example) -> str:
     return "cards" if each.one.hand_offs == each.other.hand_offs == 0 else "splits"
 
 
-def by_formula(known: Sequence[Example], ways: dict[str, Way], has_kinds: bool) -> Predictor:
-    """The formula: for an owner who sets constants, without this owner's rows. With `has_kinds`
-    more cards and other splits have a reach of their own."""
+def by_mean(known: Sequence[Example], ways: dict[str, Way]) -> Logarithm:
+    """Midway between the formula and the upper limits."""
+    models, published = models_without(known, ways), likely.published()
+    by_limits = by_data_sheets(ways)
+
+    def logarithm(each: Example, known: Sequence[Example]) -> float:
+        model = models.get(each.owner, published)
+        return (model.log_ratio(each.one, each.other)[0] + by_limits(each, known)) / 2
+
+    return logarithm
+
+
+def models_without(known: Sequence[Example], ways: dict[str, Way]) -> dict[str, Model]:
+    """The formula by owner who sets constants, fitted without this owner's rows."""
     model = likely.published()
     spreads = {
         "owner_spread": model.fitted.owner_spread,
         "split_spread": model.fitted.split_spread,
     }
-    without = {
+    return {
         owner: Model(
             msgspec.structs.replace(
                 fit([each for each in known if each.owner != owner], ways), **spreads
@@ -73,6 +84,12 @@ def by_formula(known: Sequence[Example], ways: dict[str, Way], has_kinds: bool) 
         )
         for owner in {each.owner for each in known}
     }
+
+
+def by_formula(known: Sequence[Example], ways: dict[str, Way], has_kinds: bool) -> Predictor:
+    """The formula: for an owner who sets constants, without this owner's rows. With `has_kinds`
+    more cards and other splits have a reach of their own."""
+    model, without = likely.published(), models_without(known, ways)
     ranged = [each for each in known if each.is_ranged]
     reaches = dict[str, float]()
     for name, own in grouped(ranged, kind if has_kinds else lambda each: "all").items():
@@ -107,5 +124,8 @@ def ways_tried(known: Sequence[Example], ways: dict[str, Way]) -> dict[str, Pred
             by_data_sheets(ways), known
         ),
         "3. medians of the same arrangement, one width": with_constant_range(by_medians, known),
+        "4. midway between the formula and 2, one width": with_constant_range(
+            by_mean(known, ways), known
+        ),
         "the published ratio itself, with the formula's width": ideal,
     }

@@ -13,7 +13,7 @@ from reports.advice import by_gpus, likely, serving, which_gpus
 from reports.advice.group_times import assumed_groups, lacks_runs, measured_groups, wire_groups
 from reports.advice.likely_winner import Likely, answers, conditions_of
 from reports.advice.offload import HOST_GB_S, offload_text, offloaded
-from reports.advice.reduce_times import ReduceTimes, assumed_times
+from reports.advice.reduce_times import ReduceTimes, undistinguished
 from reports.advice.serving import Deployment
 from reports.advice.specs import (
     ENGINES,
@@ -244,14 +244,8 @@ def load_of(arguments: argparse.Namespace, gpus: int | None = None) -> Deploymen
 
     groups = assumed_groups(gpus, gpu, nodes, named)
     times = groups.all_reduces(gpus, nodes)
-    if arguments.link and link != own_link:
-        one_node = gpus // nodes
-        own_times = assumed_times(one_node, gpu, own_link)
-        if assumed_times(one_node, gpu, link).source == own_times.source:
-            times.notes.append(
-                f"--link {link.name} changes nothing: what is published of {gpu.library_name} "
-                f"does not tell it from {own_link.name}; measure it, and name the --run."
-            )
+    if arguments.link and (sentence := undistinguished(gpus // nodes, gpu, link, own_link)):
+        times.notes.append(sentence)
     return replace(load, times=times, groups=groups)
 
 

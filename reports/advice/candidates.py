@@ -21,6 +21,7 @@ from reports.advice.reduce_times import (
     assumed_us,
     measured_times,
     spans_of,
+    undistinguished,
     wire_factor,
 )
 from reports.advice.serving import Deployment
@@ -283,12 +284,8 @@ def figures_of(
 
     if is_published:
         times.notes, origin = [times.source, *times.notes], PUBLISHED
-        own = link_between(gpu, gpus)
-        if link != own and times.source == assumed_times(gpus, gpu, own).source:
-            times.notes.append(
-                f"link {link.name} changes nothing: what is published of {gpu.library_name} "
-                f"does not tell it from {own.name}."
-            )
+        if sentence := undistinguished(gpus, gpu, link, link_between(gpu, gpus)):
+            times.notes.append(sentence)
     elif gpus > 1 and len(launches.times):
         times, origin = measured_times(launches, gpus, gpu, link), MEASURED
         if gpu.name not in GPUS:

@@ -308,6 +308,17 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
     return times
 
 
+def undistinguished(gpus: int, gpu: Gpu, link: CardLink, own: CardLink) -> str:
+    """A sentence if what is published does not tell a link from the cards' own; empty if it does.
+    Raises ResultError if nobody published anything over one of them."""
+    if link == own or assumed_times(gpus, gpu, link).source != assumed_times(gpus, gpu, own).source:
+        return ""
+    return (
+        f"link {link.name} changes nothing: what is published of {gpu.library_name} does not tell "
+        f"it from {own.name}; only runs can."
+    )
+
+
 def _at_least_the_wire(latency_us: Span, gpus: int, link: CardLink) -> dict[int, Span]:
     """The latency up to SMALL; where a link is so narrow that the bytes alone take as long, by
     size, what they take at its rate at least."""

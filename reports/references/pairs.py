@@ -1,7 +1,6 @@
 """Published pairs in `pairs.csv`: the same model, weights and engine on one machine in several
 arrangements. Whose figures may set a constant is in `pairs.toml`; `comparisons` compares rows."""
 
-import csv
 import hashlib
 import re
 from collections.abc import Sequence
@@ -11,8 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from reports.references.published import FOLDER
-from wiretax.common.untrusted import printable_in, read_bytes
+from reports.references.published import FOLDER, cells_of
+from wiretax.common.untrusted import printable_in
 from wiretax.record.result import ResultError
 
 RULES = msgspec.toml.decode((FOLDER / "pairs.toml").read_bytes())
@@ -38,7 +37,6 @@ COLUMNS = (
     "note",
 )
 FILLED = "pair_id", "machine", "gpu", "model", "split", "source"  # of every row
-MOST_BYTES = 20_000_000
 SHOWN_LETTERS = 60  # of a damaged cell
 
 SplitKind = Literal[
@@ -135,26 +133,15 @@ def read_pairs(path: Path = FOLDER / "pairs.csv") -> list[PairRow]:
 def sound_rows(path: Path) -> tuple[list[PairRow], list[str]]:
     """The rows of a table that can be read, and a sentence for each damaged one. Raises ResultError
     for a file that is no such table."""
-    try:
-        text = read_bytes(path, most_bytes=MOST_BYTES).decode().removeprefix("\ufeff")
-    except OSError as error:
-        raise ResultError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ResultError(f"{path} is not UTF-8 (byte {error.start})") from error
-
-    reader, rows, damaged = csv.DictReader(text.splitlines(keepends=True)), list[PairRow](), []
-    try:
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            raise ResultError(f"{path} lacks the columns {', '.join(missing)}")
-        for cells in reader:
-            try:
-                rows.append(_row(cells, reader.line_num))
-            except ValueError as error:
-                damaged.append(f"line {reader.line_num}: {error}")
-    except csv.Error as error:
-        raise ResultError(f"{path}, line {reader.line_num + 1}: {error}") from error
-
+    columns, found = cells_of(path)
+    if missing := [column for column in COLUMNS if column not in columns]:
+        raise ResultError(f"{path} lacks the columns {', '.join(missing)}")
+    rows, damaged = list[PairRow](), list[str]()
+    for line, cells in found:
+        try:
+            rows.append(_row(cells, line))
+        except ValueError as error:
+            damaged.append(f"line {line}: {error}")
     return _with_replay_of_pair(rows), damaged
 
 

@@ -146,29 +146,39 @@ TableRow = TypeVar("TableRow", bound=msgspec.Struct)
 OfMachine = TypeVar("OfMachine")
 
 
+def cells_of(path: Path) -> tuple[Sequence[str], list[tuple[int, dict[Any, Any]]]]:
+    """The columns of a table, and its rows: their last line in the file, and the cells by column;
+    None stands for a cell that is missing, and under None are those that are too many. Raises
+    ResultError for a file that is no table."""
+    try:
+        text = content_of(path, MOST_TABLE_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ResultError(f"{path} is no table: it is not UTF-8 (byte {error.start})") from error
+
+    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        return table.fieldnames or (), [(table.line_num, cells) for cells in table]
+    except csv.Error as error:
+        raise ResultError(f"{path} is no table: {error}, line {table.line_num + 1}") from error
+
+
 def read_table(path: Path, kind: type[list[TableRow]]) -> list[TableRow]:
     """The rows of a table, their texts printable. Raises ResultError for a damaged table, or one
-    without rows, and names a row that is damaged or has no source."""
-    try:
-        text = content_of(path, MOST_TABLE_BYTES).decode()
-        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        found = [{name: cell for name, cell in cells.items() if cell} for cells in table]
-    except UnicodeDecodeError as error:
-        raise ResultError(f"{path} is no table: it is not UTF-8") from error
-    except csv.Error as error:
-        raise ResultError(f"{path} is no table: {error}") from error
-
+    without rows, and names the line of a row that is damaged or has no source."""
+    [row_kind], rows = get_args(kind), list[TableRow]()
+    _, found = cells_of(path)
     if not found:
         raise ResultError(f"{path} has no rows")
-    [row_kind], rows = get_args(kind), list[TableRow]()
-    for number, cells in enumerate(found, 1):
+    for line, cells in found:
         if None in cells:
-            raise ResultError(f"{path}, row {number}: it has more cells than the table has columns")
-        clean = {name: printable(cell) for name, cell in cells.items() if not cell.isspace()}
+            raise ResultError(f"{path}, line {line}: it has more cells than the table has columns")
+        clean = {
+            name: printable(cell) for name, cell in cells.items() if cell and not cell.isspace()
+        }
         try:
             rows.append(msgspec.convert(clean, row_kind, strict=False))
         except msgspec.ValidationError as error:
-            raise ResultError(f"{path}, row {number}: {printable(str(error))}") from error
+            raise ResultError(f"{path}, line {line}: {printable(str(error))}") from error
     return rows
 
 

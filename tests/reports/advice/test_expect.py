@@ -448,7 +448,7 @@ def test_a_damaged_table_ends_in_one_sentence(reports, tmp_path, monkeypatch):
         monkeypatch.setattr(published_tables, cached.__name__, cached.__wrapped__)
     status, text, error = reports("expect", "--gpu", "r9700")
     assert (status, text) == (2, "")
-    assert "calls.csv, row 1: Invalid enum value 'sideways'" in error
+    assert "calls.csv, line 2: Invalid enum value 'sideways'" in error
     assert error.count("\n") == 1
 
 

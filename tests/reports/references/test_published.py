@@ -169,11 +169,11 @@ GOOD = "box,R9700,2,eager,library,rccl,all_reduce,16384,20,table,a/b#1\n"
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (HEAD + GOOD + GOOD.replace("a/b#1", ""), ", row 2: .* missing required field `source`"),
-        (HEAD + GOOD.replace("a/b#1", "  "), ", row 1: .* missing required field `source`"),
-        (HEAD + GOOD + GOOD.replace(",20,", ",-1,"), ", row 2: Expected `float` > 0.0"),
-        (HEAD + GOOD + GOOD.replace("\n", ",more\n"), ", row 2: it has more cells than"),
-        (HEAD.replace("mode", "m\x1b[2Jode") + GOOD, r", row 1: .*unknown field `m\?\[2Jode`"),
+        (HEAD + GOOD + GOOD.replace("a/b#1", ""), ", line 3: .* missing required field `source`"),
+        (HEAD + GOOD.replace("a/b#1", "  "), ", line 2: .* missing required field `source`"),
+        (HEAD + GOOD + GOOD.replace(",20,", ",-1,"), ", line 3: Expected `float` > 0.0"),
+        (HEAD + GOOD + GOOD.replace("\n", ",more\n"), ", line 3: it has more cells than"),
+        (HEAD.replace("mode", "m\x1b[2Jode") + GOOD, r", line 2: .*unknown field `m\?\[2Jode`"),
         (HEAD + '"' + GOOD, " is no table: unexpected end of data"),
         (HEAD + "x" * 140_000, " is no table: field larger than"),
         (HEAD, " has no rows"),

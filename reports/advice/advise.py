@@ -19,6 +19,8 @@ from reports.advice.specs import (
     ENGINES,
     GB,
     LINKS,
+    CardLink,
+    Gpu,
     engine_calls,
     engine_text,
     find,
@@ -191,12 +193,7 @@ def load_of(arguments: argparse.Namespace, gpus: int | None = None) -> Deploymen
 
     if gpus % nodes:
         raise ResultError(f"{counted(gpus, 'GPU')} cannot be shared evenly by {nodes} nodes")
-    link = own_link = link_between(gpu, gpus // nodes)
-    joined = which_gpus.link_of(arguments.doctor, gpus // nodes, gpu)
-    if joined and not arguments.run:
-        link = joined
-    if arguments.link:
-        link = link_by_name(arguments.link)
+    link, own_link = _link_of(arguments, gpu, gpus // nodes), link_between(gpu, gpus // nodes)
 
     if arguments.skew != BALANCED and model.experts == 1:
         raise ResultError(f"--skew is of a router, and {model.name} has no experts")
@@ -232,7 +229,7 @@ def load_of(arguments: argparse.Namespace, gpus: int | None = None) -> Deploymen
         proposed=proposed,
         accepted=accepted or 1,
     )
-    named = link if arguments.link or joined else None
+    named = link if arguments.link or link != own_link else None
     if arguments.wire:
         groups = wire_groups(arguments.wire, gpus, load.call_bytes)
         return replace(load, times=groups.all_reduces(gpus, 1), groups=groups)
@@ -247,6 +244,15 @@ def load_of(arguments: argparse.Namespace, gpus: int | None = None) -> Deploymen
     if arguments.link and (sentence := undistinguished(gpus // nodes, gpu, link, own_link)):
         times.notes.append(sentence)
     return replace(load, times=times, groups=groups)
+
+
+def _link_of(arguments: argparse.Namespace, gpu: Gpu, gpus: int) -> CardLink:
+    """What joins the GPUs of a node: the link that is named, the one that a doctor found where
+    nothing was measured, or the GPU's own."""
+    if arguments.link:
+        return link_by_name(arguments.link)
+    found = None if arguments.run else which_gpus.link_of(arguments.doctor, gpus, gpu)
+    return found or link_between(gpu, gpus)
 
 
 def advise(arguments: argparse.Namespace) -> int:
@@ -286,15 +292,11 @@ def _advice_on(load: Deployment, arguments: argparse.Namespace) -> Advice:
     """All splits of a load; where none fits, those with weights in host memory; the answer."""
     splits = serving.all_splits(load)
     possible = {name: split for name, split in splits.items() if split.obstacle is None}
-    link = LINKS[load.gpu.slot]
-    if arguments.link and link_by_name(arguments.link).fabric.startswith("PCIe"):
-        link = link_by_name(arguments.link)
-    beyond = {} if possible else offloaded(load, arguments.host_memory, link.gb_s)
-    between = link_between(load.gpu, load.gpus // load.nodes)
-    if arguments.link:
-        between = link_by_name(arguments.link)
+    link = _link_of(arguments, load.gpu, load.gpus // load.nodes)
+    slot = link if link.fabric.startswith("PCIe") else LINKS[load.gpu.slot]
+    beyond = {} if possible else offloaded(load, arguments.host_memory, slot.gb_s)
     engine = find("engine", ENGINES, arguments.engine)
-    conditions = conditions_of(load, engine, between)
+    conditions = conditions_of(load, engine, link)
     expected = {name: Likely(split, conditions) for name, split in possible.items()}
     sentences = [*_recommendation(load, possible, expected), *map(offload_text, beyond.items())]
     which = which_gpus.text_of(arguments.doctor, load) if arguments.doctor else []

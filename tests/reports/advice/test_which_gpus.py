@@ -60,6 +60,12 @@ def test_where_no_bridge_works_the_slots_are_assumed(tmp_path):
     assert "pcie5x16 has at most 63.0 GB/s" in words
     assert "GPU 0 and 1 (0000:01:00.0 0000:11:00.0), joined by PCIe, same root complex, no" in words
     assert "which programs take" not in words
+    sheet, found, slots = (
+        {each["name"]: each["likely"] for each in answer_json(LESSON, *more)["splits"]}["TP 2"]
+        for more in ((), ("--doctor", path), ("--link", "pcie5x16"))
+    )
+    assert (sheet["way"], found["way"]) == ("links", "peers")
+    assert found == slots
     assert (
         "Or TP 1"
         not in answer(

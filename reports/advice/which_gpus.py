@@ -8,13 +8,14 @@ import msgspec
 
 from reports.advice.group_times import assumed_groups
 from reports.advice.serving import Deployment
-from reports.advice.specs import LINKS, CardLink, Gpu, convert
-from reports.tables.sentences import number
+from reports.advice.specs import LINKS, SLOTS, CardLink, Gpu, convert
+from reports.tables.sentences import counted, number
 from wiretax.common.program import BENCH
 from wiretax.common.untrusted import printable
 from wiretax.record.result import NOT_JSON, ResultError, content_of
 
 MOST_BYTES = 20_000_000
+SLOT_WITHIN = 0.03  # the doctor rounds the GB/s of a lane
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -57,17 +58,44 @@ def machine_of(path: Path) -> Machine:
         raise ResultError(f"{path} is not JSON ({error})") from error
     if not isinstance(raw, dict) or raw.get("command") != "doctor":
         raise ResultError(f"{path} is not what {BENCH}doctor --json prints")
-    return convert(raw, Machine, str(path))
+    machine = convert(raw, Machine, str(path))
+    for size, groups in machine.groups.items():
+        if any(str(len(group.gpus)) != size for group in groups):
+            raise ResultError(f"{path}: a group of {printable(size[:20])} names another number")
+    return machine
 
 
 def link_of(path: Path | None, gpus: int, gpu: Gpu) -> CardLink | None:
-    """The slots' link if the best GPUs of a machine are joined by PCIe alone, where a data sheet
-    has another link between such cards; None if nothing is known or to be changed."""
+    """The slots' link if the best GPUs of a machine are joined by PCIe alone, and the data sheet
+    has another link between such cards or a faster slot; None if nothing is known or to be
+    changed."""
     if path is None or gpus == 1:
         return None
     groups = machine_of(path).groups.get(str(gpus))
-    is_slots = groups and groups[0].path.startswith("PCIe")
-    return LINKS[gpu.slot] if is_slots and gpu.peer else None
+    if not groups or not groups[0].path.startswith("PCIe"):
+        return None
+    slot = slot_of(groups[0], gpu)
+    return slot if gpu.peer or slot != LINKS[gpu.slot] else None
+
+
+def slot_of(group: Group, gpu: Gpu) -> CardLink:
+    """The slowest slot of a group: the card's own, or one with fewer GB/s, which has the fabric of
+    published figures if the card's generation has slots of so many."""
+    own, gb_s = LINKS[gpu.slot], group.link_gb_s or 0
+    if not 0 < gb_s < own.gb_s * (1 - SLOT_WITHIN):
+        return own
+    generation = own.name.partition("x")[0]
+    alike = [
+        slot
+        for slot in SLOTS.values()
+        if slot.name.startswith(generation) and abs(slot.gb_s / gb_s - 1) < SLOT_WITHIN
+    ]
+    return CardLink(
+        name="the slowest slot",
+        fabric=alike[0].fabric if alike else "PCIe",
+        gb_s=gb_s,
+        source=f"{BENCH}doctor",
+    )
 
 
 def text_of(path: Path, load: Deployment) -> list[str]:
@@ -77,7 +105,7 @@ def text_of(path: Path, load: Deployment) -> list[str]:
     if load.gpus == 1:
         return []
     if len(machine.gpus) < n:
-        raise ResultError(f"{path} names {len(machine.gpus)} GPUs, not {n}")
+        raise ResultError(f"{path} names {counted(len(machine.gpus), 'GPU')}, not {n}")
     groups = machine.groups.get(str(n))
     if not groups:
         return []
@@ -88,7 +116,7 @@ def text_of(path: Path, load: Deployment) -> list[str]:
     for other in first:
         sentence += f"; not {other.name}, which programs take by themselves: {other.text}"
         if other.path.startswith("PCIe") and not best.path.startswith("PCIe"):
-            slot = assumed_groups(n, load.gpu, link=LINKS[load.gpu.slot])
+            slot = assumed_groups(n, load.gpu, link=slot_of(other, load.gpu))
             there = replace(load, times=slot.all_reduces(n, 1), groups=slot)
             token_ms = there.figures["token_us"].value / 1e3
             sentence += f", where TP {n} takes at least {number(token_ms)} ms a token"

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.unit
 # A 27B in fp8 fits one H100 NVL: the worked fault of a lesson on NVLink.
 LESSON = "--model qwen3.5-27b --weights fp8 --gpu h100-nvl"
 ROOT_COMPLEX = "PCIe, same root complex"
+GROUP = {"bus_ids": ["0000:01:00.0"], "path": ROOT_COMPLEX, "status": "OK"}
 
 
 def doctor(folder, *groups, gpus=4, **fields):
@@ -77,8 +78,47 @@ def test_where_no_bridge_works_the_slots_are_assumed(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("link_gb_s", "sentence", "published"),
+    [
+        (15.752, "the slowest slot has at most 15.8 GB/s one way (bench.doctor)", "PCIe 5"),
+        (0.985, "the slowest slot has at most 0.98 GB/s one way (bench.doctor)", "PCIe,"),
+        (63.01, "pcie5x16 has at most 63.0 GB/s one way", "PCIe 5"),
+        (None, "pcie5x16 has at most 63.0 GB/s one way", "PCIe 5"),
+        (-5, "pcie5x16 has at most 63.0 GB/s one way", "PCIe 5"),
+    ],
+)
+def test_the_second_slot_of_a_home_board_is_not_assumed_wide(
+    tmp_path, link_gb_s, sentence, published
+):
+    """The doctor said 15.8 GB/s, and the line above that the slots have 63.0."""
+    path = doctor(tmp_path, ([0, 1], ROOT_COMPLEX, "OK"), gpus=2)
+    content = json.loads(path.read_text())
+    content["groups"]["2"][0]["link_gb_s"] = link_gb_s
+    path.write_text(json.dumps(content))
+    _, words = answer("--model llama-3.1-8b --gpu rtx5090 --doctor", path)
+    assert sentence in words
+    assert f"figures over {published}" in words
+
+
+def test_what_is_likely_knows_the_doctors_link(tmp_path):
+    """It took the NVLink of the data sheet for cards that PCIe joins, and 16 lanes for one."""
+    prompts = []
+    for name, link_gb_s in (("NVLink x4", None), (ROOT_COMPLEX, 31.504), (ROOT_COMPLEX, 0.985)):
+        path = doctor(tmp_path, ([0, 1], name, "OK"), gpus=2)
+        content = json.loads(path.read_text())
+        content["groups"]["2"][0]["link_gb_s"] = link_gb_s
+        path.write_text(json.dumps(content))
+        splits = answer_json("--model llama-3.1-8b --gpu rtx3090 --doctor", path)["splits"]
+        prompts += [each["likely"]["prompt_us"][0] for each in splits if each["name"] == "TP 2"]
+    assert prompts == sorted(prompts)
+    assert len({*prompts}) == 3
+
+
+@pytest.mark.parametrize(
     ("fields", "refused"),
     [
+        ({"groups": {"2": [GROUP | {"gpus": []}]}}, "a group of 2 names another number"),
+        ({"groups": {"2": [GROUP | {"gpus": [0, 1, 2]}]}}, "a group of 2 names another number"),
         ({"command": "fit"}, "is not what bench.doctor --json prints"),
         ({"groups": [1]}, "Expected `object`, got `array`"),
         ({"groups": {"2": [{"gpus": "x"}]}}, "Expected `array`, got `str`"),
@@ -91,6 +131,7 @@ def test_a_file_that_is_no_doctors_is_refused(tmp_path, fields, refused):
 def test_too_few_gpus_and_no_json_are_refused(tmp_path):
     path = doctor(tmp_path, gpus=2)
     assert "names 2 GPUs, not 4" in refusal(f"{LESSON} --gpus 4", "--doctor", path)
+    assert "names 1 GPU, not 2" in refusal(LESSON, "--doctor", doctor(tmp_path, gpus=1))
     path.write_text("GPU  bus id")
     assert "is not JSON" in refusal(LESSON, "--doctor", path)
     assert "no such file" in refusal(LESSON, "--doctor", tmp_path / "none").lower()

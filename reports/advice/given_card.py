@@ -40,7 +40,9 @@ def fields_of(text: str, links: Collection[str]) -> dict[str, Any] | None:
             unit, most = UNITS[field]
             value = float(word[: -len(unit)])
             if not 0 < value <= most:
-                raise ResultError(f"{shown!r}: {printable(word)} is not from 0 to {most:,} {unit}")
+                raise ResultError(
+                    f"{shown!r}: {printable(word)} is not above 0 and at most {most:,} {unit}"
+                )
             fields[field] = value
         elif word.lower() in links:
             fields["slot"] = word.lower()
@@ -62,6 +64,6 @@ def fields_of(text: str, links: Collection[str]) -> dict[str, Any] | None:
 def _field_of(word: str) -> str | None:
     """The field of a figure with its unit, in any case."""
     for field, (unit, _) in UNITS.items():
-        if re.fullmatch(rf"[0-9]{{1,9}}(\.[0-9]{{1,6}})?{unit}", word, re.IGNORECASE):
+        if re.fullmatch(rf"[0-9]{{1,9}}(\.[0-9]{{1,6}})? ?{unit}", word, re.IGNORECASE):
             return field
     return None

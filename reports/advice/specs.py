@@ -20,6 +20,7 @@ from wiretax.record.schema import NotNegative
 
 GB = 1e9
 MOST_PARAMETERS = 1e14  # the largest that are published have a few 1e12
+MOST_EXPERTS = 2048  # of a layer; the most that are published are 512, and each choice is drawn
 ELEMENT_BYTES = 2  # an activation in fp16 or bf16
 # Fields of attention or experts that the formulas in serving.py do not cover.
 UNSUPPORTED = (
@@ -365,6 +366,7 @@ def model_of(path: Path) -> Transformer:
         and "num_experts_per_tok" not in raw,
         f"{model.heads} heads for {model.kv_heads} KV heads": model.heads % model.kv_heads,
         "more experts for a token than experts": model.top_k > model.experts,
+        f"{model.experts} experts, which no model has": model.experts > MOST_EXPERTS,
         "more layers of a kind than layers": max(model.kv_layers, model.dense_layers)
         > model.layers,
         "more active parameters than parameters": model.active_parameters > model.parameters,

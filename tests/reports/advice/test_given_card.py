@@ -30,6 +30,7 @@ def test_figures_of_a_card_may_stand_in_any_order():
     assert (card.memory_gb, card.bandwidth_gb_s, card.fp16_tflops) == (32, 640, 191)
     assert (card.tdp_w, card.slot, card.library) == (300, "pcie5x4", "rccl")
     assert gpu_of(FIGURES).tdp_w is None
+    assert gpu_of("32 GB, 640 GB/s, 191 TFLOPS").memory_gb == 32  # as data sheets print it
 
 
 @pytest.mark.parametrize(
@@ -37,8 +38,8 @@ def test_figures_of_a_card_may_stand_in_any_order():
     [
         ("32GB,640GB/s", "'32GB,640GB/s' lacks TFLOPS; a card's figures are such as 32GB,640"),
         ("32GB", "'32GB' lacks GB/s and TFLOPS"),
-        ("0GB,640GB/s,191TFLOPS", "0GB is not from 0 to 10,000 GB"),
-        ("32GB,640GB/s,999999999TFLOPS", "is not from 0 to 1,000,000 TFLOPS"),
+        ("0GB,640GB/s,191TFLOPS", "0GB is not above 0 and at most 10,000 GB"),
+        ("32GB,640GB/s,999999999TFLOPS", "is not above 0 and at most 1,000,000 TFLOPS"),
         ("32GB,16GB,640GB/s,191TFLOPS", "has two figures in GB;"),
         ("32GB,640GB/s,191TFLOPS,fast", "'fast' is no figure with a unit"),
         ("32GB,640GB/s,191TFLOPS,\x1b[2J", "'?[2J' is no figure with a unit"),

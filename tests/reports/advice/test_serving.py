@@ -107,6 +107,10 @@ def test_a_config_file_defines_a_model(tmp_path):
             "parameters, which no model has",
         ),
         (json.dumps(CONFIG | {"parameters": 1e-300}), "1e-300 parameters, which no model has"),
+        (
+            json.dumps(CONFIG | {"num_experts": 10**9, "num_experts_per_tok": 1}),
+            "1000000000 experts, which no model has",  # to draw them took minutes
+        ),
         (json.dumps(CONFIG | {"kv_layers": 81}), "more layers of a kind than layers"),
         (json.dumps(CONFIG | {"first_k_dense_replace": 81}), "more layers of a kind than layers"),
         (json.dumps(CONFIG | {"active_parameters": 71e9}), "more active parameters than"),

@@ -38,10 +38,16 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 
+MOST_LISTED, NEAREST = 50, 5  # names in a sentence: all of so many, or else so many
+
+
 def unknown(kind: str, text: str, names: Sequence[str]) -> str:
     """A sentence that suggests which of the names the text may mean, or that there is none."""
     near = get_close_matches(text.lower(), names, 1)
     hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
+    if not near and len(names) > MOST_LISTED:
+        nearest = get_close_matches(text.lower(), names, NEAREST, cutoff=0)
+        hint = f"of {len(names)} known names the nearest are {', '.join(nearest)}"
     return f"unknown {kind} {text!r}: {hint}" if text else f"missing {kind}: {hint}"
 
 

@@ -277,3 +277,12 @@ def test_what_nobody_published_of_a_model_is_marked():
     assert not {"deepseek-v3", "glm-4.7-flash"} & assumed
     for name in assumed:
         assert {*MODELS[name].assumed} <= {*ROWS[name]}
+
+
+def test_of_many_known_names_the_nearest_are_listed(reports):
+    """A list of all would hide what to do next."""
+    status, text, error = reports("advise", "--model", "nope-27b", "--gpu", "r9700")
+    assert (status, text) == (2, "")
+    listed = error.partition("known names the nearest are ")[2].strip().split(", ")
+    assert len(listed) == 5
+    assert {*listed} <= {*MODELS}

@@ -2,6 +2,7 @@
 `alone`. Tests of a real GPU run only with `pytest -m gpu`, as in `make test-gpu`."""
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -96,3 +97,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("site")
     return make_site(write_store(folder / "results"), folder / "site")
+
+
+@pytest.fixture(scope="module")
+def on_the_path() -> Iterator[None]:
+    """docs/experiments: its files are programs, not a package. Their style of pictures ends with
+    the file of tests."""
+    import matplotlib
+
+    folder = str(Path(__file__).parents[1] / "docs" / "experiments")
+    sys.path.insert(0, folder)
+    with matplotlib.rc_context():
+        yield
+    sys.path.remove(folder)

@@ -4,19 +4,16 @@ with arithmetic, not with the program that wrote the page."""
 import csv
 import re
 import shlex
-import sys
 from importlib import import_module
 from itertools import takewhile
 
-import matplotlib
 import pytest
 
 from bench.sweep import sweep_parser
 from tests.launch import ROOT
 
-EXPERIMENTS = ROOT / "docs" / "experiments"
 PAGE = (ROOT / "docs" / "answer.md").read_text()
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("on_the_path")]
 
 # Words of the text that have digits and are no figures: models, cards, sizes of a test, options.
 NAMES = re.compile(
@@ -24,15 +21,6 @@ NAMES = re.compile(
     r"\([^)]*\)|rank 0|1 to k \+ 1|k \+ 1|2 x layers|step of one card / 2|1000 ms|20 to 200 us|"
     r"make 2\b|below 0"
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_the_path():
-    """The files there are programs, not a package. Their style of pictures ends with this file."""
-    sys.path.insert(0, str(EXPERIMENTS))
-    with matplotlib.rc_context():
-        yield
-    sys.path.remove(str(EXPERIMENTS))
 
 
 def section(heading: str, page: str = PAGE) -> str:

@@ -2,7 +2,6 @@
 known; each figure by a row or a formula."""
 
 import re
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -31,15 +30,7 @@ PROMISED = [
     "what-changed-our-mind",
 ]
 UNIT = r"(us|ms|s|x|times|GB/s|tokens/s|tok/s|W|J|KiB|MiB|GB)\b|%"
-pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_the_path():
-    """The files there are programs, not a package."""
-    sys.path.insert(0, str(PAGES))
-    yield
-    sys.path.remove(str(PAGES))
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("on_the_path")]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from importlib import import_module
 from io import StringIO
 from operator import attrgetter
 
-import matplotlib
 import pytest
 from msgspec.structs import replace
 
@@ -22,7 +21,6 @@ from tests.launch import ROOT
 from tests.test_readme import HELP, anchor, headings
 from wiretax.common.grouped import grouped
 
-PAGES = ROOT / "docs" / "experiments"
 IDS = [
     f"{letter}{number}"
     for letter, count in (("a", 10), ("b", 5), ("c", 5), ("d", 20))
@@ -35,16 +33,7 @@ NAMES = re.compile(
     r"(TP|PP|NVLink|PCIe) \d( x\d+)?|MI\d+X|fp\d+|INT\d|\bV\d\b|\bP99\b|2\(n-1\)/n|2\(n-1\) steps|"
     r"2 log2 n|R9700s?|A6000|5090|\d+ bits"
 )
-pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_the_path():
-    """The files there are programs, not a package. Their style of pictures ends with this file."""
-    sys.path.insert(0, str(PAGES))
-    with matplotlib.rc_context():
-        yield
-    sys.path.remove(str(PAGES))
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("on_the_path")]
 
 
 @pytest.fixture(scope="module")

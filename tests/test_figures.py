@@ -1,10 +1,8 @@
 """docs/experiments/: short pages, whose pictures are drawn from today's tables in data/."""
 
-import sys
 from importlib import import_module
 from pathlib import Path
 
-import matplotlib
 import pytest
 from PIL import Image
 
@@ -12,16 +10,7 @@ from reports.__main__ import main
 from reports.tables.sentences import number
 
 PAGES = Path(__file__).parents[1] / "docs" / "experiments"
-pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_the_path():
-    """The files there are programs, not a package. Their style of pictures ends with this file."""
-    sys.path.insert(0, str(PAGES))
-    with matplotlib.rc_context():
-        yield
-    sys.path.remove(str(PAGES))
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("on_the_path")]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """`reports.advice.likely`: its formula, its parameters as of today's rows, and its score."""
 
-import sys
 from dataclasses import replace
 from importlib import import_module
 from math import exp, log
@@ -20,18 +19,10 @@ from reports.references.comparisons import comparisons
 from reports.references.pairs import COLUMNS, pairs
 from reports.references.published import FOLDER as REFERENCES
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("on_the_path")]
 
 PAGES = Path(__file__).parents[3] / "docs" / "experiments"
 GRAPH = Conditions("graph", "host", 31.5)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_the_path():
-    """The files there are programs, not a package."""
-    sys.path.insert(0, str(PAGES))
-    yield
-    sys.path.remove(str(PAGES))
 
 
 @pytest.fixture(scope="module")

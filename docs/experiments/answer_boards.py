@@ -24,11 +24,10 @@ from figures_answer import (
     step_ms,
 )
 
-from reports.advice.implied import draft_tokens
 from reports.advice.reduce_times import ReduceTimes, assumed_times
 from reports.advice.serving import Deployment, break_even_us
 from reports.advice.specs import LINKS, MODELS, link_between
-from reports.references.published import PublishedCall, serving
+from reports.references.published import PublishedCall, draft_tokens, serving
 from reports.tables.sentences import counted, number, size_text
 from tests.references_page import span
 from wiretax.common.grouped import grouped

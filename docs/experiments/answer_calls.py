@@ -7,9 +7,15 @@ from dataclasses import replace
 from answer_text import in_note, markdown_table, percent, rate_text, served, sources
 from figures_answer import CHUNK_BYTES, MODEL, TOKEN_BYTES, advised, by_layer, is_setting, of_two
 
-from reports.advice.implied import draft_tokens
 from reports.advice.serving import CHUNK_TOKENS, Deployment, break_even_us
-from reports.references.published import PublishedCall, calls, near_size, select, serving
+from reports.references.published import (
+    PublishedCall,
+    calls,
+    draft_tokens,
+    near_size,
+    select,
+    serving,
+)
 from reports.tables.sentences import number, size_text
 from tests.references_page import span
 from wiretax.common.grouped import grouped

@@ -17,8 +17,8 @@ from answer_pairs import (
 )
 from answer_text import change, first_rows, sources, times_text
 
-from reports.advice.implied import draft_tokens
 from reports.references.pairs import PairRow
+from reports.references.published import draft_tokens
 from reports.tables.sentences import counted, number, size_text
 
 HALVED = 5  # machines from which the half between says more than the ends

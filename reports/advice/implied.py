@@ -9,13 +9,8 @@ A call alone costs less: the figure contains launches, waits of the host, the wa
 card, and work that the split does not divide (sampling, norms, small matrices). The definition is
 ours; published steps come from `serving.csv` and `pairs.csv` of reports/references."""
 
-import re
-
 from reports.advice.specs import Transformer, engine_calls
 from wiretax.record.result import ResultError
-
-# What stands after the drafter's name: `MTP 3`, `MTP-2`, `MTP n-max 2`, `DFlash2 k=7`.
-DRAFT_TOKENS = re.compile(r"(?:[kKnN]=|n-max |[- ])([0-9]{1,3})(?![0-9.])")
 
 
 def implied_us(step_us: float, alone_us: float, cards: int, calls: int) -> float:
@@ -39,15 +34,6 @@ def step_us(decode_tok_s: float, tokens_a_step: float = 1.0) -> float:
     many. With 1 in its place the result is the time of a token, and `implied_us` of it 1 to k + 1
     times too small. The tokens/s of n streams together: `tokens_a_step` is n."""
     return 1e6 * tokens_a_step / decode_tok_s
-
-
-def draft_tokens(drafter: str) -> int | None:
-    """How many tokens a drafter proposes: 7 of `DFlash2 k=7`, 0 of `none` and `off`. A step then
-    reduces one more. None if the words do not tell."""
-    if drafter.lower() in ("none", "off"):
-        return 0
-    found = DRAFT_TOKENS.search(drafter)
-    return int(found[1]) if found else None
 
 
 def calls_of_step(model: Transformer, engine: str) -> int:

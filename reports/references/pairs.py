@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from reports.references.published import FOLDER, cells_of
+from reports.references.published import FOLDER, cells_of, draft_tokens
 from wiretax.common.untrusted import printable_in
 from wiretax.record.result import ResultError
 
@@ -162,7 +162,6 @@ def _row(cells: dict[Any, Any], line: int) -> PairRow:
     split = split_of(cells["split"], gpus)
     grade = re.match(r"\[([A-Z])\]", cells["note"])
     drafter = {"off": "none", "": "unknown"}.get(cells["draft"].lower(), cells["draft"])
-    proposed = re.search(r"(?<![\w.])(?:n-max |[nNkK]=|-)?(\d{1,2})\b", _after_word(drafter))
     fabric, path = fabric_of(cells["link"], cells["gpu"])
     return PairRow(
         pair_id=cells["pair_id"],
@@ -182,7 +181,7 @@ def _row(cells: dict[Any, Any], line: int) -> PairRow:
         streams=_streams(cells),
         context_tokens=_count(cells, "context_tokens", least=0),
         drafter=drafter,
-        draft_tokens=int(proposed[1]) if proposed else None,
+        draft_tokens=draft_tokens(drafter),
         replay=_replay(cells["note"], split.variant),
         decode_tok_s=_rate(cells, "decode_tok_s"),
         prefill_tok_s=_rate(cells, "prefill_tok_s"),
@@ -226,11 +225,6 @@ def _peer_access(text: str) -> OnOff:
     """A word at the head, as in `on inside an island`."""
     head = text.lower().split(" ")[0]
     return "on" if head == "on" else "off" if head == "off" else "unknown"
-
-
-def _after_word(drafter: str) -> str:
-    """What follows the drafter's name, whose own digits (DFlash2) count nothing."""
-    return re.sub(r"^\S*?[A-Za-z]\w*", "", drafter)
 
 
 def _replay(note: str, variant: str) -> Literal["graph", "eager", "unknown"]:

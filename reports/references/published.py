@@ -31,6 +31,9 @@ FABRIC = (
     rf"^({SLOT}( \+ {SLOT})?|PCIe( [1-6])?|(NVLink [1-6]|xGMI)( \+ network)?"
     r"|network|mixed|none|unknown)$"
 )
+# What stands after a drafter's name: `MTP 3`, `MTP-2`, `MTP n-max 2`, `DFlash2 k=7`, `DFlash2 (7
+# by default)`.
+DRAFT_TOKENS = re.compile(r"(?:[kKnN]=|n-max |[- (])([0-9]{1,3})(?![0-9.])")
 
 Kind = Literal["library", "tuned", "lossy"]
 Transport = Literal["p2p", "host memory", "nvls", "network", "unknown"]
@@ -207,6 +210,15 @@ def select(rows: Iterable[AnyRow], **values: Collection[Any]) -> list[AnyRow]:
     """The rows whose fields are among these values, such as `fabric={"PCIe 4 x8"},
     library={"rccl"}`."""
     return [row for row in rows if all(getattr(row, name) in of for name, of in values.items())]
+
+
+def draft_tokens(drafter: str) -> int | None:
+    """How many tokens a drafter proposes a step: 7 of `DFlash2 k=7`, 0 of `none` and `off`. A step
+    then reduces one more. None if the words do not tell."""
+    if drafter.lower() in ("none", "off"):
+        return 0
+    found = DRAFT_TOKENS.search(drafter)
+    return int(found[1]) if found else None
 
 
 def near_size(rows: Iterable[PublishedCall], size_bytes: int) -> list[PublishedCall]:

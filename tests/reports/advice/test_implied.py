@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from reports.advice.implied import calls_of_step, draft_tokens, implied_us, step_us
+from reports.advice.implied import calls_of_step, implied_us, step_us
 from reports.advice.specs import MODELS
 from reports.references.published import PublishedServing, select, serving
 from wiretax.record.result import ResultError
@@ -67,27 +67,6 @@ def test_a_drafter_makes_a_step_of_several_tokens():
     assert step_us(171.8, 3.32) == pytest.approx(19_324.8, abs=0.1)
     token_us = implied_us(step_us(80), step_us(50), 2, 129)
     assert implied_us(step_us(80, 3), step_us(50, 3), 2, 129) == pytest.approx(3 * token_us)
-
-
-@pytest.mark.parametrize(
-    ("drafter", "tokens"),
-    [
-        ("none", 0),
-        ("off", 0),
-        ("DFlash2 k=7", 7),
-        ("DFlash N=5", 5),
-        ("DFlash2 7", 7),
-        ("MTP 3", 3),
-        ("MTP-2", 2),
-        ("MTP n-max 2", 2),
-        ("DSpark 5 (800-token mixed)", 5),
-        ("DFlash2", None),
-        ("", None),
-    ],
-)
-def test_the_tokens_that_a_drafter_proposes(drafter, tokens):
-    """A call of k + 1 tokens is k + 1 times as large as one of a plain step."""
-    assert draft_tokens(drafter) == tokens
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_a_row_has_the_fields_that_a_prediction_needs(tmp_path):
     assert (one.family, one.owner, one.grade, one.line) == ("H1", "someone", "A", 2)
     assert (one.gpus, one.streams, one.context_tokens, one.decode_tok_s) == (2, 1, 1024, 40)
     assert (one.fabric, one.peer_access, one.replay) == ("PCIe 5 x8", "off", "graph")
-    assert (one.drafter, one.draft_tokens, one.prefill_tok_s) == ("none", None, None)
+    assert (one.drafter, one.draft_tokens, one.prefill_tok_s) == ("none", 0, None)
     assert (one.split.tensor, one.split.kernel) == (2, "RCCL")
     assert (other.draft_tokens, other.streams, other.peer_access) == (2, "most", "on")
 

@@ -16,6 +16,7 @@ from reports.references.published import (
     calls,
     cards,
     cards_named,
+    draft_tokens,
     of_same_chip,
     read_table,
     same_chips,
@@ -200,6 +201,28 @@ def test_a_cell_cannot_control_a_terminal(tmp_path):
     path = tmp_path / "calls.csv"
     path.write_text(HEAD + GOOD.replace("box", "b\x1b[2Jox"))
     assert read_table(path, list[PublishedCall])[0].machine == "b?[2Jox"
+
+
+@pytest.mark.parametrize(
+    ("drafter", "tokens"),
+    [
+        ("none", 0),
+        ("off", 0),
+        ("DFlash2 k=7", 7),
+        ("DFlash N=5", 5),
+        ("DFlash2 7", 7),
+        ("MTP 3", 3),
+        ("MTP-2", 2),
+        ("MTP n-max 2", 2),
+        ("DSpark 5 (800-token mixed)", 5),
+        ("DFlash2 (7 by default, not printed)", 7),
+        ("DFlash2", None),
+        ("", None),
+    ],
+)
+def test_the_tokens_that_a_drafter_proposes(drafter, tokens):
+    """A call of k + 1 tokens is k + 1 times as large as one of a plain step."""
+    assert draft_tokens(drafter) == tokens
 
 
 def test_a_machine_votes_once_whatever_it_prints():

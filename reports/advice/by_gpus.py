@@ -40,7 +40,7 @@ def text_of(advices: Sequence[Advice], question: Sequence[str]) -> str:
     closing = [
         f"{counted(advice.load.gpus, 'GPU')}: {sentence}"
         for advice in advices
-        for sentence in (*advice.sentences[:2], *advice.which_gpus)
+        for sentence in (*_told(advice), *advice.which_gpus)
     ]
     return lay_out(
         [headline],
@@ -48,6 +48,11 @@ def text_of(advices: Sequence[Advice], question: Sequence[str]) -> str:
         [("", plain_table(headings, rows))],
         [*closing, "", BEFORE_TRUSTING_IT],
     )
+
+
+def _told(advice: Advice) -> Sequence[str]:
+    """What is said of decode, or of each way over host memory, of which the table has the best."""
+    return advice.sentences[:2] if advice.possible else advice.sentences
 
 
 def _speeds(advices: Sequence[Advice]) -> str:

@@ -144,6 +144,15 @@ def test_several_numbers_of_gpus_are_one_table():
     assert {"most_context", "free_bytes", "last_first_token_us", "prompt_us"} <= {*split}
 
 
+def test_the_way_over_host_memory_in_the_table_is_the_one_explained():
+    """The row said `TP 8, rest streamed`, and the sentence below it was of the CPU alone."""
+    text, words = answer("--model deepseek-v3 --weights fp8 --gpu h100 --gpus 8,16")
+    row = re.search(r"^ +8 +no (TP 8, rest streamed) +([\d.]+) ", text, re.MULTILINE)
+    assert row
+    said = rf"8 GPUs: {row[1]}: [\d.]+ GB of weights in host memory; at least {row[2]} ms a token"
+    assert re.search(said, words)
+
+
 def test_numbers_without_a_run_are_assumed(tmp_path):
     run = write_of(tmp_path, 2, 30)
     words = f"{LLAMA} --weights 40GB --context 0"

@@ -20,7 +20,7 @@ from reports.advice.likely import (
     Array,
     Design,
     Fitted,
-    Model,
+    Formula,
     Parameter,
     Pass,
     Reach,
@@ -206,12 +206,12 @@ class LeftOut:
     other: tuple[float, float]
 
 
-def left_out_of(example: Example, model: Model) -> LeftOut:
+def left_out_of(example: Example, formula: Formula) -> LeftOut:
     return LeftOut(
         example,
-        model.log_ratio(example.one, example.other),
-        model.log_rate(example.one),
-        model.log_rate(example.other),
+        formula.log_ratio(example.one, example.other),
+        formula.log_rate(example.one),
+        formula.log_rate(example.other),
     )
 
 
@@ -251,11 +251,11 @@ def narrowest(examples: Sequence[Example], ways: dict[str, Way]) -> Fitted:
     for owner_spread in OWNER_SPREADS:
         for split_spread in SPLIT_SPREADS:
             spreads = {"owner_spread": owner_spread, "split_spread": split_spread}
-            models = {
-                owner: Model(msgspec.structs.replace(each, **spreads))
+            formulas = {
+                owner: Formula(msgspec.structs.replace(each, **spreads))
                 for owner, each in without.items()
             }
-            found = [left_out_of(each, models[each.owner]) for each in examples]
+            found = [left_out_of(each, formulas[each.owner]) for each in examples]
             ranged = with_ranges(msgspec.structs.replace(fitted, **spreads), found)
             counting = [each for each in found if each.example.is_ranged]
             widths = ranged.ratio.spreads * np.array([each.ratio[1] for each in counting])

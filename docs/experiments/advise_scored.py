@@ -101,14 +101,14 @@ def published_ratios(compared: Iterable[Comparison]) -> list[tuple[Comparison, F
 
 def predict(compared: Iterable[Comparison]) -> tuple[list[Scored], Counter[str]]:
     """What the advisor says of each, and how many families, by reason, it cannot be asked about."""
-    model, scored, reasons = likely.published(), list[Scored](), Counter[str]()
+    formula, scored, reasons = likely.published(), list[Scored](), Counter[str]()
     for comparison, figure, ratio in published_ratios(compared):
         try:
             one, other = passes_of(comparison, figure)
         except Unpredictable as error:
             reasons[str(error)] += 1
             continue
-        predicted = model.ratio(one, other)
+        predicted = formula.ratio(one, other)
         scored.append(Scored(comparison.family, ratio, predicted, comparison, figure))
     return scored, reasons
 

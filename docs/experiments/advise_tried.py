@@ -10,7 +10,7 @@ import numpy as np
 from advise_estimate import LEVEL, Example, fit, left_out_of, log_most, quantile, votes
 
 from reports.advice import likely
-from reports.advice.likely import Model, Way
+from reports.advice.likely import Formula, Way
 from reports.advice.spans import Span
 from wiretax.common.grouped import grouped
 
@@ -59,25 +59,22 @@ def kind(each: Example) -> str:
 
 def by_mean(known: Sequence[Example], ways: dict[str, Way]) -> Logarithm:
     """Midway between the formula and the upper limits."""
-    models, published = models_without(known, ways), likely.published()
+    formulas, published = formulas_without(known, ways), likely.published()
     by_limits = by_data_sheets(ways)
 
     def logarithm(each: Example, known: Sequence[Example]) -> float:
-        model = models.get(each.owner, published)
-        return (model.log_ratio(each.one, each.other)[0] + by_limits(each, known)) / 2
+        own = formulas.get(each.owner, published)
+        return (own.log_ratio(each.one, each.other)[0] + by_limits(each, known)) / 2
 
     return logarithm
 
 
-def models_without(known: Sequence[Example], ways: dict[str, Way]) -> dict[str, Model]:
+def formulas_without(known: Sequence[Example], ways: dict[str, Way]) -> dict[str, Formula]:
     """The formula by owner who sets constants, fitted without this owner's rows."""
-    model = likely.published()
-    spreads = {
-        "owner_spread": model.fitted.owner_spread,
-        "split_spread": model.fitted.split_spread,
-    }
+    fitted = likely.published().fitted
+    spreads = {"owner_spread": fitted.owner_spread, "split_spread": fitted.split_spread}
     return {
-        owner: Model(
+        owner: Formula(
             msgspec.structs.replace(
                 fit([each for each in known if each.owner != owner], ways), **spreads
             )
@@ -89,7 +86,7 @@ def models_without(known: Sequence[Example], ways: dict[str, Way]) -> dict[str, 
 def by_formula(known: Sequence[Example], ways: dict[str, Way], has_kinds: bool) -> Predictor:
     """The formula: for an owner who sets constants, without this owner's rows. With `has_kinds`
     more cards and other splits have a reach of their own."""
-    model, without = likely.published(), models_without(known, ways)
+    published, without = likely.published(), formulas_without(known, ways)
     ranged = [each for each in known if each.is_ranged]
     reaches = dict[str, float]()
     for name, own in grouped(ranged, kind if has_kinds else lambda each: "all").items():
@@ -98,7 +95,7 @@ def by_formula(known: Sequence[Example], ways: dict[str, Way], has_kinds: bool) 
         reaches[name] = quantile(np.array(off), votes(own), LEVEL)
 
     def predictor(each: Example) -> Span:
-        own = without.get(each.owner, model)
+        own = without.get(each.owner, published)
         value, spread = own.log_ratio(each.one, each.other)
         half = reaches[kind(each) if has_kinds else "all"] * spread
         return Span(exp(value), exp(value - half), exp(value + half))

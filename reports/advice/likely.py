@@ -235,19 +235,19 @@ def decode_pass(load: Deployment, streams: int, conditions: Conditions) -> Pass:
     group = ceil(streams / groups)
     tokens, model = group * load.step_tokens, load.model
     return Pass(
-        "decode",
-        load.gpu,
-        conditions,
-        (load.work_bytes(tokens) + load.kv_bytes(group)) / load.tensor,
-        load.work_flop(tokens) / load.tensor,
-        load.tflops,
-        model.layers,
-        model.experts > 1,
-        group * groups,
-        load.tensor,
-        model.all_reduces if load.tensor > 1 else 0,
-        model.all_reduce_bytes(tokens),
-        load.stages - 1,
+        figure="decode",
+        gpu=load.gpu,
+        conditions=conditions,
+        read_bytes=(load.work_bytes(tokens) + load.kv_bytes(group)) / load.tensor,
+        flop=load.work_flop(tokens) / load.tensor,
+        tflops=load.tflops,
+        layers=model.layers,
+        is_mixture=model.experts > 1,
+        tokens=group * groups,
+        ranks=load.tensor,
+        calls=model.all_reduces if load.tensor > 1 else 0,
+        call_bytes=model.all_reduce_bytes(tokens),
+        hand_offs=load.stages - 1,
     )
 
 
@@ -258,24 +258,24 @@ def prompt_pass(load: Deployment, conditions: Conditions, many: bool = False) ->
     tokens = load.prompt / chunks
     stages = load.stages
     return Pass(
-        "prefill",
-        load.gpu,
-        conditions,
-        load.work_bytes(tokens) / load.tensor,
-        load.work_flop(tokens) / load.tensor,
-        load.tflops,
-        model.layers,
-        model.experts > 1,
-        load.prompt * (load.replicas if many else 1),
-        load.tensor,
-        model.all_reduces if load.tensor > 1 else 0,
-        model.all_reduce_bytes(tokens),
+        figure="prefill",
+        gpu=load.gpu,
+        conditions=conditions,
+        read_bytes=load.work_bytes(tokens) / load.tensor,
+        flop=load.work_flop(tokens) / load.tensor,
+        tflops=load.tflops,
+        layers=model.layers,
+        is_mixture=model.experts > 1,
+        tokens=load.prompt * (load.replicas if many else 1),
+        ranks=load.tensor,
+        calls=model.all_reduces if load.tensor > 1 else 0,
+        call_bytes=model.all_reduce_bytes(tokens),
         passes=chunks / stages,
         bubbles=0 if many else (stages - 1) / stages,
     )
 
 
-class Model:
+class Formula:
     """The formula at fitted parameters."""
 
     def __init__(self, fitted: Fitted) -> None:
@@ -352,9 +352,9 @@ def ranged(logarithm: tuple[float, float], reach: Reach) -> Span:
 
 
 @cache
-def published() -> Model:
+def published() -> Formula:
     """The formula at the parameters of `likely.toml`."""
-    return Model(msgspec.toml.decode(FILE.read_bytes(), type=Fitted))
+    return Formula(msgspec.toml.decode(FILE.read_bytes(), type=Fitted))
 
 
 def title() -> str:

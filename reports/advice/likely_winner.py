@@ -14,8 +14,6 @@ from reports.tables.sentences import counted, number, size_text, some
 
 LEAST_RANKED_RATIO = 1.1  # upper limits are too coarse to rank two splits that are closer
 MOST_COMPARED = 2  # splits that no winner beats whose ranges are printed
-# Figures of `Deployment`, by which splits are ranked.
-GOALS = "token_us", "tokens_per_s", "prompt_us", "prompt_tokens_per_s"
 
 
 def conditions_of(load: Deployment, engine: str, link: CardLink) -> Conditions:
@@ -66,8 +64,8 @@ class Likely:
     def figures(self) -> dict[str, Span]:
         """The rates of one stream and of `slots`, the us of a prompt, and the rate of many; none
         above what `serving` gives at most."""
-        split, model = self.split, likely.published()
-        rates = {goal: model.rate(one) for goal, one in self.passes.items()}
+        split, formula = self.split, likely.published()
+        rates = {goal: formula.rate(one) for goal, one in self.passes.items()}
         for goal in ("token_us", "tokens_per_s"):
             rates[goal] = split.accepted * rates[goal]
         rates["token_us"] = rates["token_us"] / split.batch  # of one of the streams
@@ -104,10 +102,10 @@ def winner(candidates: Mapping[str, Likely], goal: str) -> str:
         splits = {name: each.split for name, each in candidates.items()}
         return f"by upper limits alone {by_limits(splits, goal)}"
 
-    model = likely.published()
+    formula = likely.published()
     first, *others = by_rate(known, goal)
     leading = known[first].passes[goal]
-    ratios = {name: model.ratio(known[name].passes[goal], leading) for name in others}
+    ratios = {name: formula.ratio(known[name].passes[goal], leading) for name in others}
 
     def limits(one: str, other: str) -> str:
         gain = _gain(*(_speed(known[name].split, goal) for name in (one, other)))
@@ -213,7 +211,7 @@ def decider(known: Mapping[str, Likely], first: str, second: str, goal: str) -> 
 
 
 def goals_of(load: Deployment) -> dict[str, str]:
-    """The goals in words."""
+    """The figures of `Deployment` by which splits are ranked, in words."""
     return {
         "token_us": f"Decode, latency of {counted(load.batch, 'stream')}",
         "tokens_per_s": f"Decode, throughput of {counted(load.slots, 'stream')}",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from reports.advice import likely
 from reports.advice.group_times import exchange_share
-from reports.advice.likely_winner import GOALS, Likely, fastest
+from reports.advice.likely_winner import Likely, fastest, goals_of
 from reports.advice.offload import Offloaded
 from reports.advice.serving import BY_STREAMS, Deployment, rate
 from reports.advice.specs import GB, engine_calls
@@ -47,7 +47,7 @@ class Advice:
         if len(possible) <= MOST_SHOWN:
             return possible or self.beyond
 
-        names = {self.best(figure) for figure in GOALS}
+        names = {self.best(figure) for figure in goals_of(self.load)}
         for own in grouped(possible.items(), lambda item: _kind(item[1])).values():
             names.add(_first(dict(own), "token_us"))
         return {name: split for name, split in possible.items() if name in names}

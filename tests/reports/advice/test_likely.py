@@ -173,7 +173,7 @@ def test_an_owner_whose_rows_are_wrong_by_3_moves_the_others_little(estimate, kn
     ]
     one, other = decode(), decode(tensor=2)
     right_model, wrong_model = (
-        likely.Model(estimate.fit(rows, ways)) for rows in (examples, wrong)
+        likely.Formula(estimate.fit(rows, ways)) for rows in (examples, wrong)
     )
     moved = wrong_model.log_ratio(one, other)[0] - right_model.log_ratio(one, other)[0]
     assert abs(moved) < 0.05

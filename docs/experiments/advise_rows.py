@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import log
 
 from advise_estimate import Example
+from advise_ways import link_called
 
 from reports.advice.likely import Conditions, Figure, Pass, decode_pass, prompt_pass, way_of
 from reports.advice.reduce_times import ReduceTimes
@@ -14,7 +15,6 @@ from reports.advice.serving import CHUNK_TOKENS, Deployment
 from reports.advice.specs import (
     ENGINES,
     LINKS,
-    CardLink,
     link_between,
     model_called,
     sheet_of,
@@ -44,36 +44,31 @@ def engine_class(row: PairRow) -> str:
 
 
 def conditions_of(row: PairRow, deployment: Deployment) -> Conditions:
-    """The way between the cards and its link. Raises Unpredictable for a link that a source mixes
-    and a network of unknown speed."""
-    engine = engine_class(row)
-    own = link_between(deployment.gpu, deployment.gpus)
+    """The way between the cards and its link, the slowest of several. Raises Unpredictable for a
+    link that a source mixes and a network of unknown speed."""
+    gpu, gpus = deployment.gpu, deployment.gpus
     if row.fabric == "mixed":
         raise Unpredictable("links of several widths")
 
-    links = [own]
-    if row.fabric == "PCIe":
-        links = [LINKS[deployment.gpu.slot]]
-    elif row.fabric != "unknown":
-        links = [link_called(fabric, own) for fabric in row.fabric.split(" + ")]
+    links = []
+    if row.fabric == "unknown":
+        links.append(link_between(gpu, gpus))
+    elif row.fabric == "PCIe":
+        links.append(LINKS[gpu.slot])
+    else:
+        for fabric in row.fabric.split(" + "):
+            if (found := link_called(fabric, gpu, gpus)) is None:
+                raise Unpredictable(f"no data sheet of {fabric}")
+            links.append(found)
     link = min(links, key=lambda each: each.gb_s)
     # PCIe without a word about peer access: what the card's driver does.
-    has_peers = row.peer_access == "on" or (
-        row.peer_access == "unknown" and deployment.gpu.peer_access
+    has_peers = row.peer_access == "on" or (row.peer_access == "unknown" and gpu.peer_access)
+    return Conditions(
+        engine=engine_class(row),
+        way=way_of(link.fabric, has_peers),
+        link_gb_s=link.total_gb_s(gpus),
+        kernel="own" if is_own(row) else "library",
     )
-    kernel = "own" if is_own(row) else "library"
-    way = way_of(link.fabric, has_peers)
-    return Conditions(engine, way, link.total_gb_s(deployment.gpus), kernel)
-
-
-def link_called(fabric: str, own: CardLink) -> CardLink:
-    """The link of a fabric, with 16 lanes if the source names none; the card's own if it is such a
-    one. Raises Unpredictable for one that no data sheet here has."""
-    names = fabric, f"{fabric} x16"
-    for link in (own, *LINKS.values()):
-        if link.fabric in names:
-            return link
-    raise Unpredictable(f"no data sheet of {fabric}")
 
 
 def is_own(row: PairRow) -> bool:
@@ -174,14 +169,14 @@ def examples(comparisons: Iterable[Comparison]) -> list[Example]:
             known = one.drafter == other.drafter == "none" and one.streams != "most"
             made.append(
                 Example(
-                    f"{one.pair_id} {comparison.axis}",
-                    one.family,
-                    one.owner,
-                    first_pass,
-                    second_pass,
-                    log(rate),
-                    log(second),
-                    known or figure == "prefill",
+                    name=f"{one.pair_id} {comparison.axis}",
+                    family=one.family,
+                    owner=one.owner,
+                    one=first_pass,
+                    other=second_pass,
+                    log_one=log(rate),
+                    log_other=log(second),
+                    has_rates=known or figure == "prefill",
                     is_fitted=one.streams != "most",
                 )
             )
@@ -232,7 +227,6 @@ def _pair_row(row: PublishedServing, name: str, replay: str) -> PairRow:
         streams=row.streams,
         context_tokens=row.context_tokens,
         drafter=row.drafter or "unknown",
-        draft_tokens=None,
         replay=replay,
         decode_tok_s=row.decode_tok_s,
         prefill_tok_s=row.prefill_tok_s,
@@ -255,13 +249,13 @@ def eager_examples(rows: Sequence[PairRow]) -> list[Example]:
         eager = replace(graph, conditions=replace(graph.conditions, engine="eager"))
         made.append(
             Example(
-                f"{row.pair_id} eager",
-                f"{row.family} eager",
-                row.owner,
-                eager,
-                graph,
-                log(float(found[1])),
-                log(row.decode_tok_s),
+                name=f"{row.pair_id} eager",
+                family=f"{row.family} eager",
+                owner=row.owner,
+                one=eager,
+                other=graph,
+                log_one=log(float(found[1])),
+                log_other=log(row.decode_tok_s),
                 has_rates=True,
                 is_ranged=False,
             )

@@ -6,7 +6,7 @@ from statistics import median
 
 from reports.advice.likely import Way, way_of
 from reports.advice.reduce_times import SMALL
-from reports.advice.specs import LINKS, CardLink, link_between, sheet_of
+from reports.advice.specs import LINKS, CardLink, Gpu, link_between, sheet_of
 from reports.references.pairs import may_fit, owner_of
 from reports.references.published import PublishedCall, calls, select
 from reports.tables.beside_published import COMPARED_BYTES
@@ -49,17 +49,17 @@ def is_small(row: PublishedCall) -> bool:
     return (row.size_bytes or 0) <= SMALL and row.gpus <= MOST_CARDS
 
 
-def link_of(row: PublishedCall) -> CardLink | None:
-    """The card's own link if the row is over such a one; else that of the fabric's name, with 16
-    lanes if the source names none."""
-    names, sheet = (row.fabric, f"{row.fabric} x16"), sheet_of(row.gpu)
-    own = [link_between(sheet, row.gpus)] if sheet else []
+def link_called(fabric: str, gpu: Gpu | None, gpus: int) -> CardLink | None:
+    """The link of a fabric's name, with 16 lanes if the source names none: that between these cards
+    if it is such a one. None if no data sheet here has it."""
+    names = fabric, f"{fabric} x16"
+    own = [link_between(gpu, gpus)] if gpu else []
     return next((link for link in (*own, *LINKS.values()) if link.fabric in names), None)
 
 
 def share(row: PublishedCall) -> float | None:
     """Of the data sheet, of a large all-reduce."""
-    link = link_of(row)
+    link = link_called(row.fabric, sheet_of(row.gpu), row.gpus)
     if not link or (row.size_bytes or 0) < COMPARED_BYTES / 2:
         return None
     return min(1.0, row.gb_s / link.total_gb_s(row.gpus))

@@ -76,8 +76,8 @@ class PairRow(msgspec.Struct, frozen=True, kw_only=True):
     """A published figure. `family` are the pairs of one machine and model: they differ in load or
     drafter. `fabric` is named as in calls.csv, `path` is what else the source says of the link.
     `decode_tok_s` is the sum of all `streams`, which are None where nobody printed them, or `most`
-    where the source says max or peak. `drafter` is `none` where nothing proposed tokens,
-    `draft_tokens` how many it proposed a step. `line` counts the file's lines from 1."""
+    where the source says max or peak. `drafter` is `none` where nothing proposed tokens, `unknown`
+    where nobody says. `line` counts the file's lines from 1."""
 
     pair_id: str
     family: str
@@ -96,7 +96,6 @@ class PairRow(msgspec.Struct, frozen=True, kw_only=True):
     streams: int | Literal["most"] | None
     context_tokens: int | None
     drafter: str
-    draft_tokens: int | None
     replay: Literal["graph", "eager", "unknown"]
     decode_tok_s: float | None
     prefill_tok_s: float | None
@@ -109,6 +108,11 @@ class PairRow(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def kind(self) -> str:
         return "" if self.split.kind == "unknown" else self.split.kind
+
+    @property
+    def draft_tokens(self) -> int | None:
+        """How many tokens the drafter proposed a step; None if the source does not say."""
+        return draft_tokens(self.drafter)
 
     @property
     def is_fitted(self) -> bool:
@@ -181,7 +185,6 @@ def _row(cells: dict[Any, Any], line: int) -> PairRow:
         streams=_streams(cells),
         context_tokens=_count(cells, "context_tokens", least=0),
         drafter=drafter,
-        draft_tokens=draft_tokens(drafter),
         replay=_replay(cells["note"], split.variant),
         decode_tok_s=_rate(cells, "decode_tok_s"),
         prefill_tok_s=_rate(cells, "prefill_tok_s"),

@@ -22,7 +22,7 @@ from drawing import HERE
 from reports.__main__ import main
 from reports.advice import advise
 from reports.advice.serving import Deployment, break_even_us
-from reports.advice.spans import Span
+from reports.advice.spans import Span, gain_of
 from reports.advice.specs import GB
 from reports.references.pairs import PairRow, pairs
 from reports.references.published import PublishedCall, PublishedServing, calls, near_size, select
@@ -145,10 +145,8 @@ def even_us(tensor: Deployment) -> float:
 
 
 def ratio(slow: Span, fast: Span) -> str:
-    """How many times as fast the second is. All-reduces at one end are so for both."""
-    value = slow.value / fast.value
-    ends = slow.low / fast.low, slow.high / fast.high
-    return Span(value, min(value, *ends), max(value, *ends)).text("x")
+    """How many times as fast the second of two times is."""
+    return gain_of(slow, fast).text("x")
 
 
 def memory(load: Deployment, streams: int = 1) -> dict[str, str]:

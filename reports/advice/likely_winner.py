@@ -8,7 +8,7 @@ from functools import cached_property
 from reports.advice import likely
 from reports.advice.likely import Conditions, Pass, decode_pass, prompt_pass
 from reports.advice.serving import Deployment
-from reports.advice.spans import Span
+from reports.advice.spans import Span, gain_of
 from reports.advice.specs import CardLink
 from reports.tables.sentences import counted, number, size_text, some
 
@@ -108,7 +108,7 @@ def winner(candidates: Mapping[str, Likely], goal: str) -> str:
     ratios = {name: formula.ratio(known[name].passes[goal], leading) for name in others}
 
     def limits(one: str, other: str) -> str:
-        gain = _gain(*(_speed(known[name].split, goal) for name in (one, other)))
+        gain = gain_of(*(_speed(known[name].split, goal) for name in (one, other)))
         return f"of upper limits {gain.text('x')}"
 
     open_ones = [name for name in others if ratios[name].low <= 1]
@@ -138,7 +138,7 @@ def by_limits(splits: Mapping[str, Deployment], figure: str) -> str:
     is_rate = figure.endswith("per_s")
     ordered = sorted(speeds, key=lambda name: -speeds[name].value)
     fastest = speeds[ordered[0]]
-    close = [name for name in ordered if _gain(fastest, speeds[name]).low < LEAST_RANKED_RATIO]
+    close = [name for name in ordered if gain_of(fastest, speeds[name]).low < LEAST_RANKED_RATIO]
     # Replicas come first, since they need no link.
     replicas = [name for name in close if splits[name].replicas == splits[name].gpus > 1]
     first = replicas[0] if replicas else ordered[0]
@@ -155,13 +155,13 @@ def by_limits(splits: Mapping[str, Deployment], figure: str) -> str:
         (
             name
             for name in ordered
-            if name not in close and _gain(speeds[first], speeds[name]).low >= 1
+            if name not in close and gain_of(speeds[first], speeds[name]).low >= 1
         ),
         None,
     )
 
     if after is not None:
-        answer += f", {_gain(speeds[first], speeds[after]).text('x')} {after}"
+        answer += f", {gain_of(speeds[first], speeds[after]).text('x')} {after}"
 
     return f"{answer}."
 
@@ -170,15 +170,6 @@ def _speed(split: Deployment, figure: str) -> Span:
     """A rate by upper limits, of a latency its inverse."""
     value = split.figures[figure]
     return value if figure.endswith("per_s") else 1 / value
-
-
-def _gain(fast: Span, slow: Span) -> Span:
-    """How many times as fast the first is. Both have the same all-reduces: where those are at one
-    end, they are for both, so that the ratio has no end of one beside the other end of the other.
-    """
-    value = fast.value / slow.value
-    at_ends = fast.low / slow.low, fast.high / slow.high
-    return Span(value, min(value, *at_ends), max(value, *at_ends))
 
 
 def reached(each: Likely, goal: str) -> str:

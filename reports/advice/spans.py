@@ -80,6 +80,15 @@ class Cases(msgspec.Struct, frozen=True, array_like=True):
         return Span(self.typical, low=self.worst, high=self.best)
 
 
+def gain_of(more: Span, less: Span) -> Span:
+    """How many times as much the first of two rates or two times is. Both have the same
+    all-reduces: where those are at one end, they are for both, so that the ratio has no end of one
+    beside the other end of the other."""
+    value = more.value / less.value
+    at_ends = more.low / less.low, more.high / less.high
+    return Span(value, min(value, *at_ends), max(value, *at_ends))
+
+
 def as_span(figure: Span | float) -> Span:
     """A number that is exact as a span of no width."""
     if isinstance(figure, Span):

@@ -19,6 +19,7 @@ from figures_answer import (
     WEIGHTS,
     advised,
     by_layer,
+    even_us,
     h100_us,
     is_setting,
     of_two,
@@ -143,7 +144,7 @@ def figures() -> dict[str, str]:
         "layer": f"{number(step_ms(by_layer(load)))} ms",
         "tensor": f"{number(step_ms(none))} ms",
         "even": f"{number(break_even_us(load, by_layer(load)))} us",
-        "no_handoffs": number(1e3 * step_ms(none) / MODEL.all_reduces),  # by layer takes twice that
+        "no_handoffs": number(even_us()),
         "other_weights": f"{file_gb:.1f} GB",
         "bits": f"{Q4_K_M_BITS:g}",
         "other_layer": f"{number(step_ms(by_layer(other)))} ms",

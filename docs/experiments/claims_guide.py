@@ -7,7 +7,6 @@ from dataclasses import replace
 from claims_table import (
     Claim,
     Found,
-    by_layer,
     call,
     calls_of_pass,
     close,
@@ -27,6 +26,7 @@ from claims_table import (
     step,
     us,
 )
+from figures_answer import by_layer
 
 from reports.advice.group_times import exchange_share
 from reports.advice.reduce_times import wire_factor

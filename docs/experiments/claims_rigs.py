@@ -9,7 +9,6 @@ from claims_table import (
     Claim,
     Found,
     alone,
-    by_layer,
     call,
     close,
     decided,
@@ -29,6 +28,7 @@ from claims_table import (
     step,
     us,
 )
+from figures_answer import by_layer
 
 from reports.advice.offload import HOST_GB_S, offloaded
 from reports.advice.serving import CHUNK_TOKENS, Deployment

@@ -18,6 +18,7 @@ from answer_cases import prefills, split_by_replay
 from answer_pairs import Pair, between, gains
 from answer_text import times_text
 from drawing import HERE
+from figures_answer import by_layer
 
 from reports.__main__ import main
 from reports.advice import advise
@@ -114,10 +115,6 @@ def ms(time: Span | float) -> str:
 
 def us(time: Span | float) -> str:
     return time.text(" us") if isinstance(time, Span) else f"{number(time)} us"
-
-
-def by_layer(tensor: Deployment) -> Deployment:
-    return replace(tensor, tensor=1, stages=tensor.tensor)
 
 
 def alone(tensor: Deployment) -> Deployment:

@@ -8,7 +8,6 @@ from claims_table import (
     Claim,
     Found,
     alone,
-    by_layer,
     call,
     calls_of_pass,
     close,
@@ -32,7 +31,7 @@ from claims_table import (
     step,
     us,
 )
-from figures_answer import archived
+from figures_answer import archived, by_layer
 
 from reports.advice.serving import CHUNK_TOKENS
 from reports.advice.specs import BITS, GB, LINKS, engine_calls

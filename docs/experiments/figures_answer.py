@@ -13,7 +13,7 @@ from drawing import BLACK, BLUE, ORANGE, RED
 from matplotlib.figure import Figure
 
 from reports.advice.reduce_times import ReduceTimes, assumed_times
-from reports.advice.serving import CHUNK_TOKENS, Deployment
+from reports.advice.serving import CHUNK_TOKENS, Deployment, break_even_us
 from reports.advice.spans import as_span
 from reports.advice.specs import GPUS, MODELS, link_between
 from reports.references.published import PublishedCall, calls, near_size, select
@@ -42,7 +42,7 @@ def advised(weights: str = WEIGHTS) -> Deployment:
 
 
 def by_layer(tensor: Deployment) -> Deployment:
-    return replace(tensor, tensor=1, stages=2)
+    return replace(tensor, tensor=1, stages=tensor.tensor)
 
 
 def step_ms(load: Deployment) -> float:
@@ -53,7 +53,7 @@ def even_us() -> float:
     """The time of a call at which both splits of the 70B decode equally fast, at the data sheet's
     bandwidth and without hand-offs."""
     tensor = of_two(0)
-    return 1e3 * (step_ms(by_layer(tensor)) - step_ms(tensor)) / MODEL.all_reduces
+    return break_even_us(tensor, by_layer(tensor))
 
 
 def small_calls() -> dict[str, list[PublishedCall]]:

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Literal
 
 from reports.advice.implied import calls_of_step, implied_us, step_us
-from reports.advice.specs import MODELS, Transformer
+from reports.advice.specs import Transformer, model_called
 from reports.references.comparisons import admitted
 from reports.references.pairs import PairRow, pairs
 from reports.references.published import PublishedServing, serving
@@ -68,7 +68,7 @@ class Pair:
 
     @property
     def model(self) -> Transformer | None:
-        return model_named(self.other.model)
+        return model_called(self.other.model)
 
     @property
     def calls(self) -> int | None:
@@ -94,19 +94,8 @@ class Pair:
         return implied_us(split, alone, self.other.gpus, self.calls)
 
 
-@cache
-def model_named(name: str) -> Transformer | None:
-    """The model of a row: the longest name of the table whose words the row's name has."""
-
-    def words(text: str) -> set[str]:
-        return {*re.findall(r"[a-z]+|\d+(?:\.\d+)?b?", text.lower())}
-
-    named = [key for key in MODELS if words(key) <= words(name)]
-    return MODELS[max(named, key=len)] if named else None
-
-
 def is_mixture(row: Row) -> bool:
-    model = model_named(row.model)
+    model = model_called(row.model)
     return model.experts > 1 if model else bool(re.search(MIXTURES, row.model))
 
 

@@ -5,20 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import quantiles
 
 from answer_calls import even_chunk_us
-from answer_pairs import (
-    Row,
-    arrangement,
-    drafts,
-    is_chat,
-    is_pcie,
-    machine_votes,
-    model_named,
-    step_of,
-)
+from answer_pairs import Row, arrangement, drafts, is_chat, is_pcie, machine_votes, step_of
 from answer_text import markdown_table, percent
 from figures_answer import CHUNK_BYTES, TOKEN_BYTES, even_us
 
-from reports.advice.specs import BITS, GB, Gpu, Transformer, sheet_of
+from reports.advice.specs import BITS, GB, Gpu, Transformer, model_called, sheet_of
 from reports.references.pairs import pairs
 from reports.references.published import serving
 from reports.tables.sentences import counted, number, size_text
@@ -133,7 +124,7 @@ def shares(of: Callable[[Row, Gpu, Transformer], float | None]) -> list[tuple[Ro
         and is_pcie(row)
         and "+" not in row.gpu  # unlike cards
         and (card := sheet_of(row.gpu))
-        and (model := model_named(row.model))
+        and (model := model_called(row.model))
         and model.experts == 1
         and model.parameters >= LEAST_PARAMETERS
         and (share := of(row, card, model))

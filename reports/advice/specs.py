@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -231,6 +232,7 @@ def _called(known: Mapping[str, Spec], kind: str) -> list[tuple[str, Spec]]:
     return [*known.items(), *((word, known[name]) for word, name in others)]
 
 
+@cache
 def sheet_of(name: str) -> Gpu | None:
     """The data sheet of the card that a driver, an owner or a shop names so; None if no sheet has
     all words of it and the memory that it says, or if it names unlike cards."""
@@ -288,6 +290,7 @@ def link_by_name(name: str) -> CardLink:
     )
 
 
+@cache
 def model_called(name: str) -> Transformer | None:
     """The model that an owner names so, such as `Qwen3.8-27B-Heretic`; None if no model has all
     words of it and the size that it says."""

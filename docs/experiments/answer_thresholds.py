@@ -9,7 +9,15 @@ from answer_pairs import Row, arrangement, drafts, is_chat, is_pcie, machine_vot
 from answer_text import markdown_table, percent
 from figures_answer import CHUNK_BYTES, TOKEN_BYTES, even_us
 
-from reports.advice.specs import BITS, GB, Gpu, Transformer, model_called, sheet_of
+from reports.advice.specs import (
+    GB,
+    Gpu,
+    Transformer,
+    bits_of,
+    model_called,
+    sheet_of,
+    weights_called,
+)
 from reports.references.pairs import pairs
 from reports.references.published import serving
 from reports.tables.sentences import counted, number, size_text
@@ -94,12 +102,11 @@ DECODE, PREFILL = "{} --mode chained --cudagraph 1", "{} --mode isolated"
 def bandwidth_share(row: Row, card: Gpu, model: Transformer) -> float | None:
     """Of the memory's bandwidth, by the weights that a token reads; caches come on top. None for
     weights whose bits are not known."""
-    bits = BITS.get(row.weights.lower().removeprefix("gguf "))
-    step = step_of(row)
-    if not bits or not step or drafts(row) or not is_chat(row):
+    weights, step = weights_called(row.weights), step_of(row)
+    if not weights or weights.endswith("GB") or not step or drafts(row) or not is_chat(row):
         return None
     table = 0 if model.tied is True else model.vocab * model.hidden
-    read_gb = (model.parameters * model.active_share - table) * bits / 8 / GB
+    read_gb = (model.parameters * model.active_share - table) * bits_of(weights) / 8 / GB
     return read_gb / (step / 1e6) / card.bandwidth_gb_s
 
 

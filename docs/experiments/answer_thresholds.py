@@ -9,6 +9,8 @@ from answer_pairs import Row, arrangement, drafts, is_chat, is_pcie, machine_vot
 from answer_text import markdown_table, percent
 from figures_answer import CHUNK_BYTES, TOKEN_BYTES, even_us
 
+from reports.advice.reduce_times import ReduceTimes
+from reports.advice.serving import Deployment
 from reports.advice.specs import (
     GB,
     Gpu,
@@ -114,9 +116,8 @@ def compute_share(row: Row, card: Gpu, model: Transformer) -> float | None:
     """Of the peak rate, by 2 operations a weight and token; attention comes on top."""
     if not row.prefill_tok_s or arrangement(row) != "one card":
         return None
-    tflops = card.fp8_tflops if row.weights.lower() == "fp8" and card.fp8_tflops else None
-    flop_per_s = 2 * model.parameters * model.active_share * row.prefill_tok_s
-    return flop_per_s / (tflops or card.fp16_tflops) / 1e12
+    load = Deployment(model, card, row.weights, ReduceTimes(1, "none"))
+    return load.work_flop(row.prefill_tok_s) / load.tflops / 1e12
 
 
 def shares(of: Callable[[Row, Gpu, Transformer], float | None]) -> list[tuple[Row, float]]:

@@ -181,7 +181,8 @@ def models_of(rows: Sequence[Served]) -> list[str]:
 
 
 def cards_of(row: Served) -> str:
-    return f"{row.gpus or 'several'}x {row.gpu}"
+    """`2x R9700`; unlike cards, such as `R9700 + RX 9070 XT`, are all of a machine's."""
+    return row.gpu if "+" in row.gpu else f"{row.gpus or 'several'}x {row.gpu}"
 
 
 def drafter_of(row: Served) -> str:

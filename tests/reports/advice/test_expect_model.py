@@ -46,6 +46,13 @@ def test_a_split_of_a_pair_is_spelled_as_in_the_other_table(printed, gpus, shown
     assert split_text(split_of(printed, gpus)) == shown
 
 
+def test_unlike_cards_are_not_counted_twice(reports):
+    """`2x R9700 + RX 9070 XT` read as three cards: it is one of each."""
+    _, text, _ = reports("expect", "--model", MODEL)
+    assert "\nR9700 + RX 9070 XT: " in text
+    assert "2x R9700 +" not in text
+
+
 def test_what_few_sources_print_has_a_column_only_there(reports):
     eight, chat = (reports("expect", "--model", name)[1] for name in ("llama-3.1-8b", "gpt-oss"))
     assert "first token" in eight

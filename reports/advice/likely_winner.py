@@ -19,7 +19,8 @@ MOST_COMPARED = 2  # splits that no winner beats whose ranges are printed
 def conditions_of(load: Deployment, engine: str, link: CardLink) -> Conditions:
     """An engine of this class and a link; slots join peers only if the card's driver does."""
     way = likely.way_of(link.fabric, load.gpu.peer_access)
-    return Conditions(engine, way, link.total_gb_s(load.gpus // load.nodes))
+    # One card has no peers, to which a mesh has its links, and sends nothing.
+    return Conditions(engine, way, link.total_gb_s(max(2, load.gpus // load.nodes)))
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,23 @@ class Likely:
     def passes(self) -> dict[str, Pass]:
         """A pass for each goal."""
         split, conditions = self.split, self.conditions
-        return {
-            "token_us": decode_pass(split, split.batch, self._at(split.batch * split.step_tokens)),
-            "tokens_per_s": decode_pass(
-                split, split.slots, self._at(split.slots * split.step_tokens)
-            ),
+        passes = {
+            "token_us": decode_pass(split, split.batch, conditions),
+            "tokens_per_s": decode_pass(split, split.slots, conditions),
             "prompt_us": prompt_pass(split, conditions),
             "prompt_tokens_per_s": prompt_pass(split, conditions, many=True),
         }
+        return {goal: self._timed(one) for goal, one in passes.items()}
 
-    def _at(self, tokens: int) -> Conditions:
-        """With the time of a call of so many tokens, if calls were measured or are predicted."""
-        split = self.split
-        if split.tensor == 1 or split.times.is_assumed:
-            return self.conditions
-        tokens = -(-tokens // (split.replicas * split.stages))
-        each_us = split.all_reduce_us(split.model.all_reduce_bytes(tokens)).value
-        return replace(self.conditions, call_us=each_us)
+    def _timed(self, one: Pass) -> Pass:
+        """With the time of its calls, if they were measured or are predicted of these cards."""
+        if one.ranks == 1:
+            return one
+        times = self.split.tensor_times
+        if not times.are_of_these_cards:
+            return one
+        call_us = times(one.call_bytes).value
+        return replace(one, conditions=replace(one.conditions, call_us=call_us))
 
     @cached_property
     def figures(self) -> dict[str, Span]:
@@ -70,11 +71,13 @@ class Likely:
             rates[goal] = split.accepted * rates[goal]
         rates["token_us"] = rates["token_us"] / split.batch  # of one of the streams
         most = {
-            goal: 1e6 / figure.low if goal == "token_us" else figure.high
+            goal: 1 / (figure / 1e6) if goal == "token_us" else figure
             for goal, figure in split.figures.items()
             if goal in ("token_us", "tokens_per_s", "prompt_tokens_per_s")
         }
-        most["prompt_us"] = 1e6 * split.prompt / split.figures["prompt_us"].low
+        most["prompt_us"] = split.prompt / (split.figures["prompt_us"] / 1e6)
+        # The likely value is no more than the typical limit, and its range goes to the limit's end.
+        most = {goal: Span(each.value, each.value, each.high) for goal, each in most.items()}
         return {goal: rate.at_most(most[goal]) for goal, rate in rates.items()}
 
 
@@ -111,7 +114,8 @@ def winner(candidates: Mapping[str, Likely], goal: str) -> str:
         gain = gain_of(*(_speed(known[name].split, goal) for name in (one, other)))
         return f"of upper limits {gain.text('x')}"
 
-    open_ones = [name for name in others if ratios[name].low <= 1]
+    # As it is printed: a winner by `[1.00 1.85]` is none.
+    open_ones = [name for name in others if round(ratios[name].low, 2) <= 1]
     beaten = [name for name in others if name not in open_ones]
     answer = f"{first}, {reached(known[first], goal)}"
     if open_ones:

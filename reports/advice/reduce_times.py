@@ -152,6 +152,11 @@ class ReduceTimes:
     def is_assumed(self) -> bool:
         return not self.source.startswith("measured")
 
+    @property
+    def are_of_these_cards(self) -> bool:
+        """Whether they were measured, or are predicted from a wire: published of others are not."""
+        return self.source.startswith(("measured", "PREDICTED"))
+
     def __call__(self, size_bytes: float) -> Span:
         return self.look_up(size_bytes)[0]
 

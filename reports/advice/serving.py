@@ -191,11 +191,16 @@ class Deployment:
             return self.model.all_reduces * self.all_reduce_us(self.model.all_reduce_bytes(tokens))
         return as_span(0.0)
 
+    @property
+    def tensor_times(self) -> ReduceTimes:
+        """The times of the all-reduces of the tensor split."""
+        if self.groups and self.tensor < self.gpus:
+            return self.groups.all_reduces(self.tensor, self.spanned)
+        return self.times
+
     def all_reduce_us(self, size_bytes: float) -> Span:
         """An all-reduce of the tensor split."""
-        if self.groups and self.tensor < self.gpus:
-            return self.groups.all_reduces(self.tensor, self.spanned)(size_bytes)
-        return self.times(size_bytes)
+        return self.tensor_times(size_bytes)
 
     def hand_off_us(self, size_bytes: float, nodes: int = 1) -> Span:
         """A hand-off between two stages of one node or of two, as an all-reduce of its bytes, an

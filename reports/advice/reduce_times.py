@@ -101,7 +101,8 @@ def read_launches(
         )
 
     counting = {run.path for run in runs}
-    for _, *once_more in copies_among([each for each in results if each.path in counting]):
+    files = {each.path: each for each in results}  # a file that is named twice is no copy
+    for _, *once_more in copies_among([each for path, each in files.items() if path in counting]):
         paths = {copy.path for copy in once_more}
         runs = [run for run in runs if run.path not in paths]
         notes += left_out_lines((path, RENAMED) for path in sorted(paths))

@@ -40,6 +40,15 @@ def test_four_cards_have_hybrids_with_the_times_of_their_groups(tmp_path):
     assert "Groups of fewer GPUs count with the all-reduces of the next larger" in words
 
 
+def test_a_run_that_is_named_twice_counts_once(tmp_path):
+    """A folder and a file in it: both were left out, and none remained."""
+    run = write_of(tmp_path, 2, 30)
+    once, twice = (
+        answer_json(f"{LLAMA} --run", *runs)["splits"] for runs in ([run], [tmp_path, run])
+    )
+    assert once == twice
+
+
 def test_a_smaller_group_s_times_stand_for_no_larger_one(tmp_path):
     """Four ranks are not as fast as two: without a run of four, eight are their upper bound."""
     runs = [write_of(tmp_path / f"{ranks}", ranks, us) for ranks, us in ((8, 300), (2, 30))]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reports.advice.likely import Model
+from reports.advice.likely import Formula
 from reports.advice.spans import Span
 from tests.reports.advice.test_advise import GPU, LARGE, answer, write
 from tests.reports.advice.test_advise_splits import LLAMA, answer_json
@@ -67,5 +67,5 @@ def test_one_card_of_a_mesh_has_an_answer(gpu):
 @pytest.mark.parametrize(("least", "is_named"), [(1.003, False), (1.02, True)])
 def test_a_winner_is_named_whose_printed_range_excludes_1(monkeypatch, least, is_named):
     """`TP 4, 1.36x [1.00 1.85] 2 replicas` contradicts the rule by what it prints."""
-    monkeypatch.setattr(Model, "ratio", lambda *passes: Span(1.36, least, 1.85))
+    monkeypatch.setattr(Formula, "ratio", lambda *passes: Span(1.36, least, 1.85))
     assert ("no winner" not in answer(TWO_4090)[1]) == is_named

@@ -72,7 +72,7 @@ def _likely_fastest(
     for name, split in splits.items():
         each = Likely(split, conditions_of(split, engine, link))
         if not each.unknown:
-            ranges[name] = each.figures["tokens_per_s"]  # at most what the split can reach
+            ranges[name] = each.rates["tokens_per_s"]  # at most what the split can reach
     if not ranges:
         return "", None
 

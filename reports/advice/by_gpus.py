@@ -92,4 +92,4 @@ def _cells(advice: Advice) -> list[str]:
 
 def likely_text(each: Likely | None) -> str:
     """The likely tokens/s of a stream."""
-    return "-" if each is None or each.unknown else each.figures["token_us"].text()
+    return "-" if each is None or each.unknown else each.rates["token_us"].text()

@@ -62,9 +62,9 @@ class Likely:
         return replace(one, conditions=replace(one.conditions, call_us=call_us))
 
     @cached_property
-    def figures(self) -> dict[str, Span]:
-        """The rates of one stream and of `slots`, the us of a prompt, and the rate of many; none
-        above what `serving` gives at most."""
+    def rates(self) -> dict[str, Span]:
+        """Tokens/s by goal: of one of `batch` streams, of all `slots`, and of the tokens of one
+        prompt and of many; none above what `serving` gives at most."""
         split, formula = self.split, likely.published()
         rates = {goal: formula.rate(one) for goal, one in self.passes.items()}
         for goal in ("token_us", "tokens_per_s"):
@@ -178,11 +178,11 @@ def _speed(split: Deployment, figure: str) -> Span:
 
 def reached(each: Likely, goal: str) -> str:
     """`likely 24.1 tokens/s [16.0 36.3], at most 45.4`; of one prompt its time."""
-    figure, most = each.figures[goal], each.split.figures[goal]
+    rate, most = each.rates[goal], each.split.figures[goal]
     if goal == "prompt_us":
-        prompt_ms = each.split.prompt / figure * 1e3
+        prompt_ms = each.split.prompt / rate * 1e3
         return f"likely {prompt_ms.text(' ms')}, at least {(most / 1e3).text()}"
-    return f"likely {figure.text(' tokens/s')}, at most {_rate(most, goal).text()}"
+    return f"likely {rate.text(' tokens/s')}, at most {_rate(most, goal).text()}"
 
 
 def _rate(most: Span, goal: str) -> Span:

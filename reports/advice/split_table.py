@@ -118,15 +118,15 @@ def likely_table_of(advice: Advice) -> "Table | None":
     load, rows = advice.load, list[list[str]]()
     for name, each in advice.likely.items():
         if name in advice.shown and not each.unknown:
-            figures = each.figures
-            prompt_ms = each.split.prompt / figures["prompt_us"] * 1e3
+            rates = each.rates
+            prompt_ms = each.split.prompt / rates["prompt_us"] * 1e3
             rows.append(
                 [
                     name,
-                    figures["token_us"].text(),
-                    "-" if each.split.lack(load.slots) else figures["tokens_per_s"].text(),
+                    rates["token_us"].text(),
+                    "-" if each.split.lack(load.slots) else rates["tokens_per_s"].text(),
                     prompt_ms.text(),
-                    figures["prompt_tokens_per_s"].text(),
+                    rates["prompt_tokens_per_s"].text(),
                 ]
             )
     headings = [
@@ -208,14 +208,14 @@ def _likely_fields(each: Likely | None) -> dict[str, Any] | None:
     """The likely figures of a split; None where nothing is known of it."""
     if each is None or each.unknown:
         return None
-    figures = each.figures
+    rates = each.rates
     return {
         "engine": each.conditions.engine,
         "way": each.conditions.way,
-        "stream_tokens_per_s": figures["token_us"],
-        "tokens_per_s": figures["tokens_per_s"],
-        "prompt_us": 1e6 * each.split.prompt / figures["prompt_us"],
-        "prompt_tokens_per_s": figures["prompt_tokens_per_s"],
+        "stream_tokens_per_s": rates["token_us"],
+        "tokens_per_s": rates["tokens_per_s"],
+        "prompt_us": 1e6 * each.split.prompt / rates["prompt_us"],
+        "prompt_tokens_per_s": rates["prompt_tokens_per_s"],
     }
 
 

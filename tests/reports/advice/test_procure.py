@@ -32,13 +32,6 @@ from wiretax.record.writing import to_line
 pytestmark = pytest.mark.unit
 
 
-@pytest.fixture(scope="module")
-def launches(tmp_path_factory):
-    """Six launches: 16 KiB takes about 3.1 us chained, and 32 MiB reaches about 7 GB/s."""
-    write_launches(folder := tmp_path_factory.mktemp("procure") / "box", 6)
-    return folder.parent
-
-
 @pytest.mark.parametrize(
     ("requirement", "expected", "status"),
     [

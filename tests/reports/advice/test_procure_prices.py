@@ -21,13 +21,6 @@ from tests.reports.synthetic_run import rewrite
 pytestmark = pytest.mark.unit
 
 
-@pytest.fixture(scope="module")
-def launches(tmp_path_factory):
-    """Six launches: 16 KiB takes about 3.1 us chained, and 32 MiB reaches about 7 GB/s."""
-    write_launches(folder := tmp_path_factory.mktemp("prices") / "box", 6)
-    return folder.parent
-
-
 COSTS = """lifetime_years = 4
 hours_per_day = 8
 electricity = {amount = 0.30, currency = "EUR", per = "kWh"}

@@ -184,10 +184,9 @@ def wire(text: str) -> Wire:
         ) from error
 
 
-def load_of(arguments: argparse.Namespace, gpus: int | None = None) -> Deployment:
-    """The model, so many GPUs, by default the first number that was asked about, and the times of
-    their all-reduces. Raises ResultError for names and options that do not go together."""
-    gpus = gpus or arguments.gpus[0]
+def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
+    """The model, so many GPUs, and the times of their all-reduces. Raises ResultError for unknown
+    names, unusable files, and options that do not go together."""
     gpu, nodes = with_peer_access(gpu_of(arguments.gpu), arguments.peer_access), arguments.nodes
     model = model_of(arguments.config) if arguments.config else model_by_name(arguments.model)
 
@@ -219,17 +218,16 @@ def load_of(arguments: argparse.Namespace, gpus: int | None = None) -> Deploymen
         gpu,
         printable(arguments.weights),
         ReduceTimes(gpus, "none"),
-        arguments.context,
-        arguments.prompt,
-        arguments.batch,
-        arguments.slots,
+        context=arguments.context,
+        prompt=arguments.prompt,
+        batch=arguments.batch,
+        slots=arguments.slots,
         tensor=gpus,
         nodes=nodes,
         skew=arguments.skew,
         proposed=proposed,
         accepted=accepted or 1,
     )
-    named = link if arguments.link or link != own_link else None
     if arguments.wire:
         groups = wire_groups(arguments.wire, gpus, load.call_bytes)
         return replace(load, times=groups.all_reduces(gpus, 1), groups=groups)
@@ -239,6 +237,7 @@ def load_of(arguments: argparse.Namespace, gpus: int | None = None) -> Deploymen
         times, groups = measured_groups(arguments.run, gpus, gpu, nodes, link)
         return replace(load, times=times, groups=groups)
 
+    named = link if arguments.link or link != own_link else None
     groups = assumed_groups(gpus, gpu, nodes, named)
     times = groups.all_reduces(gpus, nodes)
     if arguments.link and (sentence := undistinguished(gpus // nodes, gpu, link, own_link)):

@@ -177,13 +177,15 @@ def evaluate(path: Path) -> Procurement:
             "limits, and the host draws power too."
         )
     sentences += [f"{each.name}: {note}" for each in appraisals for note in each.notes]
-    headline, word = _headline(appraisals)
-    return Procurement(headline, word, _prices(appraisals, spec), counts, appraisals, sentences)
+    headline, word, slower = _headline(appraisals)
+    below = [*slower, *_prices(appraisals, spec)]
+    return Procurement(headline, word, below, counts, appraisals, sentences)
 
 
-def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str]:
+def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str, list[str]]:
     """What a buyer repeats, and the verdict in it: of each currency the cheapest of the candidates
-    that are nearest to meeting every requirement, and what it lacks."""
+    that are nearest to meeting every requirement, and what it lacks; and a sentence on cheaper ones
+    of the same verdict."""
 
     def distance(each: Appraisal) -> tuple[int, int, int]:
         """Of the same verdict the candidate is nearest that likely misses least, and then that
@@ -205,7 +207,7 @@ def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str]:
 
     least = min(map(distance, appraisals))
     nearest = [each for each in appraisals if distance(each) == least]
-    word, texts = nearest[0].word, list[str]()
+    word, texts, notes = nearest[0].word, list[str](), list[str]()
     for currency, own in grouped(nearest, lambda each: each.offer.price.currency).items():
         best = min(own, key=lambda each: each.offer.price.amount)
         text = f"{best.name} for {best.offer.price.amount:g} {currency}"
@@ -218,9 +220,20 @@ def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str]:
         ]
         said = SAID[word].format(some(lacks))
         texts.append(text + said if said else text.rstrip(","))
+        slower = [
+            each.name
+            for each in appraisals
+            if (each.word, each.offer.price.currency) == (word, currency)
+            and each.offer.price.amount < best.offer.price.amount
+            and distance(each)[1] > least[1]
+        ]
+        if slower:
+            notes.append(
+                f"Cheaper than {best.name}, but more likely than not too slow: {some(slower)}."
+            )
 
     none = "No candidate meets every requirement: " if word == "FAIL" else ""
-    return none + "; ".join(texts), word
+    return none + "; ".join(texts), word, notes
 
 
 def _prices(appraisals: Sequence[Appraisal], spec: Spec) -> list[str]:

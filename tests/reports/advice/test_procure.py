@@ -223,6 +223,26 @@ def test_one_larger_card_lacks_nothing_by_needing_no_all_reduce(launches):
     assert headline.startswith("one for 4000 EUR, the cheapest of 2 in EUR, may meet every")
 
 
+def test_cheaper_candidates_that_are_likely_too_slow_are_named(tmp_path, capsys):
+    """`the cheapest of 2 in EUR` of four, two of which cost less, with the same verdict."""
+    candidates = "".join(
+        unmeasured(
+            gpu, gpu=f'"{gpu}"', gpus=gpus, price=PRICE.partition(" = ")[2].replace("5200", eur)
+        )
+        for gpu, gpus, eur in (
+            ("rtxpro6000", 1, "9000"),
+            ("w7900", 1, "3500"),
+            ("r9700", 2, "2800"),
+            ("rtx5090", 2, "5200"),
+        )
+    )
+    text = " ".join(
+        ask(capsys, spec(tmp_path, ["70b-q4 >= 20 tok/s"], MODELS + candidates))[1].split()
+    )
+    assert text.startswith("rtx5090 for 5200 EUR, the cheapest of 2 in EUR, may meet")
+    assert "Cheaper than rtx5090, but more likely than not too slow: w7900, r9700." in text
+
+
 def test_no_name_of_a_candidate_hides_the_rows_names(tmp_path, capsys):
     """A candidate called `figure` took the place of what the rows are."""
     text = ask(capsys, spec(tmp_path, text=MODELS + unmeasured("figure")))[1]

@@ -204,7 +204,7 @@ def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
             f"--accept {accepted:g}: a step with --draft {proposed} gives a stream from 1 to "
             f"{proposed + 1} tokens, one of which is the model's own"
         )
-    if arguments.wire and (arguments.run or arguments.link):
+    if arguments.wire and (arguments.run or arguments.link is not None):
         raise ResultError("advise takes one of --run, --link and --wire")
     if arguments.wire and nodes > 1:
         raise ResultError("--wire is of one node: for --nodes name a --run over them")
@@ -248,7 +248,7 @@ def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
 def _link_of(arguments: argparse.Namespace, gpu: Gpu, gpus: int) -> CardLink:
     """What joins the GPUs of a node: the link that is named, the one that a doctor found where
     nothing was measured, or the GPU's own."""
-    if arguments.link:
+    if arguments.link is not None:
         return link_by_name(arguments.link)
     found = None if arguments.run else which_gpus.link_of(arguments.doctor, gpus, gpu)
     return found or link_between(gpu, gpus)

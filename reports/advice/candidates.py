@@ -264,7 +264,7 @@ def card_of(offer: Offer) -> Gpu:
 
 def link_of(offer: Offer) -> CardLink:
     """The link that the offer names, or its GPU's own. Raises ResultError for unknown names."""
-    if offer.link:
+    if offer.link is not None:
         return link_by_name(offer.link)
     return link_between(card_of(offer), offer.gpus)
 

@@ -309,7 +309,8 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
         narrow = assumed_gb_s(gpus, gpu, LINKS["pcie5x8"])
         if link.name == "pcie5x16" and narrow != (gb_s, of_gb_s):
             times.notes.append(
-                "Many boards give two cards eight lanes each: for these see advise --link pcie5x8."
+                "Many boards give two cards eight lanes each: for these name their link, pcie5x8 "
+                "(advise --link, or link in a spec)."
             )
     return times
 

@@ -223,9 +223,9 @@ def test_a_card_without_peer_access_is_asked_about():
     )
     assert patched in words
     assert "a latency of 31.1 us [17.1 81.0] by 5 figures over PCIe," in words
-    assert "two cards eight lanes each: for these see advise --link pcie5x8" in words
+    assert "two cards eight lanes each: for these name their link, pcie5x8 (advise" in words
     assert "patched" not in answer(TWO)[1]
-    assert "see advise --link" not in answer(TWO)[1]  # where it would change nothing
+    assert "name their link" not in answer(TWO)[1]  # where it would change nothing
 
 
 def test_a_model_that_does_not_fit_is_reported():

@@ -53,6 +53,11 @@ def test_wrong_figures_of_a_card_take_one_sentence(gpu, sentence):
     assert sentence in refusal("--model llama-3.1-70b --gpu", gpu)
 
 
+def test_a_link_without_a_name_is_none():
+    """`--link "$LINK"` of an empty variable took the card's own link."""
+    assert "unknown link ''" in refusal(f"{TWO} --link", "")
+
+
 def test_narrow_and_old_slots_have_their_own_bandwidth():
     """`pcie4x4` was taken for a misspelt `pcie4x8`, which has twice of it."""
     assert LINKS["pcie5x4"].gb_s == LINKS["pcie4x8"].gb_s == LINKS["pcie3x16"].gb_s

@@ -298,6 +298,12 @@ def _advice_on(load: Deployment, arguments: argparse.Namespace) -> Advice:
     conditions = conditions_of(load, engine, link)
     expected = {name: Likely(split, conditions) for name, split in possible.items()}
     sentences = [*_recommendation(load, possible, expected), *map(offload_text, beyond.items())]
+    if beyond:
+        name = min(beyond, key=lambda name: beyond[name].figures["token_us"].value)
+        tokens_per_s = number(serving.rate(1, beyond[name].figures["token_us"]).value)
+        sentences[0] += (
+            f" Over host memory a stream decodes at most {tokens_per_s} tokens/s: {name}."
+        )
     which = which_gpus.text_of(arguments.doctor, load) if arguments.doctor else []
     return Advice(load, splits, possible, beyond, sentences, expected, which)
 

@@ -292,6 +292,11 @@ def assumed_times(gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:
         f"{link.name} has at most {number(link.gb_s)} GB/s one way ({link.source})."
     )
     times = ReduceTimes(gpus, source, _at_least_the_wire(latency_us, gpus, link), gb_s, [sheet])
+    if link.name == gpu.peer and link.most_gpus == 2:
+        times.notes.append(
+            f"Two cards without the bridge have their slots: name the link, {gpu.slot} (advise "
+            "--link, or link in a spec)."
+        )
     if link.fabric.startswith("PCIe"):
         staged = all_reduces(1, SMALL, library={gpu.library}, transport={STAGED})
         who = "Cards"

@@ -214,6 +214,15 @@ def test_a_card_has_the_times_of_its_fabric_and_library(words, fabric, library):
     assert ("through host memory" in said) == fabric.startswith("PCIe")
 
 
+def test_cards_without_their_bridge_are_asked_about():
+    """Most owners of two 3090s have no bridge, and the advice counted on it in silence."""
+    line = "--model llama-3.1-8b --gpu rtx3090"
+    said = "Two cards without the bridge have their slots: name the link, pcie4x16 (advise --link"
+    assert said in answer(line)[1]
+    for other in ("--link pcie4x16", "--gpus 4"):
+        assert "the bridge" not in answer(f"{line} {other}")[1]
+
+
 def test_a_card_without_peer_access_is_asked_about():
     """Two GeForce cards on a board for desktops share sixteen lanes and reach each other through
     host memory: a buyer must hear it before the order."""

@@ -126,6 +126,10 @@ def test_what_does_not_fit_has_its_rest_in_host_memory():
     assert "Nothing fits: take more GPUs" in words
     assert re.search(r"^one GPU, rest on the CPU +21\.6 +2[34]\d ", text, re.MULTILINE)
     assert "18.7 GB of weights in host memory" in words
+    # The first sentence has the best way, and not only that nothing fits.
+    first = words.partition(" model: ")[0]
+    assert "Over host memory a stream decodes at most 4" in first
+    assert first.endswith("tokens/s: one GPU, rest on the CPU.")
     assert "5.43 times as long as with enough memory (the host memory's 89.6 GB/s, ASS" in words
     assert "rest streamed: " in words
     faster = answer("--model llama-3.1-70b --gpu rtx3090 --gpus 1 --host-memory 400")[1]

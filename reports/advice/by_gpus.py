@@ -18,15 +18,15 @@ def text_of(advices: Sequence[Advice], question: Sequence[str]) -> str:
     headings = [
         "GPUs",
         "fits",
-        f"{counted(load.batch, 'stream')}:\nfastest",
+        f"{counted(load.batch, 'stream')}:\nlikely fastest",
         "decode: ms\na token",
         "at most\ntokens/s a\nstream",
         "likely\ntokens/s a\nstream",
-        f"{counted(load.slots, 'stream')}:\nfastest",
-        "at most\ntokens/s\nof all",
-        "prompt:\nms",
+        "its prompt:\nms",
         "memory\nleft: GB",
         "most\ncontext",
+        f"{counted(load.slots, 'stream')}:\nlikely fastest",
+        "at most\ntokens/s\nof all",
     ]
     rows = [[str(advice.load.gpus), *_cells(advice)] for advice in advices]
     numbers = ", ".join(str(advice.load.gpus) for advice in advices)
@@ -83,10 +83,10 @@ def _cells(advice: Advice) -> list[str]:
         number(figures["token_us"].value / 1e3),
         rate(1, figures["token_us"]).text(),
         likely_text(advice.likely.get(one)),
-        most or NOTHING,
-        number(splits[most].figures["tokens_per_s"].value) if most else "-",
         number(figures["prompt_us"].value / 1e3),
         *(left if advice.possible else ["-", "-"]),
+        most or NOTHING,
+        number(splits[most].figures["tokens_per_s"].value) if most else "-",
     ]
 
 

@@ -148,6 +148,8 @@ def test_several_numbers_of_gpus_are_one_table():
     assert "on 1, 2 x rtx3090. Nothing fits. " in nowhere
     rows = re.findall(r"^ +([1248]) +(yes|no) ", text, re.MULTILINE)
     assert rows == [("1", "no"), ("2", "yes"), ("4", "yes"), ("8", "yes")]
+    # The prompt and the memory are of the split for one stream, and stand beside it.
+    assert re.search(r"^GPUs +ms left: GB context +likely fastest +of all$", text, re.MULTILINE)
     answered = answer_json("--model llama-3.1-70b --gpu rtx3090 --gpus 1,2,4,8")
     assert answered["gpus"] == [1, 2, 4, 8]
     for gpus, each in zip((1, 2, 4, 8), answered["numbers"], strict=True):

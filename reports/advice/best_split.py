@@ -6,7 +6,7 @@ from reports.advice.likely_winner import Likely, conditions_of
 from reports.advice.reduce_times import ReduceTimes
 from reports.advice.serving import Deployment, all_splits
 from reports.advice.spans import Span
-from reports.advice.specs import CardLink
+from reports.advice.specs import CardLink, link_between
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def best_speed(load: Deployment, link: CardLink, engine: str, has_times: bool) -
     no_time = ReduceTimes(n, "", {1: Span(0.0, low=0.0, high=0.0)})
     most = dict[int, float]()  # by the number of cards
     for each in splits.values():
-        speed = replace(each, times=no_time).figures["tokens_per_s"].value
+        speed = replace(each, times=no_time, groups=None).figures["tokens_per_s"].value
         most[each.gpus] = max(speed, most.get(each.gpus, 0))
     fewer = [speed for gpus, speed in most.items() if 1 < gpus < n]
     limits = max(most.values()), max(fewer, default=None), most.get(1)
@@ -60,17 +60,20 @@ def best_speed(load: Deployment, link: CardLink, engine: str, has_times: bool) -
     span = spans[typical]
     for other in spans.values():
         span = span.at_least(other)
-    likely_split, likely = _likely_fastest(known, link, engine)
+    own_link = link == link_between(load.gpu, n)
+    likely_split, likely = _likely_fastest(known, None if own_link else link, engine)
     return Speed(n, *limits, span, typical, at_best, likely, likely_split)
 
 
 def _likely_fastest(
-    splits: dict[str, Deployment], link: CardLink, engine: str
+    splits: dict[str, Deployment], link: CardLink | None, engine: str
 ) -> tuple[str, Span | None]:
-    """The split that is likely the fastest, and its range; none where nothing is known of any."""
+    """The split that is likely the fastest, over this link or their own, and its range; none where
+    nothing is known of any."""
     ranges = dict[str, Span]()
     for name, split in splits.items():
-        each = Likely(split, conditions_of(split, engine, link))
+        joined = link or link_between(split.gpu, split.gpus)  # of three cards two have a bridge
+        each = Likely(split, conditions_of(split, engine, joined))
         if not each.unknown:
             ranges[name] = each.rates["tokens_per_s"]  # at most what the split can reach
     if not ranges:
@@ -85,7 +88,10 @@ def _splits_that_fit(load: Deployment) -> dict[str, Deployment]:
     Fewer may be faster: where heads do not go into three, three cards serve as two do."""
     n, fitting = load.gpus, dict[str, Deployment]()
     for gpus in range(n, 0, -1):
-        for name, split in all_splits(replace(load, tensor=gpus)).items():
+        own = replace(load, tensor=gpus)
+        if load.groups and 1 < gpus < n:
+            own = replace(own, times=load.groups.all_reduces(gpus, 1))
+        for name, split in all_splits(own).items():
             # One stream takes one replica, which is a split over fewer cards.
             if split.replicas > 1 or split.obstacle:
                 continue

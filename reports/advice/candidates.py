@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from reports.advice.best_split import Speed, best_speed
+from reports.advice.group_times import assumed_groups
 from reports.advice.reduce_times import (
     SMALL,
     AllReduceLaunches,
@@ -280,6 +281,7 @@ def figures_of(
     gpu, gpus, link = card_of(offer), offer.gpus, link_of(offer)
     times, origin = assumed_times(gpus, gpu, link), ""
     is_published = gpus > 1 and not offer.runs
+    groups = assumed_groups(gpus, gpu, link=link if offer.link else None) if is_published else None
     has_interval = launches.have_intervals or is_published
 
     if is_published:
@@ -318,7 +320,9 @@ def figures_of(
             work, name = spec.models[label], label
             with placed(f"model {name}"):
                 model = model_by_name(work.model)
-                load = Deployment(model, gpu, work.weights, times, work.context, tensor=gpus)
+                load = Deployment(
+                    model, gpu, work.weights, times, work.context, tensor=gpus, groups=groups
+                )
                 engine = find("engine", ENGINES, work.engine)
                 speed = best_speed(load, link, engine, has_times=bool(origin))
             span, note = speed.span if speed else None, _origin_of_speed(speed, origin)

@@ -243,6 +243,18 @@ def test_cheaper_candidates_that_are_likely_too_slow_are_named(tmp_path, capsys)
     assert "Cheaper than rtx5090, but more likely than not too slow: w7900, r9700." in text
 
 
+def test_a_third_card_takes_no_bridge_from_two(tmp_path):
+    """Three 3090s decoded at most 213 tok/s, and two of them 274."""
+    candidates = unmeasured("two", gpu='"rtx3090"') + unmeasured("three", gpu='"rtx3090"', gpus=3)
+    models = MODELS.replace("llama-3.1-70b", "llama-3.1-8b")
+    appraisals = evaluate(spec(tmp_path, ["70b-q4 >= 1 tok/s"], models + candidates)).appraisals
+    two, three = (each.figures["tok/s", "70b-q4"] for each in appraisals)
+    assert two.value <= three.value
+    assert two.low <= three.low
+    assert two.high <= three.high
+    assert two.likely.value <= three.likely.value
+
+
 def test_no_name_of_a_candidate_hides_the_rows_names(tmp_path, capsys):
     """A candidate called `figure` took the place of what the rows are."""
     text = ask(capsys, spec(tmp_path, text=MODELS + unmeasured("figure")))[1]

@@ -187,7 +187,10 @@ def wire(text: str) -> Wire:
 def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
     """The model, so many GPUs, and the times of their all-reduces. Raises ResultError for unknown
     names, unusable files, and options that do not go together."""
-    gpu, nodes = with_peer_access(gpu_of(arguments.gpu), arguments.peer_access), arguments.nodes
+    nodes, peer_access = arguments.nodes, arguments.peer_access
+    if not (peer_access or arguments.run or arguments.wire):
+        peer_access = which_gpus.peer_access_of(arguments.doctor, gpus // nodes)
+    gpu = with_peer_access(gpu_of(arguments.gpu), peer_access)
     model = model_of(arguments.config) if arguments.config else model_by_name(arguments.model)
 
     if gpus % nodes:

@@ -35,10 +35,14 @@ class Group(msgspec.Struct, frozen=True):
         return f"GPU {', '.join(most)} and {last}" if most else f"GPU {last}"
 
     @property
+    def refuses_peers(self) -> bool:
+        return self.status not in ("OK", "unknown")
+
+    @property
     def text(self) -> str:
         """How it is joined."""
         speed = f", {number(self.link_gb_s)} GB/s one way" if self.link_gb_s else ""
-        refused = "" if self.status in ("OK", "unknown") else ", no peer access"
+        refused = ", no peer access" if self.refuses_peers else ""
         return f"{printable(self.path[:80])}{speed}{refused}"
 
 
@@ -63,6 +67,12 @@ def machine_of(path: Path) -> Machine:
         if any(str(len(group.gpus)) != size for group in groups):
             raise ResultError(f"{path}: a group of {printable(size[:20])} names another number")
     return machine
+
+
+def peer_access_of(path: Path | None, gpus: int) -> str | None:
+    """`off` if the driver refuses peer access between the best GPUs of a machine; else None."""
+    groups = machine_of(path).groups.get(str(gpus)) if path else None
+    return "off" if groups and groups[0].refuses_peers else None
 
 
 def link_of(path: Path | None, gpus: int, gpu: Gpu) -> CardLink | None:

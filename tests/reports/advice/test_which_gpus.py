@@ -54,6 +54,18 @@ def test_the_pair_with_a_working_link_or_one_gpu_is_advised(tmp_path):
     assert "nvlink4-bridge has at most" in words
 
 
+def test_gpus_whose_driver_refuses_peers_count_through_host_memory(tmp_path):
+    """The sentence said `no peer access`, and the arithmetic counted with it."""
+    two = "--model llama-3.1-70b --weights 40GB --gpu r9700"
+
+    def splits_with(status):
+        path = doctor(tmp_path, ([0, 1], ROOT_COMPLEX, status))
+        return answer_json(two, "--doctor", path)["splits"]
+
+    through_host = answer_json(two, "--peer-access", "off")["splits"]
+    assert splits_with("NS") == through_host != splits_with("OK")
+
+
 def test_where_no_bridge_works_the_slots_are_assumed(tmp_path):
     """The data sheet's NVLink must not stand for PCIe."""
     path = doctor(tmp_path, ([0, 1], ROOT_COMPLEX, "NS"))
@@ -61,6 +73,7 @@ def test_where_no_bridge_works_the_slots_are_assumed(tmp_path):
     assert "pcie5x16 has at most 63.0 GB/s" in words
     assert "GPU 0 and 1 (0000:01:00.0 0000:11:00.0), joined by PCIe, same root complex, no" in words
     assert "which programs take" not in words
+    path = doctor(tmp_path, ([0, 1], ROOT_COMPLEX, "OK"))
     sheet, found, slots = (
         {each["name"]: each["likely"] for each in answer_json(LESSON, *more)["splits"]}["TP 2"]
         for more in ((), ("--doctor", path), ("--link", "pcie5x16"))

@@ -327,3 +327,14 @@ def test_a_phone_shows_the_case_and_no_long_table_stands_before_it():
     assert all(len(rows[0]) <= 7 for rows in tables(PAGE))
     blocks = re.findall(r"<details markdown=\"1\">\n<summary>\S.*</summary>\n\n\|", PAGE)
     assert len(blocks) == PAGE.count("<details") == PAGE.count("\n\n</details>\n") >= 8
+
+
+def test_copies_of_several_cards_say_how_many_each_has():
+    """`one card to 2 copies` read as two cards, whose 2.17 x would be more than they have."""
+    copies = {row["cards"] for table in tables(section("## Many streams")) for row in table}
+    for cards in (each for each in copies if " copies" in each):
+        made, name = cards.split(": ")
+        (copied,) = map(int, re.findall(r"(\d+) copies", made))
+        per_copy = int(dict(re.findall(r"(each on) (\d+) cards", made)).get("each on", 1))
+        assert copied * per_copy == int(name.partition("x ")[0])
+    assert any("each on 2 cards" in each for each in copies)

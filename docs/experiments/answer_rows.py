@@ -76,15 +76,16 @@ def source_text(pair: Pair) -> str:
 
 
 def arranged(pair: Pair) -> str:
-    """`one card to 2 by tensor`."""
+    """`one card to 2 by tensor`, `4 by tensor to 2 copies, each on 2 cards`."""
 
     def words(row: Row) -> str:
         copies = row.split.replicas if isinstance(row, PairRow) else 1
+        each = row.gpus // copies
         return {
             "one card": "one card",
             "layer": f"{row.gpus} by layer",
             "tensor": f"{row.gpus} by tensor",
-            "copies": f"{copies} copies",
+            "copies": f"{copies} copies" + (f", each on {each} cards" if each > 1 else ""),
             "other": f"{row.gpus}, experts apart",
         }[arrangement(row)]
 

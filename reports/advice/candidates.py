@@ -281,7 +281,11 @@ def figures_of(
     gpu, gpus, link = card_of(offer), offer.gpus, link_of(offer)
     times, origin = assumed_times(gpus, gpu, link), ""
     is_published = gpus > 1 and not offer.runs
-    groups = assumed_groups(gpus, gpu, link=link if offer.link else None) if is_published else None
+    groups = (
+        assumed_groups(gpus, gpu, link=link if offer.link is not None else None)
+        if is_published
+        else None
+    )
     has_interval = launches.have_intervals or is_published
 
     if is_published:

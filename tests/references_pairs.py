@@ -63,7 +63,7 @@ def of_pairs() -> str:
             OWNERS.format(fitted=fitted, owners=len(owners)).rstrip("\n"),
             "",
             HEADING,
-            "|---" * (HEADING.count("|") - 1) + "|",
+            re.sub("[^|]+", "---", HEADING),
             *lines,
             "",
         ]
@@ -94,12 +94,18 @@ def _arrangement(row: PairRow) -> str:
     if split.kind == "tensor+pipeline":
         text = f"tensor {split.tensor} x {split.stages} stages"
     if split.kind == "data":
-        text = f"data {split.data}" + f" x {split.stages} stages" * (split.stages > 1)
+        text = f"data {split.data}"
+        if split.stages > 1:
+            text += f" x {split.stages} stages"
     if split.replicas > 1:
         text = f"{split.replicas} replicas of {text}"
-    text += " with split experts" * (split.experts > 1)
-    text += " with a split cache" * (split.contexts > 1)
-    return f"{row.gpus or '?'}x: {text}" + f" ({split.variant})" * bool(split.variant)
+    if split.experts > 1:
+        text += " with split experts"
+    if split.contexts > 1:
+        text += " with a split cache"
+    if split.variant:
+        text += f" ({split.variant})"
+    return f"{row.gpus or '?'}x: {text}"
 
 
 def _link(source: str) -> str:

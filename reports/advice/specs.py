@@ -196,7 +196,7 @@ SLOTS = {
         name=f"pcie{generation}x{lanes}",
         fabric=f"PCIe {generation} x{lanes}",
         gb_s=row["gb_s"] * lanes / max(SECTIONS["pcie"]["lanes"]),
-        source=row["source"].format(lanes=f"{lanes} lane{'s' * (lanes > 1)}"),
+        source=row["source"].format(lanes="1 lane" if lanes == 1 else f"{lanes} lanes"),
     )
     for generation, row in SECTIONS["pcie"]["generations"].items()
     for lanes in SECTIONS["pcie"]["lanes"]

@@ -188,14 +188,14 @@ def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
     """The model, so many GPUs, and the times of their all-reduces. Raises ResultError for unknown
     names, unusable files, and options that do not go together."""
     nodes, peer_access = arguments.nodes, arguments.peer_access
-    if not (peer_access or arguments.run or arguments.wire):
-        peer_access = which_gpus.peer_access_of(arguments.doctor, gpus // nodes)
-    gpu = with_peer_access(gpu_of(arguments.gpu), peer_access)
-    model = model_of(arguments.config) if arguments.config else model_by_name(arguments.model)
-
     if gpus % nodes:
         raise ResultError(f"{counted(gpus, 'GPU')} cannot be shared evenly by {nodes} nodes")
-    link, own_link = _link_of(arguments, gpu, gpus // nodes), link_between(gpu, gpus // nodes)
+    a_node = gpus // nodes
+    if not (peer_access or arguments.run or arguments.wire):
+        peer_access = which_gpus.peer_access_of(arguments.doctor, a_node)
+    gpu = with_peer_access(gpu_of(arguments.gpu), peer_access)
+    model = model_of(arguments.config) if arguments.config else model_by_name(arguments.model)
+    link, own_link = _link_of(arguments, gpu, a_node), link_between(gpu, a_node)
 
     if arguments.skew != BALANCED and model.experts == 1:
         raise ResultError(f"--skew is of a router, and {model.name} has no experts")
@@ -243,7 +243,7 @@ def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
     named = link if arguments.link or link != own_link else None
     groups = assumed_groups(gpus, gpu, nodes, named)
     times = groups.all_reduces(gpus, nodes)
-    if arguments.link and (sentence := undistinguished(gpus // nodes, gpu, link, own_link)):
+    if arguments.link and (sentence := undistinguished(a_node, gpu, link, own_link)):
         times.notes.append(sentence)
     return replace(load, times=times, groups=groups)
 

@@ -6,7 +6,7 @@ Experts go first, since a token reads few of them."""
 from dataclasses import dataclass, fields, replace
 from math import ceil
 
-from reports.advice.serving import CHUNK_TOKENS, Deployment, split_name
+from reports.advice.serving import Deployment, split_name
 from reports.advice.spans import Span
 from reports.advice.specs import GB, SECTIONS
 from reports.tables.sentences import number
@@ -67,9 +67,8 @@ class Offloaded(Deployment):
     def pass_us(self, prompts: int) -> Span:
         """All chunks of a prompt: with either way the GPUs compute them, and the rest crosses the
         link once a chunk."""
-        chunks = ceil(self.prompt / CHUNK_TOKENS)
-        read_bytes = self.read_bytes(self.batch, self.prompt / chunks)
-        return super().pass_us(prompts) + chunks * read_bytes / self.streamed_gb_s / 1e3
+        read_bytes = self.read_bytes(self.batch, self.prompt / self.chunks)
+        return super().pass_us(prompts) + self.chunks * read_bytes / self.streamed_gb_s / 1e3
 
     @property
     def streamed_gb_s(self) -> float:

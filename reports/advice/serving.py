@@ -2,7 +2,6 @@
 roofline model (Williams, Waterman and Patterson, CACM 52:4, 2009) plus all communication."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
@@ -64,6 +63,11 @@ class Deployment:
     @property
     def gpus(self) -> int:
         return self.tensor * self.stages * self.replicas
+
+    @property
+    def chunks(self) -> int:
+        """The forward passes of a prompt."""
+        return ceil(self.prompt / CHUNK_TOKENS)
 
     @property
     def call_bytes(self) -> int:
@@ -188,7 +192,7 @@ class Deployment:
         if self.experts == BY_STREAMS:
             return self.exchanges * self.exchange_us(self.exchange_bytes(tokens))
         if self.tensor > 1:
-            return self.model.all_reduces * self.all_reduce_us(self.model.all_reduce_bytes(tokens))
+            return self.model.all_reduces * self.tensor_times(self.model.all_reduce_bytes(tokens))
         return as_span(0.0)
 
     @property
@@ -197,10 +201,6 @@ class Deployment:
         if self.groups and self.tensor < self.gpus:
             return self.groups.all_reduces(self.tensor, self.spanned)
         return self.times
-
-    def all_reduce_us(self, size_bytes: float) -> Span:
-        """An all-reduce of the tensor split."""
-        return self.tensor_times(size_bytes)
 
     def hand_off_us(self, size_bytes: float, nodes: int = 1) -> Span:
         """A hand-off between two stages of one node or of two, as an all-reduce of its bytes, an
@@ -273,7 +273,7 @@ class Deployment:
 
         # The first chunk passes all stages and the hand-offs between them; the others follow. The
         # way back to the first stage is not the prompt's.
-        chunks = ceil(self.prompt / CHUNK_TOKENS)
+        chunks = self.chunks
         tokens = self.prompt / chunks
         stage_us, all_stage_us = us / chunks / self.stages, all_us / chunks / self.stages
         within, across = self.hand_offs
@@ -287,7 +287,7 @@ class Deployment:
 
     def pass_us(self, prompts: int) -> Span:
         """All chunks of so many prompts at once on the GPUs of a tensor split."""
-        model, chunks = self.model, ceil(self.prompt / CHUNK_TOKENS)
+        model, chunks = self.model, self.chunks
         tokens = self.prompt / chunks
         # One GPU works on the weights for each chunk, and on attention with
         # 2 x prompt^2 x heads x head size operations in each layer (half of the pairs).
@@ -390,7 +390,7 @@ def all_splits(load: Deployment) -> dict[str, Deployment]:
     return {split_name(split): split for split in splits}
 
 
-def factors(gpus: int) -> Iterator[tuple[int, int, int]]:
+def factors(gpus: int) -> list[tuple[int, int, int]]:
     """The numbers of tensor ranks, stages and replicas, first those with one kind of split."""
     divisors = [n for n in range(gpus, 0, -1) if gpus % n == 0]
     triples = [
@@ -399,7 +399,7 @@ def factors(gpus: int) -> Iterator[tuple[int, int, int]]:
         for stages in divisors
         if gpus // tensor % stages == 0
     ]
-    return iter(sorted(triples, key=lambda triple: 3 - triple.count(1)))
+    return sorted(triples, key=lambda triple: -triple.count(1))
 
 
 def split_name(split: Deployment) -> str:
@@ -420,6 +420,6 @@ def split_name(split: Deployment) -> str:
 def break_even_us(tensor: Deployment, other: Deployment) -> float:
     """The time of an all-reduce at which both splits decode equally fast, the other's messages
     unchanged; not above 0 if no all-reduce is fast enough."""
-    each_us = tensor.all_reduce_us(tensor.call_bytes).value
+    each_us = tensor.tensor_times(tensor.call_bytes).value
     gain_us = other.figures["step_us"].value - tensor.figures["step_us"].value
     return each_us + gain_us / tensor.model.all_reduces

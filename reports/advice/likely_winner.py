@@ -71,11 +71,10 @@ class Likely:
             rates[goal] = split.accepted * rates[goal]
         rates["token_us"] = rates["token_us"] / split.batch  # of one of the streams
         most = {
-            goal: 1 / (figure / 1e6) if goal == "token_us" else figure
-            for goal, figure in split.figures.items()
-            if goal in ("token_us", "tokens_per_s", "prompt_tokens_per_s")
+            goal: _rate(split.figures[goal], goal)
+            for goal in ("token_us", "tokens_per_s", "prompt_tokens_per_s")
         }
-        most["prompt_us"] = split.prompt / (split.figures["prompt_us"] / 1e6)
+        most["prompt_us"] = split.prompt * _rate(split.figures["prompt_us"], "prompt_us")
         # The likely value is no more than the typical limit, and its range goes to the limit's end.
         most = {goal: Span(each.value, each.value, each.high) for goal, each in most.items()}
         return {goal: rate.at_most(most[goal]) for goal, rate in rates.items()}
@@ -186,7 +185,8 @@ def reached(each: Likely, goal: str) -> str:
 
 
 def _rate(most: Span, goal: str) -> Span:
-    return 1e6 / most if goal == "token_us" else most
+    """A second of a time in us; a rate as it is."""
+    return 1e6 / most if goal.endswith("_us") else most
 
 
 def decider(known: Mapping[str, Likely], first: str, second: str, goal: str) -> str:

@@ -17,6 +17,7 @@ from bench.harness.verify import first_wrong
 from collectives.collective import Array, Datatype
 from collectives.operation import Operation, World
 from kernels.devices.device import WRONG_BYTES, Counts, DeviceError, Stamps, Step
+from wiretax.record.histogram import steps_of
 from wiretax.record.schema import Block, LinkBlock
 from wiretax.record.stats import warmup_length
 
@@ -156,6 +157,7 @@ def block_record(iteration: Iteration, block: int, times: Times) -> Block:
     """The record of a block, without what was checked and the link's round trips."""
     chained = iteration.chain_calls > 0
     after_us, skew_us = float(np.median(times.after)), float(np.median(times.skew))
+    total_us = times.time if chained else times.time + times.after
     return Block(
         case=iteration.number,
         block=block,
@@ -164,7 +166,8 @@ def block_record(iteration: Iteration, block: int, times: Times) -> Block:
         warmup=iteration.warmup,
         time_us=float(np.median(times.time)),
         mean_us=float(times.time.mean()),
-        total_us=float(np.median(times.time if chained else times.time + times.after)),
+        total_us=float(np.median(total_us)),
+        steps=steps_of(total_us * max(1, iteration.chain_calls)),
         consume_us=None if chained else after_us,
         chain_only_us=after_us if chained else None,
         arrival_skew_us=None if np.isnan(skew_us) else skew_us,

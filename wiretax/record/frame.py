@@ -12,16 +12,19 @@ import pandas as pd
 from wiretax.record.folder import read_store
 from wiretax.record.observations import method_of
 from wiretax.record.result import ResultError, read, time_of
-from wiretax.record.schema import Case, Result, Summary
+from wiretax.record.schema import Case, Estimate, Result, Summary
 
 Row = dict[str, Any]
 # The fields of a case that are summaries.
 SUMMARIES = [name for name, hint in get_type_hints(Case).items() if hint == Summary | None]
-# The flat cells of a case: a field, and of a summary a part, as in `time_us_median`.
+ESTIMATES = [name for name, hint in get_type_hints(Case).items() if hint == Estimate | None]
+PARTS_OF = dict.fromkeys(SUMMARIES, Summary) | dict.fromkeys(ESTIMATES, Estimate)
+# The flat cells of a case: a field, and a part of a summary or an estimate, as `time_us_median` or
+# `step_p99_us_ci_low`. The value of an estimate has the name of its field.
 CELLS = {
-    f"{field}_{part}" if part else field: (field, part)
+    f"{field}_{part}" if part not in ("", "value") else field: (field, part)
     for field in Case.__struct_fields__
-    for part in (Summary.__struct_fields__ if field in SUMMARIES else ("",))
+    for part in (PARTS_OF[field].__struct_fields__ if field in PARTS_OF else ("",))
 }
 
 

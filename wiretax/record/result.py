@@ -32,7 +32,7 @@ from wiretax.record.schema import (
     Run,
     Winner,
 )
-from wiretax.record.summarise import build_cases
+from wiretax.record.summarise import TIME_RAN_OUT, build_cases
 from wiretax.record.wrong import mark_wrong
 
 MOST_LINES, MOST_RUN_BYTES = 1_000_000, 55_000_000  # of a file; a run stays below 50 MB
@@ -90,13 +90,20 @@ def read(path: Path | str) -> Result:
         raise ResultError(f"{path}: a case has two blocks in one round")
 
     counted = count_blocks(run, blocks)
+
+    def built_anew(reason: str) -> list[Case]:
+        try:
+            return build_cases(run, counted, blocks, link_blocks, reason)
+        except ValueError as error:
+            raise ResultError(f"{path}: {error}") from error
+
     end = ends[-1] if ends else None
     if end is None:
-        cases = build_cases(run, counted, blocks, link_blocks, reason=ENDED_EARLY)
+        cases = built_anew(ENDED_EARLY)
     elif [(case.case, KEY_OF(case)) for case in cases] != list(enumerate(map(KEY_OF, run.cases))):
         raise ResultError(f"{path}: its cases differ from the planned ones")
     elif has_links(cases, counted):
-        built = build_cases(run, counted, blocks, link_blocks)
+        built = built_anew(TIME_RAN_OUT)
         # What the run says of a case that is wrong, or was not measured, stands.
         cases = [
             again if case.status == "ok" and case.case in counted.chain_links else case

@@ -158,6 +158,15 @@ class FirstWrong(msgspec.Struct, kw_only=True):
     did: str = "got"
 
 
+class Steps(msgspec.Struct, array_like=True):
+    """The steps of a block, as `histogram` describes them: the shortest, the longest, and the
+    counts in bins."""
+
+    least_us: NotNegative
+    most_us: NotNegative
+    counts: str
+
+
 class Block(Timed, Line, kw_only=True):
     """One block of one case: medians over its `n` iterations; for a chain over chains, per call."""
 
@@ -170,6 +179,7 @@ class Block(Timed, Line, kw_only=True):
     mean_us: Measured = None
     consume_us: Measured = None
     total_us: NotNegative | None = None
+    steps: Steps | None = None
     arrival_skew_us: Measured = None
     chain_only_us: Measured = None
     link_rtt_ns: tuple[Bounded, Bounded] | None = None
@@ -208,6 +218,18 @@ class Summary(msgspec.Struct, kw_only=True):
 
 
 Summarised = Summary | None  # None where it was not measured
+
+
+class Estimate(msgspec.Struct, kw_only=True):
+    """A percentile of the steps of a case, in us, or a share of them, from 0 to 1, with the ends of
+    its 95 % interval, None where there are too few steps or blocks for one."""
+
+    value: NotNegative
+    ci_low: Measured = None
+    ci_high: Measured = None
+
+
+Estimated = Estimate | None  # None where there are too few steps, or none were stored
 
 
 class Case(CaseFields, Line, kw_only=True):
@@ -256,6 +278,22 @@ class Case(CaseFields, Line, kw_only=True):
     beside_ratio: Annotated[
         Summarised,
         Shown("beside / alone", "time beside the other work over the time alone, in common rounds"),
+    ] = None
+    n_steps: Annotated[
+        Count | None,
+        Shown("steps", "timed iterations of all blocks: calls, or chains with their links"),
+    ] = None
+    step_p50_us: Annotated[
+        Estimated, Shown("step P50 us", "time that half of the steps do not exceed")
+    ] = None
+    step_p90_us: Annotated[Estimated, Shown("step P90 us", "the same of 90 % of the steps")] = None
+    step_p99_us: Annotated[Estimated, Shown("step P99 us", "the same of 99 % of the steps")] = None
+    step_p999_us: Annotated[
+        Estimated, Shown("step P99.9 us", "the same of 99.9 % of the steps")
+    ] = None
+    step_worst_us: Annotated[Measured, Shown("worst us", "the longest step")] = None
+    slow_share: Annotated[
+        Estimated, Shown("slow steps", "share of the steps that take over twice their P50")
     ] = None
     link_rtt_ns: Annotated[
         Summarised, Shown("rtt ns", "round trip of a flag before and after the blocks")

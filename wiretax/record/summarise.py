@@ -23,11 +23,13 @@ from wiretax.record.schema import (
     Summary,
 )
 from wiretax.record.stats import autocorrelation, median_interval
+from wiretax.record.tails import tail_of
 from wiretax.record.wrong import mark_wrong
 
 STAMPED = ("consume_us", "arrival_skew_us", "chain_only_us")  # summaries of a block's own fields
 SIZE = attrgetter("size_bytes")
 HIDDEN = "its link alone took about as long as a call with it: the call's own time is unknown"
+TIME_RAN_OUT = "time ran out"
 ELSEWHERE = "the link was in another state whenever it was measured"
 
 
@@ -36,10 +38,11 @@ def build_cases(
     counted: Counted,
     blocks: Sequence[Block],
     link_blocks: Sequence[LinkBlock],
-    reason: str = "time ran out",
+    reason: str = TIME_RAN_OUT,
 ) -> list[Case]:
     """One case for each case header of the run, in the same order, from the `counted` of its
-    `blocks`. `reason` is the reason of cases without a block."""
+    `blocks`. `reason` is the reason of cases without a block. Raises ValueError for damaged counts
+    of steps."""
     rho = autocorrelation(
         [[us for us in rounds.values() if us > 0] for rounds in counted.times_us.values()]
     )
@@ -76,6 +79,11 @@ def build_cases(
         for name, figure in _figures(case.case, counted, rho).items():
             setattr(case, name, figure)
         _set_bandwidth(case, run, links.get(case.size_bytes, ()))
+
+    by_case = grouped(blocks, attrgetter("case"))
+    for case in cases:
+        for name, figure in tail_of(by_case.get(case.case, ())).items():
+            setattr(case, name, figure)
 
     _set_exposed(cases, counted.costs_us, rho)
     _set_beside(cases, counted)

@@ -18,7 +18,7 @@ from wiretax.common.owners import is_ours, opened, shown
 from wiretax.record.blocks import count_blocks, describe_link
 from wiretax.record.result import ENDED_EARLY, ResultError
 from wiretax.record.schema import Block, End, LinkBlock, Result, Run, Winner
-from wiretax.record.summarise import build_cases
+from wiretax.record.summarise import TIME_RAN_OUT, build_cases
 
 
 def sync_names(folder: Path) -> None:
@@ -167,7 +167,7 @@ class RunFile(msgspec.Struct):
         """Builds the cases; writes `samples`, arrays by case as docs/results.md describes them, if
         there are any, into `<run_id>.npz`, and cases, winners and end. Returns the run as `read`
         does. Raises ResultError."""
-        reason = "time ran out" if end.status == "complete" else ENDED_EARLY
+        reason = TIME_RAN_OUT if end.status == "complete" else ENDED_EARLY
         counted = count_blocks(self.run, self.blocks)
         cases = build_cases(self.run, counted, self.blocks, self.link_blocks, reason)
 

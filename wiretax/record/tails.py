@@ -5,6 +5,15 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
+import numpy as np
+
+from wiretax.record.effective_steps import (
+    effective,
+    effective_needed,
+    has_interval,
+    rank_bounds,
+    share_bounds,
+)
 from wiretax.record.histogram import Tally, tally
 from wiretax.record.schema import Block, Estimate
 
@@ -33,17 +42,53 @@ def tail_of(blocks: Sequence[Block]) -> dict[str, Any]:
 
     fields: dict[str, Any] = {"n_steps": steps.n, "step_worst_us": steps.most_us}
     for name, share in PERCENTILES.items():
-        if steps.n >= steps_needed(share):
-            fields[name] = percentile(steps, share)
+        fields[name] = percentile(steps, share)
     fields["slow_share"] = share_above(steps, SLOW_RATIO * steps.quantile_us(0.5))
     return fields
 
 
-def percentile(steps: Tally, share: float) -> Estimate:
-    """The percentile of these steps in us."""
-    return Estimate(value=round(steps.quantile_us(share), 6))
+def percentile(steps: Tally, share: float) -> Estimate | None:
+    """A percentile of these steps in us, None below `steps_needed`, with its 95 % interval: of the
+    steps of this launch, or if there are several, of launches. Both its ends are None where
+    `has_interval` is not, and the upper one below `effective_needed`.
+
+    The interval is Woodruff's (JASA 47, 1952): the share of steps below a time varies as that of
+    `effective` independent ones, so the bounds of their ranks bound the percentile. The fewest
+    effective steps of any time in the interval count, as Francisco and Fuller (Annals of Statistics
+    19, 1991) test each time by its own variance: bursts weigh more the higher the time."""
+    if steps.n < steps_needed(share):
+        return None
+    estimate = Estimate(value=round(steps.quantile_us(share), 6))
+    if not has_interval(steps):
+        return estimate
+
+    below = np.cumsum(steps.counts, axis=1).astype(float)
+    reached, counts = below.sum(axis=0) / steps.n, effective(steps, below)
+    low = high = share
+    n, fewest = np.inf, float(steps.n)
+    while fewest < n:
+        n = fewest
+        low, high = rank_bounds(n, share)
+        first, last = np.searchsorted(reached, [low, high])
+        fewest = min(n, float(counts[max(first - 1, 0) : last + 1].min()))
+
+    estimate.ci_low = round(steps.quantile_us(low), 6)
+    if int(n) >= effective_needed(share):
+        estimate.ci_high = round(steps.quantile_us(high), 6)
+    return estimate
 
 
 def share_above(steps: Tally, limit_us: float) -> Estimate:
-    """The share of the steps that take longer than a limit."""
-    return Estimate(value=float(steps.above(limit_us).sum() / steps.n))
+    """The share of the steps that take longer than a limit, with its 95 % interval, as that of a
+    `percentile`. No step above it has no design effect: the largest beyond the P90 counts."""
+    above = steps.above(limit_us)
+    estimate = Estimate(value=float(above.sum() / steps.n))
+    if not has_interval(steps):
+        return estimate
+
+    n = float(effective(steps, above[:, None])[0])
+    if not above.any():
+        below = np.cumsum(steps.counts, axis=1).astype(float)
+        n = float(effective(steps, below)[below.sum(axis=0) >= 0.9 * steps.n].min())
+    estimate.ci_low, estimate.ci_high = share_bounds(n, estimate.value)
+    return estimate

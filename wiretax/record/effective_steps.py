@@ -1,0 +1,95 @@
+"""How many independent steps the steps of a case are worth, and what so many bound: steps of a
+block are alike, and slow ones come together, so a case is worth fewer steps than it has.
+
+The design effect of a share of steps is its variance between clusters over that of independent
+steps (Kish, "Survey Sampling", 1965). Fewer clusters make it less sure: Student's quantile lowers
+the count further, and the bounds are those of a binomial with what is left (Korn and Graubard,
+Survey Methodology 24, 1998)."""
+
+from math import ceil, log
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wiretax.record.histogram import Tally
+from wiretax.record.stats import SIGMAS, student_quantile
+
+LEAST_BLOCKS = 16  # of one launch, for an interval
+LEAST_LAUNCHES = 5  # of several
+OUTSIDE = 0.025  # of a 95 % interval, on each side
+Floats = NDArray[np.float64]
+
+
+def effective_needed(share: float) -> int:
+    """How many independent steps it takes before a percentile has an upper end: otherwise all are
+    below it with a chance of 2.5 % or more. 368 for P99."""
+    return ceil(log(OUTSIDE) / log(share))
+
+
+def has_interval(steps: Tally) -> bool:
+    """Whether there are enough blocks, or enough launches if there is more than one."""
+    n_launches = len(np.unique(steps.launches))
+    enough = LEAST_BLOCKS if n_launches == 1 else LEAST_LAUNCHES
+    return (len(steps.launches) if n_launches == 1 else n_launches) >= enough
+
+
+def effective(steps: Tally, below: Floats) -> Floats:
+    """How many independent steps tell as much of the share of steps below each limit, (limits,),
+    given the steps of each block below it, (blocks, limits). At most the steps themselves.
+
+    The clusters are the blocks of a single launch, of which neighbours may be correlated (Newey and
+    West, Econometrica 55, 1987, with one lag), and else the launches, which are not."""
+    n_in = steps.counts.sum(axis=1)
+    shares = below.sum(axis=0) / steps.n
+    excess = below - shares * n_in[:, None]
+    launches = np.unique(steps.launches, return_inverse=True)[1]
+    if launches.max():
+        of_launches = np.zeros((int(launches.max()) + 1, excess.shape[1]))
+        np.add.at(of_launches, launches, excess)
+        excess, lagged = of_launches, np.zeros(len(shares))
+    else:
+        lagged = np.maximum(np.sum(excess[1:] * excess[:-1], axis=0), 0)
+
+    n_clusters = len(excess)
+    variance = (np.sum(excess**2, axis=0) + lagged) * n_clusters / (n_clusters - 1)
+    independent = shares * (1 - shares) * steps.n
+    wider = (student_quantile(n_clusters - 1) / SIGMAS) ** 2
+    design = np.divide(variance, independent, out=np.ones_like(variance), where=independent > 0)
+    return np.asarray(np.maximum(steps.n / np.maximum(design * wider, 1), 1))
+
+
+def rank_bounds(n: float, share: float) -> tuple[float, float]:
+    """The shares of n independent steps, ranked, between which a percentile is with 95 %. The upper
+    one is 1 below `effective_needed`."""
+    counts, at_least = _binomial(int(n), share)
+    low, high = np.interp([OUTSIDE - 1, -OUTSIDE], -at_least, counts)
+    return float(low) / int(n), float(high) / int(n)
+
+
+def share_bounds(n: float, found: float) -> tuple[float, float]:
+    """The 95 % interval of a share of which n independent steps found this one (Clopper and
+    Pearson, Biometrika 26, 1934): none found leaves at most 3.7 / n."""
+    bounds = list[float]()
+    for count, chance in ((found * int(n), OUTSIDE), (found * int(n) + 1, 1 - OUTSIDE)):
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            counts, at_least = _binomial(int(n), middle)
+            if np.interp(count, counts, at_least, right=0.0) < chance:
+                low = middle
+            else:
+                high = middle
+        bounds.append(middle)
+    return bounds[0] if found else 0.0, bounds[1]
+
+
+def _binomial(n: int, share: float) -> tuple[Floats, Floats]:
+    """Counts out of n, and the chance of at least so many: those within ten standard deviations, by
+    the ratios of neighbours' chances, because scipy would delay each run."""
+    reach = 10 * np.sqrt(n * share * (1 - share)) + 30
+    counts = np.arange(max(0, int(n * share - reach)), min(n, int(n * share + reach)) + 1)
+    ratios = (n - counts[:-1]) / counts[1:] * share / (1 - share)
+    logs = np.append(0.0, np.cumsum(np.log(ratios)))
+    chances = np.exp(logs - logs.max())
+    at_least = np.cumsum(chances[::-1])[::-1]
+    return counts.astype(float), at_least / at_least[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from wiretax.record.histogram import add, counts_of, steps_of, tally
+from wiretax.record.histogram import MOST_BINS, add, placed_steps, steps_of, tally
 from wiretax.record.schema import Block
 
 
@@ -53,28 +53,56 @@ def test_steps_of_launches_add_up_to_those_of_one():
 
 @pytest.mark.parametrize("steps_us", [[0.0], [0.0, 1e-9, 12.5], [3.0], [1e14, 0.5]])
 def test_any_times_are_counted(steps_us):
-    steps = steps_of(np.array(steps_us))
-    assert sum(counts_of(steps, len(steps_us))[1]) == len(steps_us)
+    assert tallied(block(np.array(steps_us))).n == len(steps_us)
 
 
+def in_base64(*content):
+    return b64encode(bytes(content)).decode()
+
+
+# The counts of a block of one step of 3 us are -808, 1: 808 empty bins, and one step.
+OF_3_US = in_base64(0xCF, 0x0C, 0x02)
 HOSTILE = {
-    "a count of 2^63": bytes([0xFF] * 9 + [0x01]),
-    "counts that are too many": bytes([0x02, 0x08]),
-    "bins without an end": bytes([0xFF, 0xFF, 0xFF, 0x7F, 0x02]),
-    "an empty bin twice": bytes([0x00, 0x02]),
-    "no count": b"",
-    "only empty bins": bytes([0x03]),
-    "half a number": bytes([0x02, 0x80]),
+    "a count of 2^63": {"counts": in_base64(*[0xFE] + [0xFF] * 8 + [0x03])},
+    "a count of 2^63 in ten bytes": {"counts": in_base64(*[0x80] * 9 + [0x02])},
+    "a number without an end": {"counts": in_base64(*[0xFF] * 100)},
+    "counts that are too many": {"counts": in_base64(0xCF, 0x0C, 0x08)},
+    "bins without an end": {"counts": in_base64(0xFF, 0xFF, 0xFF, 0x7F, 0x02)},
+    "more bins than there are": {"counts": in_base64(*[0xCF, 0x0C] * 6, 0x02)},
+    "an empty bin twice": {"counts": in_base64(0x00, 0xCF, 0x0C, 0x02)},
+    "no count": {"counts": ""},
+    "only empty bins": {"counts": in_base64(0xCF, 0x0C)},
+    "empty bins behind the last step": {"counts": in_base64(0xCF, 0x0C, 0x02, 0x01)},
+    "half a number": {"counts": in_base64(0xCF, 0x0C, 0x02, 0x80)},
+    "no base64": {"counts": "not base64!"},
+    "other letters": {"counts": "\u20ac" * 8},
+    "bins of other times": {"counts": in_base64(0xCF, 0x0D, 0x02)},
+    "the shortest step above the longest": {"least_us": 3.02},
+    "a longest step that no bin has": {"most_us": 300.0},
+    "a shortest step that no bin has": {"least_us": 0.0},
 }
 
 
-@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
-def test_damaged_counts_are_refused(content):
-    damaged = replace(steps_of([3.0]), counts=b64encode(content).decode())
-    with pytest.raises(ValueError, match="steps"):
-        counts_of(damaged, 1)
-    with pytest.raises(ValueError, match=r"base64|Incorrect padding|discontinuous"):
-        counts_of(replace(damaged, counts="not base64!"), 1)
+def test_the_counts_of_the_hostile_blocks_would_be_right():
+    assert steps_of([3.0]).counts == OF_3_US
+
+
+@pytest.mark.parametrize("damage", HOSTILE.values(), ids=HOSTILE)
+def test_damaged_steps_are_refused(damage):
+    right = block([3.0])
+    damaged = replace(right, steps=replace(right.steps, **damage))
+    for blocks in ([damaged], [right, damaged], [damaged, right]):
+        with pytest.raises(ValueError, match=r"steps?|base64|padding|ASCII"):
+            placed_steps(blocks)
+
+
+def test_many_blocks_far_apart_take_little_memory(monkeypatch):
+    """Blocks that follow each other share a row, and no step is lost."""
+    blocks = [block([1e-3, 1e12]) for _ in range(100)]
+    monkeypatch.setattr("wiretax.record.histogram.MOST_CELLS", 20 * MOST_BINS)
+    found = tallied(*blocks)
+    assert len(found.counts) == len(found.launches) == 20
+    assert set(found.counts.sum(axis=1)) == {2 * 5}  # five blocks a row
 
 
 def test_runs_without_steps_have_no_tail():

@@ -20,17 +20,25 @@ from wiretax.record.schema import Block, Steps
 BINS_PER_OCTAVE = 70
 # Steps take less than 1e15 us.
 MOST_BINS = int(BINS_PER_OCTAVE * np.log2(1e18)) + 1
+MOST_BYTES = 7  # of a number, so that those of all bins add up to less than 2^63
+AT_ONCE = 5000  # blocks that are decoded together: a file's strings have up to 4,000 letters
+MOST_CELLS = 20_000_000  # of the counts of a case, 160 MB
 Counts = NDArray[np.int64]
 
 
 def steps_of(steps_us: ArrayLike) -> Steps:
     """The record of a block's steps, (n,) in us, at least one."""
     steps_us = np.asarray(steps_us, dtype=float)
-    bins = BINS_PER_OCTAVE * np.log2(np.maximum(steps_us * 1e3, 1.0))
+    bins = _bins_of(steps_us)
     first = int(bins.min())
-    counts = np.bincount(bins.astype(np.int64) - first)
+    counts = np.bincount(bins - first)
     least_us, most_us = float(steps_us.min()), float(steps_us.max())
     return Steps(round(least_us, 6), round(most_us, 6), _encoded(first, counts.tolist()))
+
+
+def _bins_of(times_us: NDArray[np.float64]) -> Counts:
+    octaves = np.log2(np.maximum(times_us * 1e3, 1.0))
+    return np.asarray((BINS_PER_OCTAVE * octaves).astype(np.int64))
 
 
 def _encoded(first: int, counts: Sequence[int]) -> str:
@@ -50,36 +58,59 @@ def _encoded(first: int, counts: Sequence[int]) -> str:
     return b64encode(content).decode()
 
 
-def counts_of(steps: Steps, n: int) -> tuple[int, list[int]]:
-    """The first bin with a step, and the counts from there on, which are `n` in all. Raises
-    ValueError for other text."""
-    numbers, rest, shift = list[int](), 0, 0
-    for byte in b64decode(steps.counts, validate=True):
-        rest |= (byte & 0x7F) << shift
-        shift += 7
-        if not byte & 0x80:
-            numbers.append(-(rest + 1) // 2 if rest & 1 else rest // 2)
-            rest = shift = 0
-        elif shift > 63:
-            raise ValueError("a count of steps is too long")
+def placed_steps(blocks: Sequence[Block]) -> tuple[Counts, Counts, Counts]:
+    """For each bin with steps of these blocks, one or more that all have steps: the block's place,
+    the bin and the count, in the order of blocks and bins. Raises ValueError for damaged steps."""
+    parts = [_placed(blocks[at : at + AT_ONCE], at) for at in range(0, len(blocks), AT_ONCE)]
+    rows, bins, counts = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return rows, bins, counts
 
-    counts = list[int]()
-    for number in numbers:
-        n_bins = len(counts) + max(-number, 1)
-        if number == 0 or n_bins > MOST_BINS:
-            raise ValueError("counts of steps are not in order")
-        counts += [0] * -number if number < 0 else [number]
-    if sum(counts) != n or not counts[-1:] or not counts[-1] or shift:
-        raise ValueError(f"counts of steps are not {n} in all")
 
-    first = next(place for place, count in enumerate(counts) if count)
-    return first, counts[first:]
+def _placed(blocks: Sequence[Block], at: int) -> tuple[Counts, Counts, Counts]:
+    """The same of so few blocks that hostile ones fill no memory; the first one's place is `at`."""
+    steps = [block.steps for block in blocks if block.steps]
+    contents = [b64decode(each.counts, validate=True) for each in steps]
+    content = np.frombuffer(b"".join(contents), np.uint8)
+    stops = np.cumsum(list(map(len, contents)), dtype=np.int64)
+    if not all(contents) or (content[stops - 1] >= 0x80).any():
+        raise ValueError("counts of steps are cut off")
+
+    ends = np.flatnonzero(content < 0x80) + 1
+    starts = np.append(0, ends[:-1])
+    if (ends - starts).max() > MOST_BYTES:
+        raise ValueError("a count of steps is too large")
+    shifts = 7 * (np.arange(len(content)) - np.repeat(starts, ends - starts))
+    numbers = np.add.reduceat((content & 0x7F).astype(np.int64) << shifts, starts)
+    is_count = numbers & 1 == 0
+    counts, n_bins = np.where(is_count, numbers >> 1, 0), np.where(is_count, 1, (numbers + 1) >> 1)
+    # Where each block's numbers stop, where they start, and the block and the bin of each.
+    ends_of = np.searchsorted(ends, stops, side="right")
+    firsts = np.append(0, ends_of[:-1])
+    owners = np.repeat(np.arange(len(steps)), ends_of - firsts)
+    before = np.cumsum(n_bins) - n_bins
+    bins = before - before[firsts][owners]
+    if not numbers.all() or not is_count[ends_of - 1].all() or n_bins.max() > MOST_BINS:
+        raise ValueError("counts of steps are not in order")
+    if bins.max() >= MOST_BINS:
+        raise ValueError("counts of steps are of too many bins")
+    if (np.add.reduceat(counts, firsts) != [block.n for block in blocks]).any():
+        raise ValueError("counts of steps are not as many as the block's iterations")
+
+    owners, bins, counts = owners[is_count], bins[is_count], counts[is_count]
+    edges = np.searchsorted(owners, np.arange(len(steps) + 1))
+    found = np.stack([bins[edges[:-1]], bins[edges[1:] - 1]])
+    told_us = np.array([(each.least_us, each.most_us) for each in steps]).T
+    # Times are rounded, which may be across the edge of a bin.
+    if (told_us[0] > told_us[1]).any() or (abs(_bins_of(told_us) - found) > 1).any():
+        raise ValueError("the shortest and the longest step are not those of the counts")
+    return at + owners, bins, counts
 
 
 @dataclass(frozen=True, eq=False)
 class Tally:
     """The steps of a case: `counts`, (blocks, bins), of the bins from `first` on, the launch of
-    each block, by numbers from 0 on, and the shortest and longest step."""
+    each block, by numbers from 0 on, and the shortest and longest step. Of more blocks than fit
+    into MOST_CELLS a row has several."""
 
     first: int
     counts: Counts
@@ -124,18 +155,19 @@ def tally(blocks: Sequence[Block], launch: int = 0) -> Tally | None:
     if not blocks or any(block.steps is None for block in blocks):
         return None
 
-    found = [(block.steps, *counts_of(block.steps, block.n)) for block in blocks if block.steps]
-    low = min(first for _, first, _ in found)
-    high = max(first + len(counts) for _, first, counts in found)
-    counts = np.zeros((len(found), high - low), np.int64)
-    for row, (_, first, own) in zip(counts, found, strict=True):
-        row[first - low : first - low + len(own)] = own
+    rows, bins, placed = placed_steps(blocks)
+    low, width = int(bins.min()), int(np.ptp(bins)) + 1
+    # Of very many blocks, those that follow each other share a row.
+    rows //= 1 + len(blocks) * width // MOST_CELLS
+    counts = np.zeros((rows[-1] + 1, width), np.int64)
+    np.add.at(counts, (rows, bins - low), placed)
+    steps = [block.steps for block in blocks if block.steps]
     return Tally(
         low,
         counts,
-        np.full(len(found), launch),
-        min(steps.least_us for steps, *_ in found),
-        max(steps.most_us for steps, *_ in found),
+        np.full(len(counts), launch),
+        min(each.least_us for each in steps),
+        max(each.most_us for each in steps),
     )
 
 

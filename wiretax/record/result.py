@@ -19,6 +19,7 @@ from wiretax.common import untrusted
 from wiretax.common.grouped import grouped
 from wiretax.record.blocks import count_blocks, describe_link
 from wiretax.record.case import BUS_FACTORS, CASE_KEY, COMPUTE_BENCHMARKS
+from wiretax.record.histogram import placed_steps
 from wiretax.record.open_parts import check_open_parts
 from wiretax.record.schema import (
     SCHEMA,
@@ -33,6 +34,7 @@ from wiretax.record.schema import (
     Winner,
 )
 from wiretax.record.summarise import TIME_RAN_OUT, build_cases
+from wiretax.record.tails import check_tail
 from wiretax.record.wrong import mark_wrong
 
 MOST_LINES, MOST_RUN_BYTES = 1_000_000, 55_000_000  # of a file; a run stays below 50 MB
@@ -89,21 +91,23 @@ def read(path: Path | str) -> Result:
     if len({(block.case, block.round) for block in blocks}) < len(blocks):
         raise ResultError(f"{path}: a case has two blocks in one round")
 
+    try:
+        with_steps = [block for block in blocks if block.steps]
+        if with_steps:
+            placed_steps(with_steps)
+        for case in cases:
+            check_tail(case)
+    except ValueError as error:
+        raise ResultError(f"{path}: its steps are damaged: {error}") from error
+
     counted = count_blocks(run, blocks)
-
-    def built_anew(reason: str) -> list[Case]:
-        try:
-            return build_cases(run, counted, blocks, link_blocks, reason)
-        except ValueError as error:
-            raise ResultError(f"{path}: {error}") from error
-
     end = ends[-1] if ends else None
     if end is None:
-        cases = built_anew(ENDED_EARLY)
+        cases = build_cases(run, counted, blocks, link_blocks, ENDED_EARLY)
     elif [(case.case, KEY_OF(case)) for case in cases] != list(enumerate(map(KEY_OF, run.cases))):
         raise ResultError(f"{path}: its cases differ from the planned ones")
     elif has_links(cases, counted):
-        built = built_anew(TIME_RAN_OUT)
+        built = build_cases(run, counted, blocks, link_blocks, TIME_RAN_OUT)
         # What the run says of a case that is wrong, or was not measured, stands.
         cases = [
             again if case.status == "ok" and case.case in counted.chain_links else case

@@ -15,7 +15,7 @@ from wiretax.record.effective_steps import (
     share_bounds,
 )
 from wiretax.record.histogram import Tally, tally
-from wiretax.record.schema import Block, Estimate
+from wiretax.record.schema import Block, Case, Estimate, Result
 
 # The percentiles of a case, by the names of their fields.
 PERCENTILES = {
@@ -45,6 +45,22 @@ def tail_of(blocks: Sequence[Block]) -> dict[str, Any]:
         fields[name] = percentile(steps, share)
     fields["slow_share"] = share_above(steps, SLOW_RATIO * steps.quantile_us(0.5))
     return fields
+
+
+def check_tail(case: Case) -> None:
+    """Raises ValueError if a percentile of the case is below a lower one, or above the worst."""
+    found = [getattr(case, name) for name in PERCENTILES]
+    values_us = [each.value for each in found if each]
+    if case.step_worst_us is not None:
+        values_us.append(case.step_worst_us)
+    if values_us != sorted(values_us):
+        raise ValueError(f"percentiles of case {case.case} are not in order")
+
+
+def steps_of_case(result: Result, number: int) -> Tally | None:
+    """The steps of the case with this number in a run that `read` has checked; None if a block has
+    none."""
+    return tally([block for block in result.blocks if block.case == number])
 
 
 def percentile(steps: Tally, share: float) -> Estimate | None:

@@ -13,6 +13,7 @@ import msgspec
 from reports.imports.logged import LoggedTest
 from reports.imports.timing_lines import Time
 from wiretax.common.untrusted import printable
+from wiretax.record.histogram import steps_of
 from wiretax.record.schema import Count, NotNegative, Positive
 
 COLD = "cold first request"
@@ -112,7 +113,8 @@ def read_served(test: LoggedTest, line: int, document: Fields) -> None:
 
 def read_batches(test: LoggedTest, line: int, document: Fields) -> None:
     """Reads seconds of vLLM's batches, which it does not name, or nanoseconds of llama-bench's
-    repetitions; each becomes a block. Names a first one that took far longer than the others."""
+    repetitions; each becomes a block of one step. Names a first one that took far longer than the
+    others."""
     if "samples_ns" in document:
         engine, raw, unit_us = "llama.cpp", document["samples_ns"], 1e-3
     else:
@@ -121,7 +123,7 @@ def read_batches(test: LoggedTest, line: int, document: Fields) -> None:
     times_us = msgspec.convert([each * unit_us for each in samples], Times)
     case = case_of(engine, "latency", document)
     for time_us in times_us:
-        test.add(line, case, time_us=time_us)
+        test.add(line, case, time_us=time_us, steps=steps_of([time_us]))
     first, *later = times_us
     if len(later) > 1 and first > COLD_SAMPLE * max(later):
         test.notes.append(

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 
 from reports.imports.logged import LoggedTest, check
+from wiretax.record.histogram import steps_of
 from wiretax.record.open_parts import Shape
 from wiretax.record.result import NOT_JSON, ResultError
 from wiretax.record.schema import LEAST_US, Count, Positive
@@ -24,15 +25,15 @@ Time = Annotated[float, msgspec.Meta(ge=LEAST_US, lt=1e15)]
 
 class TimingLine(msgspec.Struct):
     """The bytes of all ranks as nccl-tests counts them, and the time of the slowest rank in us;
-    several times are several blocks, of `n` iterations each. Work that is no collective has a
-    `name` and a `shape`."""
+    several times are several blocks, of `n` iterations each: of one step, if the line says that `n`
+    is 1. Work that is no collective has a `name` and a `shape`."""
 
     size_bytes: Count
     time_us: Time | Annotated[list[Time], msgspec.Meta(min_length=1)]
     collective: Name | None = None
     name: Name = "work"
     ranks: Positive | None = None
-    n: Positive = 1
+    n: Positive | msgspec.UnsetType = msgspec.UNSET
     n_wrong: Count | None = None
     in_place: bool = False
     datatype: Name = "unknown"
@@ -131,7 +132,8 @@ def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], list[int
         check("rows", n_rows)
 
         for time_us in times_us:
-            test.add(number, case, line.n, time_us=time_us, n_wrong=n_wrong)
+            steps = steps_of([time_us]) if line.n == 1 else None
+            test.add(number, case, line.n or 1, time_us=time_us, n_wrong=n_wrong, steps=steps)
             n_wrong = None  # of all blocks together
 
     return [*tests.values()], unread, fault

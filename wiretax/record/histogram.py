@@ -10,6 +10,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -109,8 +110,8 @@ def _placed(blocks: Sequence[Block], at: int) -> tuple[Counts, Counts, Counts]:
 @dataclass(frozen=True, eq=False)
 class Tally:
     """The steps of a case: `counts`, (blocks, bins), of the bins from `first` on, the launch of
-    each block, by numbers from 0 on, and the shortest and longest step. Of more blocks than fit
-    into MOST_CELLS a row has several."""
+    each block, by numbers from 0 on, and the shortest and longest step. A row has several blocks
+    where they are of one step each, or more than fit into MOST_CELLS."""
 
     first: int
     counts: Counts
@@ -157,8 +158,10 @@ def tally(blocks: Sequence[Block], launch: int = 0) -> Tally | None:
 
     rows, bins, placed = placed_steps(blocks)
     low, width = int(bins.min()), int(np.ptp(bins)) + 1
-    # Of very many blocks, those that follow each other share a row.
-    rows //= 1 + len(blocks) * width // MOST_CELLS
+    # Blocks that follow each other share a row: very many, which would not fit; and blocks of one
+    # step, which would hide that slow steps come together, in batches of the square root of n.
+    is_single = all(block.n == 1 for block in blocks)
+    rows //= max(1 + len(blocks) * width // MOST_CELLS, isqrt(len(blocks)) if is_single else 1)
     counts = np.zeros((rows[-1] + 1, width), np.int64)
     np.add.at(counts, (rows, bins - low), placed)
     steps = [block.steps for block in blocks if block.steps]

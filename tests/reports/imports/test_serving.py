@@ -125,6 +125,7 @@ def test_samples_of_batches_are_blocks():
     prompt, tokens, _ = cases_of([llama])
     assert llama.gpus == {0: "NVIDIA GeForce RTX 4080"}
     assert (prompt.time_us.median, prompt.time_us.n_blocks) == (71745.2, 5)
+    assert (prompt.n_steps, prompt.step_worst_us) == (5, 74601.9)
     assert (tokens.shape["generated"], tokens.shape["prompt"]) == ("128", "0")
     assert tokens.shape["model_type"] == "qwen2 7B Q4_K - Medium"
     assert times_us(only(json.dumps(LATENCY))) == {"latency": 1.1e6}

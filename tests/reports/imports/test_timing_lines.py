@@ -4,12 +4,14 @@ import json
 import re
 import resource
 
+import numpy as np
 import pytest
 
 from reports.__main__ import main
 from tests.reports.imports.test_import import imported, put, refused
 from tests.reports.imports.test_import_formats import cases_of, halves, read_tests
 from wiretax.record.result import read
+from wiretax.record.tails import steps_of_case
 
 pytestmark = pytest.mark.unit
 
@@ -195,3 +197,32 @@ def test_hostile_lines_take_10_s_and_a_gigabyte_at_most(kind, tmp_path, capsys):
     then = resource.getrusage(resource.RUSAGE_SELF)
     assert then.ru_utime - used.ru_utime < 10
     assert then.ru_maxrss < 1e6  # in KiB
+
+
+def test_each_time_of_one_iteration_is_a_step(tmp_path):
+    """Anybody's benchmark that prints all its times has a tail."""
+    times_us = [float(time) for time in np.random.default_rng(1).lognormal(2, 0.1, 1000)]
+    lines = line(n=1, time_us=times_us[:400]) + line(n=1, time_us=times_us[400:])
+    path = put(tmp_path / "own.log", lines + line(size_bytes=2048, time_us=times_us))
+    [result] = map(read, imported(tmp_path / "runs", path))
+    own, of_blocks = result.cases
+    assert own.n_steps == 1000
+    assert own.step_worst_us == pytest.approx(max(times_us), abs=1e-6)
+    p99_us = np.quantile(times_us, 0.99, method="inverted_cdf")
+    assert own.step_p99_us
+    assert own.step_p99_us.value == pytest.approx(p99_us, rel=0.01)
+    # Without `"n": 1` the times may be of any number of iterations. The medians are the same.
+    assert (of_blocks.n_steps, of_blocks.step_p99_us) == (None, None)
+    assert own.time_us == of_blocks.time_us
+    assert own.time_us
+    assert own.time_us.n_blocks == 1000
+
+
+def test_slow_steps_that_come_together_are_seen_in_steps_of_one_block_each(tmp_path):
+    """A row for each step would look as if every step were drawn for itself."""
+    times_us = [50.0 if 300 <= place < 330 else 5.0 for place in range(900)]
+    path = put(tmp_path / "own.log", line(n=1, time_us=times_us))
+    [result] = map(read, imported(tmp_path / "runs", path))
+    steps = steps_of_case(result, 0)
+    assert steps
+    assert steps.above(20.0).tolist() == [0] * 10 + [30] + [0] * 19

@@ -51,6 +51,33 @@ def test_steps_of_launches_add_up_to_those_of_one():
     )
 
 
+def test_no_step_is_above_the_longest_and_all_are_above_less_than_the_shortest():
+    """Of a timer that ticks in 3 us, every step was in part above 3 us, which none exceeds."""
+    equal = tallied(block([3.0] * 100))
+    assert [*equal.above(3.0), *equal.above(2.9999)] == [0, 100]
+    both = tallied(block([3.0] * 90 + [6.0] * 10), block([6.0] * 10, 1))
+    assert both.above(6.0).tolist() == [0, 0]
+    assert both.above(4.0).tolist() == [10, 10]
+    assert both.above(2.999).tolist() == [100, 10]
+    assert tallied(block([0.0] * 9)).above(0.0).tolist() == [0]
+
+
+def test_a_thousand_launches_are_those_of_their_blocks():
+    parts = np.split(drawn(n=10_000), 1000)
+    parts[7] *= 1e4  # far from the bins of all others
+    each = [tallied(block(part[:5]), block(part[5:], 1)) for part in parts]
+    whole = add([add(each[:400]), add(each[400:])])
+    assert whole.launches.tolist() == np.repeat(np.arange(1000), 2).tolist()
+    assert whole.counts.sum(axis=1).tolist() == [5] * 2000
+    steps_us = np.concatenate(parts)
+    assert (whole.least_us, whole.most_us) == pytest.approx((steps_us.min(), steps_us.max()))
+    for limit_us in (15.0, 60.0, 1e4, 1e9):
+        found = whole.above(limit_us).reshape(1000, 2).sum(axis=1)
+        exact = [(part > limit_us).sum() for part in parts]
+        assert np.abs(found - exact).max() <= 3
+        assert found.sum() == pytest.approx(sum(exact), abs=100)
+
+
 @pytest.mark.parametrize("steps_us", [[0.0], [0.0, 1e-9, 12.5], [3.0], [1e14, 0.5]])
 def test_any_times_are_counted(steps_us):
     assert tallied(block(np.array(steps_us))).n == len(steps_us)

@@ -8,10 +8,9 @@ longer than most blocks' counts, and in base64."""
 
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -143,10 +142,11 @@ class Tally:
 
     def above(self, limit_us: float) -> NDArray[np.float64]:
         """How many steps of each block take longer, (blocks,): of the limit's own bin by the part
-        of the bin above it."""
-        reached = np.cumsum(np.pad(self.counts, ((0, 0), (1, 0))), axis=1)
-        below = [np.interp(limit_us, self.edges_us, of_block) for of_block in reached]
-        return np.asarray(reached[:, -1] - below)
+        of the bin above it, where bins begin at the shortest and end at the longest step."""
+        edges_us = np.clip(self.edges_us, self.least_us, self.most_us)
+        ends = np.arange(1, len(edges_us))
+        below = np.interp(limit_us, edges_us, np.append(0, ends))
+        return np.asarray(self.counts @ np.clip(ends - below, 0.0, 1.0))
 
 
 def tally(blocks: Sequence[Block], launch: int = 0) -> Tally | None:
@@ -178,19 +178,18 @@ def add(tallies: Sequence[Tally]) -> Tally:
     """All steps of these tallies, whose launches become different ones."""
     low = min(each.first for each in tallies)
     high = max(each.first + each.counts.shape[1] for each in tallies)
-    launches, n_launches = list[Any](), 0
+    counts = np.zeros((sum(len(each.counts) for each in tallies), high - low), np.int64)
+    launches = np.zeros(len(counts), np.int64)
+    row, n_launches = 0, 0
     for each in tallies:
-        launches.append(each.launches + n_launches)
-        n_launches += int(each.launches.max()) + 1
-    widened = [
-        np.pad(each.counts, ((0, 0), (each.first - low, high - each.first - each.counts.shape[1])))
-        for each in tallies
-    ]
-    return replace(
-        tallies[0],
-        first=low,
-        counts=np.concatenate(widened),
-        launches=np.concatenate(launches),
-        least_us=min(each.least_us for each in tallies),
-        most_us=max(each.most_us for each in tallies),
+        rows, start = slice(row, row + len(each.counts)), each.first - low
+        counts[rows, start : start + each.counts.shape[1]] = each.counts
+        launches[rows] = each.launches + n_launches
+        row, n_launches = rows.stop, n_launches + int(each.launches.max()) + 1
+    return Tally(
+        low,
+        counts,
+        launches,
+        min(each.least_us for each in tallies),
+        max(each.most_us for each in tallies),
     )

@@ -59,7 +59,8 @@ def make_qualify_parser() -> Parser:
         default=[],
         dest="limits",
         help="the least busbw of an all-reduce ('32M >= 20 GB/s') or its longest time ('16K <= 50 "
-        "us'), as its table prints them; may be repeated",
+        "us'), as its table prints them, or a percentile of its calls ('16K p99 <= 90 us'); may be "
+        "repeated",
     )
     add_allow(parser)
     return parser

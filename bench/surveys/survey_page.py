@@ -35,7 +35,8 @@ PAGE = "index.html"
 HEADLINES = ("graph", "allreduce", "link", "decode", "tune")
 SPEC = "spec.toml"
 SPEC_TEXT = """\
-# For {command}. Write your own requirements, the price of all cards, and what stands as NAME.
+# For {command}. Write your own requirements (a tail: "16K p99 <= 20 us"), the price of all cards,
+# and what stands as NAME.
 requirements = ["16K <= 8 us", "32M >= 5 GB/s", "70b-q4 >= 25 tok/s"]
 # For the cost of a million tokens:
 # lifetime_years = 4

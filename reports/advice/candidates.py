@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from reports.advice.best_split import Speed, best_speed
+from reports.advice.call_percentiles import FIELDS, call_percentile
 from reports.advice.group_times import assumed_groups
 from reports.advice.reduce_times import (
     SMALL,
@@ -48,9 +49,13 @@ from wiretax.record.case import size_of
 from wiretax.record.result import ResultError, content_of
 from wiretax.record.schema import NotNegative
 
-# The forms of a requirement by the unit of its limit.
+# The forms of a requirement by the unit of its limit, or by a percentile in us.
 FORMS = {
     "us": r"(\d{1,12}[KMG]?) *<= *(\d{1,12}(?:\.\d+)?) *us",
+    **{
+        name: rf"(\d{{1,12}}[KMG]?) +(?i:{re.escape(name)}) *<= *(\d{{1,12}}(?:\.\d+)?) *us"
+        for name in FIELDS
+    },
     "GB/s": r"(\d{1,12}[KMG]?) *>= *(\d{1,12}(?:\.\d+)?) *GB/s",
     "tok/s": r"(\S+) *>= *(\d{1,12}(?:\.\d+)?) *tok/s",
 }
@@ -120,7 +125,8 @@ class Spec(SpecTable):
 PER_SPEED, PER_MILLION = " per token/s", " per million tokens"
 COSTS = "lifetime_years", "hours_per_day", "electricity"
 DAYS_PER_YEAR = 365.25
-FigureKey = tuple[str, int | str]  # ("us", bytes), ("GB/s", bytes) or ("tok/s", model name)
+# ("us", bytes), ("P99", bytes) in us, ("GB/s", bytes) or ("tok/s", model name)
+FigureKey = tuple[str, int | str]
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,9 @@ class Requirement:
     limit: float
 
     def is_met(self, value: float) -> bool:
-        return value <= self.limit if self.figure[0] == "us" else value >= self.limit
+        if self.figure[0] in ("GB/s", "tok/s"):
+            return value >= self.limit
+        return value <= self.limit
 
 
 @dataclass
@@ -140,7 +148,7 @@ class Figure:
     """A figure of a candidate: its geometric mean over launches and, from five launches on, its
     interval; without runs what is published. `note` has its origin, or why it is missing; `speed`
     what tokens/s are of, None where the model does not fit. `likely` is the range that engines
-    reach, where the value is their limit."""
+    reach, where the value is their limit. `n_launches` is 0 where nobody launched anything."""
 
     name: str
     unit: str
@@ -151,6 +159,7 @@ class Figure:
     is_published: bool = False
     speed: Speed | None = None
     likely: Span | None = None
+    n_launches: int = 0
 
     @property
     def text(self) -> str:
@@ -244,8 +253,9 @@ def _requirement(path: Path, spec: Spec, text: str) -> Requirement:
     requirement = requirement_of(text)
     if requirement is None:
         raise ResultError(
-            f"{path}: the requirement {text!r} has none of the three forms: "
-            "16K <= 8 us, 32M >= 50 GB/s (busbw), MODEL >= 25 tok/s"
+            f"{path}: the requirement {text!r} has none of the four forms: "
+            f"16K <= 8 us, 16K p99 <= 20 us ({', '.join(FIELDS)}), 32M >= 50 GB/s (busbw), "
+            "MODEL >= 25 tok/s"
         )
 
     unit, label = requirement.figure
@@ -320,6 +330,9 @@ def figures_of(
 
     figures = dict[FigureKey, Figure]()
     for unit, label in keys:
+        if unit in FIELDS:
+            figures[unit, label] = _percentile(gpus, launches, int(label), unit)
+            continue
         if isinstance(label, str):
             work, name = spec.models[label], label
             with placed(f"model {name}"):
@@ -334,7 +347,9 @@ def figures_of(
             name = size_text(label) + (" busbw" if unit == "GB/s" else "")
             speed, (span, note) = None, all_reduce(label, unit)
 
-        figure = Figure(name, unit, note, is_published=is_published, speed=speed)
+        figure = Figure(
+            name, unit, note, is_published=is_published, speed=speed, n_launches=len(launches.runs)
+        )
         if speed:
             figure.likely = speed.likely
         if span is not None:
@@ -344,6 +359,19 @@ def figures_of(
         figures[unit, label] = figure
 
     return figures, list(times.notes if origin else launches.notes)
+
+
+def _percentile(gpus: int, launches: AllReduceLaunches, size_bytes: int, name: str) -> Figure:
+    """A percentile of the candidate's single calls."""
+    estimate, note, n_launches = call_percentile(launches, size_bytes, name)
+    figure = Figure(f"{size_text(size_bytes)} {name}", "us", note, n_launches=n_launches)
+    if gpus == 1:
+        figure.note = ONE_GPU
+    elif estimate:
+        figure.value = estimate.value
+        if estimate.ci_low is not None and estimate.ci_high is not None:
+            figure.low, figure.high = estimate.ci_low, estimate.ci_high
+    return figure
 
 
 def _origin_of_speed(speed: Speed | None, origin: str) -> str:

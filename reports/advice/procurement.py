@@ -12,6 +12,7 @@ from shlex import quote
 from typing import Any
 
 from reports.advice import candidates
+from reports.advice.call_percentiles import FIELDS
 from reports.advice.candidates import Figure, FigureKey, Offer, Requirement, Spec
 from reports.advice.likely import reached_text
 from reports.advice.reduce_times import (
@@ -154,6 +155,11 @@ def evaluate(path: Path) -> Procurement:
         f"{confidence:.2%} from {LEAST_LAUNCHES} launches on; busbw = 2 (n-1)/n x bytes / time "
         "of the collective alone, us with reading the result."
     ]
+    if any(requirement.figure[0] in FIELDS for requirement in requirements):
+        sentences.append(
+            "Percentiles are of the single calls of all launches, each until its result is "
+            "consumed, in any state of the link, with an interval over launches."
+        )
     if n_verdicts:
         sentences.append(
             "PASS: the whole interval meets the requirement; FAIL: all of it misses it. "
@@ -276,7 +282,7 @@ def _appraise(
     verdicts = {}
 
     for requirement in requirements:
-        verdict = judge(requirement, figures[requirement.figure], launches, hardware)
+        verdict = judge(requirement, figures[requirement.figure], hardware)
         if launches.wrong:
             verdict = "FAIL", f"wrong results in {', '.join(launches.wrong)}"
         elif launches.faults and verdict[0] in ("PASS", "UNVERIFIED"):
@@ -288,9 +294,7 @@ def _appraise(
     return Appraisal(name, offer, launches, figures, verdicts, [*notes, *launches.faults])
 
 
-def judge(
-    requirement: Requirement, figure: Figure, launches: AllReduceLaunches, hardware: str | None
-) -> tuple[str, str]:
+def judge(requirement: Requirement, figure: Figure, hardware: str | None) -> tuple[str, str]:
     """The verdict and its reason: PASS if the whole interval meets the limit; FAIL if all of it
     misses the limit, or if no split can meet it by the data sheet; UNVERIFIED for an upper limit of
     tokens that meets it, and for a published range of which some meets the limit. `hardware` tells
@@ -311,11 +315,13 @@ def judge(
     if hardware:
         return "UNDECIDED", hardware.partition(":")[0].rstrip(".")
 
-    n, text = len(launches.runs), " ".join(figure.limit_text.split())
+    n, text = figure.n_launches, " ".join(figure.limit_text.split())
     if speed:
         text += f", {speed.split},"
     if figure.low is None:
-        return "UNDECIDED", f"{counted(n, 'launch')}; {LEAST_LAUNCHES} are needed"
+        if n < LEAST_LAUNCHES:
+            return "UNDECIDED", f"{counted(n, 'launch')}; {LEAST_LAUNCHES} are needed"
+        return "UNDECIDED", figure.note
 
     ends = figure.value, figure.low, figure.high
     met = {requirement.is_met(end) for end in ends if end is not None}

@@ -35,6 +35,7 @@ from wiretax.record.folder import WRONG, in_order
 from wiretax.record.manifest import files_of
 from wiretax.record.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in_one_state, table
 from wiretax.record.result import ResultError, read
+from wiretax.record.schema import Result
 
 LEAST_LAUNCHES, CONFIDENCE = 5, 0.95  # of an interval
 SMALL = 32 << 10  # bytes; published times up to here are latencies
@@ -55,7 +56,8 @@ class AllReduceLaunches:
     """All-reduces of one machine: its runs that count; the names of runs with wrong results; why
     its runs cannot vouch for it (`faults`); sentences on runs that do not count. `times` has a row
     for each launch and size: `run` (its place in `runs`), `size_bytes`, `cost_us` with reading the
-    result, `time_us` of the collective alone, and the fields of its key."""
+    result, `time_us` of the collective alone, and the fields of its key. `calls` has the same rows
+    of single calls, also of runs in another state of the link: `run` is a place in `stored`."""
 
     runs: Sequence[Entry]
     wrong: list[str]
@@ -63,6 +65,8 @@ class AllReduceLaunches:
     notes: list[str]
     times: pd.DataFrame
     confidence: float  # of their intervals
+    stored: Sequence[Result]
+    calls: pd.DataFrame
 
     @property
     def have_intervals(self) -> bool:
@@ -107,17 +111,17 @@ def read_launches(
         runs = [run for run in runs if run.path not in paths]
         notes += left_out_lines((path, RENAMED) for path in sorted(paths))
 
+    stored, calls = [files[run.path] for run in runs], _one_way(runs, collective, "isolated")
     runs, others = in_one_state(runs)
-    return AllReduceLaunches(
-        runs, wrong, faults, [*notes, *others], _one_way(runs, collective), confidence
-    )
+    times, notes = _one_way(runs, collective), [*notes, *others]
+    return AllReduceLaunches(runs, wrong, faults, notes, times, confidence, stored, calls)
 
 
-def _one_way(runs: Sequence[Entry], collective: str) -> pd.DataFrame:
+def _one_way(runs: Sequence[Entry], collective: str, mode: str | None = None) -> pd.DataFrame:
     """A row for each launch and each size that all launches have, measured in one way: if possible
-    in a 16-bit type, by `auto`, out of place, in the mode that fits the size, and in registered
-    buffers, as engines do. Times do not choose: the fastest of several would look too fast. Of
-    another harness any algorithm will do."""
+    in a 16-bit type, by `auto`, out of place, in the mode that fits the size, or in this one, and
+    in registered buffers, as engines do. Times do not choose: the fastest of several would look too
+    fast. Of another harness any algorithm will do."""
     rows, planned = table(runs)
     rows = rows.join(pd.DataFrame([*planned], columns=CASE_KEY), on="key")
     names = ["auto", "library"]
@@ -126,6 +130,8 @@ def _one_way(runs: Sequence[Entry], collective: str) -> pd.DataFrame:
     is_sum = (rows.collective == collective) & rows.redop.isin(["sum", "none"])
     is_plain = is_sum & rows["shape"].isna() & rows.algorithm.isin(names)
     rows = rows[is_plain & (rows.size_bytes > 0)]
+    if mode:
+        rows = rows[rows["mode"] == mode]
     rows["other_type"] = ~rows.datatype.isin(HALF_TYPES)
     rows["other_mode"] = (rows["mode"] == "chained") != (rows.size_bytes <= LATENCY_BOUND_BYTES)
     rows["copied"] = rows.variant != "registered"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -16,6 +17,7 @@ from tests.launch import ROOT
 from tests.reports.advice.test_expect import gpu_run
 from tests.reports.synthetic_run import mark_wrong, rewrite_head, run_id, world_of, write_run
 from wiretax.record import observations
+from wiretax.record.histogram import steps_of
 from wiretax.record.result import read
 from wiretax.record.schema import End
 
@@ -197,6 +199,46 @@ def test_a_limit_between_the_ends_or_without_a_figure_is_undecided(qualified):
     assert (status, line["undecided"][-1]) == (3, "32M >= 1 GB/s: not measured")
 
 
+def with_slow_calls(share):
+    """A change of blocks: 1,000 steps of 8 us, of which this share takes five times as long."""
+    draw = np.random.default_rng(5)
+
+    def change(block):
+        block.n = 1000
+        usual_us = 8 * draw.lognormal(0, 0.03, block.n)
+        block.steps = steps_of(np.where(draw.random(block.n) < share, 5, 1) * usual_us)
+        return block
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("limit", "slow_share", "expected", "compared"),
+    [
+        ("16K p99 <= 20 us", 0.002, 0, 1),
+        ("16K p99 <= 20 us", 0.03, 1, 1),
+        ("16K P90 <= 20 us", 0.03, 0, 1),
+        ("16K p99 <= 20 us", 0.0101, 3, 1),  # P99 is 8 us or 40
+        ("16K p99 <= 20 us", None, 3, 0),  # no steps are stored
+    ],
+)
+def test_a_limit_of_a_percentile_accepts_or_rejects_by_its_interval(
+    qualified, limit, slow_share, expected, compared
+):
+    """A node whose every thirtieth call takes five times as long has the median of a good one."""
+    made = (
+        {"n_blocks": 20}
+        if slow_share is None
+        else {"n_blocks": 20, "change": with_slow_calls(slow_share)}
+    )
+    status, [line], _ = qualified("one", "--min", limit, "--min", "16K <= 20 us", **made)
+    assert (status, line["compared"]) == (expected, 1 + compared)
+    told = line["faults"] + line["undecided"]
+    assert all(text.startswith(f"{limit}: ") for text in told)
+    if slow_share is None:
+        assert told == [f"{limit}: not measured; P99 takes 1,000 calls"]
+
+
 def test_the_cpu_is_measured_only_if_it_is_meant(tmp_path, monkeypatch, capsys):
     """A node whose driver was not loaded was accepted by the speed of its cores."""
     monkeypatch.setattr("bench.campaigns.ending.signal.signal", lambda *_: None)
@@ -255,6 +297,9 @@ def test_a_step_without_enough_time_rejects_no_machine(status, sentence, is_faul
         (("--min", "64K >= 5 GB/s"), "--min '64K >= 5 GB/s': all-reduces are of 16K, 32M"),
         (("--min", "32M > 5 GB/s"), "'32M > 5 GB/s' is no limit such as '32M >= 20 GB/s' (busbw)"),
         (("--min", "70b >= 5 tok/s"), "'70b >= 5 tok/s' is no limit such as "),
+        (("--min", "16K p100 <= 90 us"), "'16K p100 <= 90 us' is no limit such as "),
+        (("--min", "16K p99 >= 20 GB/s"), "or '16K p99 <= 90 us' (P50, P90, P99, P99.9)"),
+        (("--min", "64K p99 <= 90 us"), "'64K p99 <= 90 us': all-reduces are of 16K, 32M"),
         (("--out", "empty/.."), "is there already"),
         (("-n", "1"), "one rank has no link and adds nothing: give -n 2 or more"),
     ],

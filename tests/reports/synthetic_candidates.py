@@ -20,14 +20,14 @@ ONE_BOX = MODELS + BOX.format(name="box")
 PRICE = "price = {amount = 5200, currency = 'EUR', date = 2026-11-01}"
 
 
-def write_launches(folder, n, first=0, gpu=R9700, slower=1, **fields):
+def write_launches(folder, n, first=0, gpu=R9700, slower=1, n_blocks=6, **fields):
     """Launches that differ by 1 %: half of them above the mean and half below it."""
     for number in range(first, first + n):
         made = write_run(
             folder,
             sizes=SIZES,
             algorithms=("library", "auto"),
-            n_blocks=6,
+            n_blocks=n_blocks,
             n=4,
             seed=number,
             run_id=f"2026-11-20T06-15-{number:02}Z-allreduce-1a2b3c",

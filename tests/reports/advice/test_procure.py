@@ -393,11 +393,15 @@ BAD = [
     (
         "requirements = []",
         "requirements = ['0 <= 8 us']",
-        "'0 <= 8 us' has none of the three forms",
+        "'0 <= 8 us' has none of the four forms",
     ),
     ("requirements = []", f"requirements = {'[' * 5000}{']' * 5000}", "is not TOML"),
     ("requirements = []", f"requirements = {'{a=' * 5000}1{'}' * 5000}", "is not TOML"),
-    ("requirements = []", "requirements = ['16K < 8 us']", "16K <= 8 us, 32M >= 50 GB/s (busbw)"),
+    (
+        "requirements = []",
+        "requirements = ['16K < 8 us']",
+        "(P50, P90, P99, P99.9), 32M >= 50 GB/s (busbw)",
+    ),
     ("requirements = []", "requirements", "is not TOML"),
 ]
 

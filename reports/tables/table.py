@@ -1,13 +1,12 @@
 """The default table of a run with its head and its sentences, and the table of all cases."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from msgspec.structs import replace
 from rich.table import Table
 
 from collectives.build import BuildName
-from reports.tables import sentences
+from reports.tables import sentences, step_table
 from reports.tables.beside_published import published_line
 from reports.tables.headline import headline, points
 from reports.tables.rows import (
@@ -55,6 +54,7 @@ FOLDED = (
     *("blocks", "status"),
 )
 
+KEYS = ("size", "algorithm", "variant", "type", "place")  # columns that name a case
 Cells = dict[str, str]  # of a row, by their headings
 NO_PRICE = {"price\nus": "-", "price\n%": "-"}  # of stable bits
 
@@ -294,7 +294,7 @@ def marks(rows: Sequence[SizeRow]) -> list[str]:
 
 def long_tables(result: Result) -> list[tuple[str, Table]]:
     """A table for each mode, isolated before chained, with a row for each case, smaller sizes
-    first; without columns that are empty in it."""
+    first, and one of its steps; without columns that are empty in it."""
     ratios, tables = speed_ups(result), []
     for mode in sorted({case.mode for case in result.cases}, reverse=True):
         cases = [case for case in result.cases if case.mode == mode]
@@ -302,10 +302,11 @@ def long_tables(result: Result) -> list[tuple[str, Table]]:
         rows = long_rows(cases, ratios)
         alike = [name for name in FOLDED if len({row[name] for row in rows if name in row}) == 1]
         title = ", ".join(f"{name} {rows[0][name]}" for name in alike)
-        names = [name for name in rows[0] if name not in alike]
+        names = [name for name in rows[0] if name not in (*alike, *step_table.HEADINGS)]
         cells = ([row[name] for name in names] for row in rows)
         headings = (name.replace(" ", "\n", 1) for name in names)
         tables.append((title, plain_table(headings, cells, bound_notes(cases))))
+        tables += step_table.table_of_steps(cases, rows, [name for name in KEYS if name in names])
 
     return tables
 
@@ -316,9 +317,7 @@ def long_rows(cases: Iterable[Case], ratios: Mapping[int, Interval | None]) -> l
     rows = []
     for case in cases:
         name = f"{case.library or algorithm_of(case)} {shape_text(case.shape)}"
-        figures = {
-            shown.heading: _text(field, getattr(case, field)) for field, shown in FIGURES.items()
-        }
+        figures = {shown.heading: _text(case, field) for field, shown in FIGURES.items()}
         rows.append(
             {
                 "size": "-" if is_own_work(case) else size_text(case.size_bytes),
@@ -338,8 +337,12 @@ def long_rows(cases: Iterable[Case], ratios: Mapping[int, Interval | None]) -> l
     return filled(rows)
 
 
-def _text(name: str, value: Any) -> str:
+def _text(case: Case, name: str) -> str:
     """A figure in few digits: of a summary the median, with its interval for the whole cost."""
+    if name in step_table.FIELDS:
+        return step_table.step_text(case, name)
+
+    value = getattr(case, name)
     if name == "total_us" and value:
         return interval_text((value.median, value.ci_low, value.ci_high))
     if isinstance(value, Summary):

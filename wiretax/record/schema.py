@@ -293,7 +293,7 @@ class Case(CaseFields, Line, kw_only=True):
     ] = None
     step_worst_us: Annotated[Measured, Shown("worst us", "the longest step")] = None
     slow_share: Annotated[
-        Estimated, Shown("slow steps", "share of the steps that take over twice their P50")
+        Estimated, Shown("slow steps %", "share of the steps that take over twice their P50")
     ] = None
     link_rtt_ns: Annotated[
         Summarised, Shown("rtt ns", "round trip of a flag before and after the blocks")

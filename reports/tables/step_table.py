@@ -1,0 +1,51 @@
+"""The steps of a run in its tables: percentiles of a call, or of a whole chain, and slow steps."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from reports.tables.sentences import number, plain_table
+from wiretax.record.schema import FIGURES, Case, Estimate
+from wiretax.record.tails import PERCENTILES, steps_needed
+
+# The fields of a case that tell its steps, and their columns by heading.
+FIELDS = ("n_steps", *PERCENTILES, "step_worst_us", "slow_share")
+HEADINGS = [FIGURES[field].heading for field in FIELDS]
+NEEDS = "- (n): this percentile takes n steps"  # a table's footnote
+
+
+def step_text(case: Case, field: str) -> str:
+    """The cell of one of FIELDS: the figure with its interval, a share in %, or `- (1000)` of a
+    percentile that takes 1000 steps."""
+    value = getattr(case, field)
+    if value is None and case.n_steps and field in PERCENTILES:
+        return f"- ({steps_needed(PERCENTILES[field])})"
+    if isinstance(value, Estimate):
+        scale = 100 if field == "slow_share" else 1
+        middle, low, high = (
+            number(None if end is None else scale * end)
+            for end in (value.value, value.ci_low, value.ci_high)
+        )
+        return middle if low == high == "-" else f"{middle} [{low} {high}]"
+    return str(value) if isinstance(value, int) else number(value)
+
+
+def table_of_steps(
+    cases: Sequence[Case], rows: Sequence[dict[str, str]], keys: Sequence[str]
+) -> list[tuple[str, Table]]:
+    """The table of the steps of cases of one mode, from their `rows` in the long table, of which
+    `keys` name one; none without steps."""
+    measured = [row for row, case in zip(rows, cases, strict=True) if case.n_steps]
+    if not measured:
+        return []
+
+    calls = max(case.calls for case in cases)
+    what = "a call with reading its result"
+    if calls > 1:
+        what = f"a whole chain of {calls} calls and links"
+    names = [*keys, *(name for name in HEADINGS if name in rows[0])]
+    cells = [[row[name] for name in names] for row in measured]
+    headings = (name.removeprefix("step ").replace(" ", "\n", 1) for name in names)
+    notes = [NEEDS] if any(cell.startswith("- (") for row in cells for cell in row) else []
+    title = f"{cases[0].mode} steps: us of {what}; slow: over twice P50"
+    return [(title, plain_table(headings, cells, notes))]

@@ -1,0 +1,109 @@
+"""The steps of a run, from its file to tables, JSON, CSV and a DataFrame."""
+
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+
+import wiretax
+from reports.tables.step_table import FIELDS, step_text
+from reports.tables.table import render
+from tests.reports.archived import unpack
+from tests.reports.synthetic_log import write_log
+from tests.reports.synthetic_run import write_run
+from wiretax.record.histogram import steps_of
+from wiretax.record.schema import Estimate
+
+pytestmark = pytest.mark.unit
+
+N_BLOCKS, N_STEPS = 12, 100  # of a block
+CALL_US = {"library": 20.0, "auto": 5.0}
+STEPS = [name for field in FIELDS for name in (field, f"{field}_ci_low", f"{field}_ci_high")]
+
+
+def write_steps(folder, slow_every=None, times=5.0, only="auto", mode="isolated", **fields):
+    """A run whose steps take CALL_US, in a chain 160 times as long, with 1 % of noise; every
+    `slow_every`-th of the algorithm `only` takes so many times as long."""
+    draw = np.random.default_rng(3)
+
+    def change(block):
+        algorithm = "library" if block.case == 0 else "auto"
+        steps_us = CALL_US[algorithm] * draw.normal(1, 0.01, N_STEPS)
+        if slow_every and algorithm == only:
+            places = block.round * N_STEPS + np.arange(N_STEPS)
+            steps_us[places % slow_every == 0] *= times
+        block.n = N_STEPS
+        block.steps = steps_of(steps_us * (160 if mode == "chained" else 1))
+        return block
+
+    sweep = {"sizes": [16384], "algorithms": [*CALL_US], "modes": [mode], "n_blocks": N_BLOCKS}
+    return write_run(folder, change=change, **sweep | fields)
+
+
+def step_rows(text):
+    """The title of the last table of `show --long`, and by algorithm its cells from the steps on,
+    without intervals."""
+    title, *lines = text.split("\n\n")[-1].splitlines()
+    assert max(map(len, (title, *lines))) <= 80
+    cells = [re.split("plain|copied", line)[1] for line in lines if "KiB" in line]
+    found = [re.findall(r"- \(\d+\)|[\d.]+", re.sub(r" \[[^]]*\]", "", each)) for each in cells]
+    return title, dict(zip(CALL_US, found, strict=True))
+
+
+def test_the_long_table_has_the_steps_and_how_many_a_percentile_takes(tmp_path):
+    text = render(write_steps(tmp_path, 50), long=True)
+    title, rows = step_rows(text)
+    assert title == "isolated steps: us of a call with reading its result; slow: over twice P50"
+    for algorithm, (steps, p50, _, p99, p999, worst, slow) in rows.items():
+        own_us, is_slow = CALL_US[algorithm], algorithm == "auto"
+        assert (int(steps), p999) == (N_BLOCKS * N_STEPS, "- (10000)")
+        assert float(p50) == pytest.approx(own_us, rel=0.02)
+        for tail_us in (p99, worst):
+            assert float(tail_us) == pytest.approx(own_us * (5 if is_slow else 1), rel=0.05)
+        assert float(slow) == (2.0 if is_slow else 0.0)
+    assert text.endswith("- (n): this percentile takes n steps\n")
+
+
+def test_an_unknown_end_of_an_interval_is_a_dash(tmp_path):
+    case = write_steps(tmp_path, 50).cases[1]
+    case.step_p99_us = Estimate(value=25.0, ci_low=5.1)
+    case.slow_share = Estimate(value=0.02, ci_low=0.015, ci_high=0.026)
+    assert step_text(case, "step_p99_us") == "25.0 [5.10 -]"
+    assert step_text(case, "slow_share") == "2.00 [1.50 2.60]"
+
+
+def test_a_chain_is_shown_as_a_token_sees_it(tmp_path):
+    """The time of the same case is per call: a reader would take one for the other."""
+    title, rows = step_rows(render(write_steps(tmp_path, mode="chained"), long=True))
+    assert (
+        title == "chained steps: us of a whole chain of 160 calls and links; slow: over twice P50"
+    )
+    assert float(rows["auto"][1]) == pytest.approx(160 * 5, rel=0.01)
+
+
+def test_steps_are_null_where_none_were_stored(tmp_path, reports):
+    """Runs of older versions and logs of other programs: null, and never 0."""
+    older = sorted(unpack(tmp_path / "old", "h200").glob("*.jsonl"))[0]
+    for path in (older, write_log(tmp_path, {"us": 5})):
+        assert wiretax.load(path).reindex(columns=STEPS).isna().all(axis=None)
+        cases = json.loads(reports("show", path, "--json")[1])["cases"]
+        assert {case[field] for case in cases for field in FIELDS} == {None}
+        assert not {*STEPS} & {*next(csv.reader(io.StringIO(reports("export", path, "--csv")[1])))}
+        assert "steps" not in reports("show", path, "--long")[1]
+
+
+def test_steps_go_through_json_csv_and_a_frame(tmp_path, reports):
+    path = write_steps(tmp_path, 50).path
+    cases = json.loads(reports("show", path, "--json")[1])["cases"]
+    rows = [*csv.DictReader(io.StringIO(reports("export", path, "--csv")[1]))]
+    loaded = wiretax.load(path).to_dict("records")
+    for case, row, frame in zip(cases, rows, loaded, strict=True):
+        for field in ("step_p50_us", "step_p99_us", "slow_share"):
+            assert case[field]["value"] == float(row[field]) == frame[field], field
+        assert case["n_steps"] == int(row["n_steps"]) == frame["n_steps"] == N_BLOCKS * N_STEPS
+        assert case["step_p999_us"] is None
+        assert "step_p999_us" not in row
+    assert cases[1]["slow_share"]["value"] == pytest.approx(1 / 50)

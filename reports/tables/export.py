@@ -10,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
+from reports.tables.step_buckets import rows_with_steps, step_lines
 from wiretax.common.program import complain
 from wiretax.common.untrusted import spreadsheet_cell
 from wiretax.record.case import CASE_KEY
-from wiretax.record.frame import SUMMARIES, read_rows
+from wiretax.record.frame import CELLS, read_rows
 from wiretax.record.result import ResultError, content_of
 from wiretax.record.schema import FIGURES
 from wiretax.record.writing import write_whole
@@ -23,10 +24,13 @@ UNITS = {
     "_us": ("seconds", 1e-6),
     "_gb_s": ("bytes_per_second", 1e9),
     "_of_bound": ("ratio", 1.0),
+    "_share": ("ratio", 1.0),
     "n_wrong": ("", 1.0),
 }
-# The parts of a summary that are gauges: the word in their names, and what each is.
+# The parts of an estimate and of a summary that are gauges: the word in their names, and what each
+# is.
 PARTS = {
+    "": ("", ""),
     "_median": ("", "Median over blocks: "),
     "_ci_low": ("low", "The low end of the 95 % interval in this launch: "),
     "_ci_high": ("high", "The high end of the 95 % interval in this launch: "),
@@ -60,7 +64,7 @@ def export(arguments: argparse.Namespace) -> int:
     if textfile := arguments.textfile:
         check_textfile(textfile, arguments.openmetrics)
     unreadable = list[str]()
-    rows = read_rows(arguments.runs, unreadable)
+    rows = read_rows(arguments.runs, unreadable, None if arguments.csv else rows_with_steps)
     for row in rows:
         del row["path"]  # readers elsewhere need not know the author's folders
 
@@ -96,9 +100,9 @@ def check_textfile(path: Path, is_openmetrics: bool) -> None:
 
 
 def as_openmetrics(rows: Iterable[dict[str, Any]], is_textfile: bool = False) -> str:
-    """Gauges of measured cases in OpenMetrics 1.0. A series has a point for each run, oldest
-    first, and one for two runs of the same second; in a text file the newest point without its
-    time, which node_exporter refuses. Suspect figures have none."""
+    """Gauges and steps of measured cases in OpenMetrics 1.0. A series has a point for each run,
+    oldest first, and one for two runs of the same second; in a text file the newest point without
+    its time, which node_exporter refuses. Suspect figures have none."""
     # If the status were a label, the figure of a case that was wrong once would stay for ever.
     names = [label for label in LABELS if label != "status" or not is_textfile]
     cases, lines = [], list[str]()
@@ -136,19 +140,20 @@ def as_openmetrics(rows: Iterable[dict[str, Any]], is_textfile: bool = False) ->
                 for at_s in shown
             ]
 
-    return "\n".join([*lines, "# EOF\n"])
+    return "\n".join([*lines, *step_lines(cases, is_textfile), "# EOF\n"])
 
 
 def gauges() -> Iterator[tuple[str, str, str, float, str]]:
-    """The metrics of a case that schema.FIGURES names as gauges, of a summary the median and the
-    ends of its interval, and those of its run: of each the name, the column of its values, the base
+    """The metrics of a case that schema.FIGURES names as gauges, with the ends of their intervals,
+    and those of its run: of each the name, the column of its values, the base
     unit, the scale to it, and a sentence."""
     for field, shown in FIGURES.items():
         if not shown.gauge:
             continue
         unit, scale = next(UNITS[end] for end in UNITS if field.endswith(end))
-        parts = PARTS if field in SUMMARIES else {"": ("", "")}
-        for part, (word, about) in parts.items():
+        for part, (word, about) in PARTS.items():
+            if field + part not in CELLS:
+                continue
             name = "_".join(filter(None, ["wiretax", shown.gauge, word, unit]))
             yield name, field + part, unit, scale, f"{about}{shown.meaning}."
     about = "Start of the run that measured the case, since 1970."

@@ -3,7 +3,7 @@ OpenMetrics. docs/results.md describes the fields; units are in their names."""
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -42,11 +42,15 @@ def load_frame(path: str | os.PathLike[str]) -> pd.DataFrame:
     return frame
 
 
-def read_rows(paths: Sequence[Path], unreadable: list[str]) -> list[Row]:
-    """The rows of the runs of files and folders, each `run_id` once; those of a folder say in
-    `left_out` why reports on many runs leave their run out. Adds a sentence to `unreadable` for
-    each file in a folder that cannot be read; raises ResultError for a named one, and without any
-    run."""
+def read_rows(
+    paths: Sequence[Path],
+    unreadable: list[str],
+    rows_of: Callable[[Result], Iterable[Row]] | None = None,
+) -> list[Row]:
+    """The rows of the runs of files and folders, by `case_rows` or `rows_of`, each `run_id` once;
+    those of a folder say in `left_out` why reports on many runs leave their run out. Adds a
+    sentence to `unreadable` for each file in a folder that cannot be read; raises ResultError for a
+    named one, and without any run."""
     rows: dict[str, list[Row]] = {}
     for path in paths:
         left_out = {path: ""}
@@ -55,8 +59,14 @@ def read_rows(paths: Sequence[Path], unreadable: list[str]) -> list[Row]:
             unreadable += store.complaints
             left_out = {entry.path: entry.left_out for entry in store.entries}
         for file, why in left_out.items():
-            run = read(file)
-            own = [row | {"left_out": why or None} for row in case_rows(run)]
+            try:
+                run = read(file)
+                own = [row | {"left_out": why or None} for row in (rows_of or case_rows)(run)]
+            except ResultError as error:
+                if file == path:
+                    raise
+                unreadable.append(str(error))
+                continue
             rows.setdefault(run.run.run_id, own)
 
     if not rows:

@@ -287,13 +287,16 @@ class Case(CaseFields, Line, kw_only=True):
         Estimated, Shown("step P50 us", "time that half of the steps do not exceed")
     ] = None
     step_p90_us: Annotated[Estimated, Shown("step P90 us", "the same of 90 % of the steps")] = None
-    step_p99_us: Annotated[Estimated, Shown("step P99 us", "the same of 99 % of the steps")] = None
+    step_p99_us: Annotated[
+        Estimated, Shown("step P99 us", "time that 99 % of the steps do not exceed", "step_p99")
+    ] = None
     step_p999_us: Annotated[
         Estimated, Shown("step P99.9 us", "the same of 99.9 % of the steps")
     ] = None
     step_worst_us: Annotated[Measured, Shown("worst us", "the longest step")] = None
     slow_share: Annotated[
-        Estimated, Shown("slow steps %", "share of the steps that take over twice their P50")
+        Estimated,
+        Shown("slow steps %", "share of the steps that take over twice their P50", "slow_steps"),
     ] = None
     link_rtt_ns: Annotated[
         Summarised, Shown("rtt ns", "round trip of a flag before and after the blocks")

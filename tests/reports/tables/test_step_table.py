@@ -5,7 +5,6 @@ import io
 import json
 import re
 
-import numpy as np
 import pytest
 
 import wiretax
@@ -13,34 +12,12 @@ from reports.tables.step_table import FIELDS, step_text
 from reports.tables.table import render
 from tests.reports.archived import unpack
 from tests.reports.synthetic_log import write_log
-from tests.reports.synthetic_run import write_run
-from wiretax.record.histogram import steps_of
+from tests.reports.synthetic_steps import CALL_US, N_BLOCKS, N_STEPS, write_steps
 from wiretax.record.schema import Estimate
 
 pytestmark = pytest.mark.unit
 
-N_BLOCKS, N_STEPS = 12, 100  # of a block
-CALL_US = {"library": 20.0, "auto": 5.0}
 STEPS = [name for field in FIELDS for name in (field, f"{field}_ci_low", f"{field}_ci_high")]
-
-
-def write_steps(folder, slow_every=None, times=5.0, only="auto", mode="isolated", **fields):
-    """A run whose steps take CALL_US, in a chain 160 times as long, with 1 % of noise; every
-    `slow_every`-th of the algorithm `only` takes so many times as long."""
-    draw = np.random.default_rng(3)
-
-    def change(block):
-        algorithm = "library" if block.case == 0 else "auto"
-        steps_us = CALL_US[algorithm] * draw.normal(1, 0.01, N_STEPS)
-        if slow_every and algorithm == only:
-            places = block.round * N_STEPS + np.arange(N_STEPS)
-            steps_us[places % slow_every == 0] *= times
-        block.n = N_STEPS
-        block.steps = steps_of(steps_us * (160 if mode == "chained" else 1))
-        return block
-
-    sweep = {"sizes": [16384], "algorithms": [*CALL_US], "modes": [mode], "n_blocks": N_BLOCKS}
-    return write_run(folder, change=change, **sweep | fields)
 
 
 def step_rows(text):

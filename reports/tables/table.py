@@ -41,6 +41,7 @@ from reports.tables.sentences import (
     spoken,
     type_text,
 )
+from reports.tables.tail_line import tail_line
 from wiretax.common.grouped import grouped
 from wiretax.record.case import is_own_work, late_us
 from wiretax.record.chain_links import leads
@@ -85,7 +86,8 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
     title, lines = headline([result], points), head(result, first, first_rows)
     every = [row for rows in all_rows for row in rows]
     open_cases = unsettled(every) if any(row.ratio for row in every) else None
-    return lay_out_run(result, title, lines, tables, published_line(result), brief, open_cases)
+    below = [*tail_line(result, every), *published_line(result)]
+    return lay_out_run(result, title, lines, tables, below, brief, open_cases)
 
 
 def unsettled(rows: Iterable[SizeRow]) -> list[Case]:

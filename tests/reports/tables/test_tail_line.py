@@ -1,0 +1,81 @@
+"""The line below the first table on a tail: where one is worth a look, and nowhere else."""
+
+import pytest
+
+from reports.tables.table import render
+from tests.reports.synthetic_run import rewrite
+from tests.reports.synthetic_steps import write_steps
+from wiretax.record.result import ResultError, read
+from wiretax.record.schema import Estimate
+
+pytestmark = pytest.mark.unit
+
+
+def tail_of_run(folder, *arguments, low=0.6, **fields):
+    """What the first table says of the tail of such a run, whose intervals begin at `low` times
+    each share."""
+    result = write_steps(folder, *arguments, n_blocks=27, **fields)
+    for case in result.cases:
+        share = case.slow_share.value
+        case.slow_share = Estimate(value=share, ci_low=low * share, ci_high=1.5 * share)
+    lines = render(result).splitlines()
+    assert max(map(len, lines)) <= 80
+    return [line for line in lines if line.startswith("tail")]
+
+
+def test_a_tail_that_is_worth_a_look_has_a_line(tmp_path):
+    told = tail_of_run(tmp_path, 90, 4.0)
+    assert told == ["tail: 16 KiB: 1 call in 90 takes 4 x the median (see --long)"]
+
+
+def test_the_librarys_tail_is_told_as_its_own(tmp_path):
+    told = tail_of_run(tmp_path, 90, 4.0, only="library")
+    assert told == ["tail: 16 KiB, MPICH 5.0.2: 1 call in 90 takes 4 x the median (see --long)"]
+
+
+def test_a_chain_is_no_call(tmp_path):
+    """A token sees one of 90 chains, not one of 90 calls."""
+    told = tail_of_run(tmp_path, 90, 12.0, mode="chained")
+    assert told == ["tail: 16 KiB: 1 chain in 90 takes 12 x the median (see --long)"]
+
+
+@pytest.mark.parametrize(
+    ("every", "times", "low"),
+    [
+        (None, 1.0, 0.6),  # no tail
+        (90, 2.1, 0.6),  # calls that are hardly slow: they add less than 1 %
+        (90, 4.0, 0.05),  # an interval that begins below 1 in 1,000
+        (90, 4.0, 0.2),  # one by which they may add less than 1 %
+        (300, 60.0, 0.6),  # nine of 2,700
+    ],
+)
+def test_a_tail_that_says_little_has_none(tmp_path, every, times, low):
+    """A line in every run would be read by nobody."""
+    assert tail_of_run(tmp_path, every, times, low=low) == []
+
+
+def test_the_worst_tail_is_told(tmp_path):
+    """By what it adds to the time: a call in 30 that takes 3 x the median adds more than one in 90
+    that takes 4 x."""
+    result = write_steps(tmp_path, 30, 3.0, n_blocks=27)
+    worse = write_steps(tmp_path / "worse", 90, 4.0, only="library", n_blocks=27)
+    ours, theirs = result.cases[1].slow_share, worse.cases[0].slow_share
+    for block, other in zip(result.blocks, worse.blocks, strict=True):
+        if block.case == other.case == 0:
+            block.steps = other.steps
+    result.cases[1].slow_share = Estimate(value=ours.value, ci_low=0.7 * ours.value)
+    result.cases[0].slow_share = Estimate(value=theirs.value, ci_low=0.7 * theirs.value)
+    assert "tail: 16 KiB: 1 call in 30 takes 3 x the median" in render(result)
+
+
+def test_damaged_counts_are_refused_in_one_sentence(tmp_path):
+    path = write_steps(tmp_path, 90, 4.0, n_blocks=27).path
+
+    def damage(line):
+        if line["kind"] == "block":
+            line["steps"][2] = "AAAA"
+        if line["kind"] == "case":
+            line["slow_share"] = {"value": 1 / 90, "ci_low": 1 / 120, "ci_high": 1 / 60}
+
+    with pytest.raises(ResultError, match="counts of steps are not in order"):
+        render(read(rewrite(path, damage)))

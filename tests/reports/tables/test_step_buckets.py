@@ -23,13 +23,13 @@ RUN_ID = "2026-11-2{}T06-15-00Z-allreduce-1a2b3c"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Two runs, of which the later one has slower steps; and the steps of each, in us."""
+    """Two runs, of which the later one has more slow steps, of 1.5 s; and the steps of each, us."""
     folder, steps_us = (
         tmp_path_factory.mktemp("store"),
         [dict[str, list[float]]() for _ in range(2)],
     )
     for day in (0, 1):
-        slow = {"times": 300.0, "steps_us": steps_us[day], "seed": day}
+        slow = {"times": 3e5, "steps_us": steps_us[day], "seed": day}
         write_steps(folder, 50 - 30 * day, run_id=RUN_ID.format(day), **slow)
     return folder, steps_us
 

@@ -11,12 +11,16 @@ from wiretax.record.tails import PERCENTILES, steps_needed
 # The fields of a case that tell its steps, and their columns by heading.
 FIELDS = ("n_steps", *PERCENTILES, "step_worst_us", "slow_share")
 HEADINGS = [FIGURES[field].heading for field in FIELDS]
-NEEDS = "- (n): this percentile takes n steps"  # a table's footnote
+# The footnotes of a table by what is in its cells.
+NOTES = {
+    "- (": "- (n): this percentile takes n steps",
+    " -]": "[a -]: an upper end takes more steps",
+}
 
 
 def step_text(case: Case, field: str) -> str:
-    """The cell of one of FIELDS: the figure with its interval, a share in %, or `- (1000)` of a
-    percentile that takes 1000 steps."""
+    """The cell of one of FIELDS: a figure with its interval, of which an end may be unknown, `5.1
+    [4.9 -]`; a share in %; or `- (1000)`, of a percentile that takes 1000 steps."""
     value = getattr(case, field)
     if value is None and case.n_steps and field in PERCENTILES:
         return f"- ({steps_needed(PERCENTILES[field])})"
@@ -46,6 +50,7 @@ def table_of_steps(
     names = [*keys, *(name for name in HEADINGS if name in rows[0])]
     cells = [[row[name] for name in names] for row in measured]
     headings = (name.removeprefix("step ").replace(" ", "\n", 1) for name in names)
-    notes = [NEEDS] if any(cell.startswith("- (") for row in cells for cell in row) else []
+    every = " ".join(cell for row in cells for cell in row)
+    notes = [note for mark, note in NOTES.items() if mark in every]
     title = f"{cases[0].mode} steps: us of {what}; slow: over twice P50"
     return [(title, plain_table(headings, cells, notes))]

@@ -45,11 +45,13 @@ def test_the_long_table_has_the_steps_and_how_many_a_percentile_takes(tmp_path):
 
 
 def test_an_unknown_end_of_an_interval_is_a_dash(tmp_path):
-    case = write_steps(tmp_path, 50).cases[1]
+    result = write_steps(tmp_path, 50)
+    case = result.cases[1]
     case.step_p99_us = Estimate(value=25.0, ci_low=5.1)
     case.slow_share = Estimate(value=0.02, ci_low=0.015, ci_high=0.026)
     assert step_text(case, "step_p99_us") == "25.0 [5.10 -]"
     assert step_text(case, "slow_share") == "2.00 [1.50 2.60]"
+    assert "[a -]: an upper end takes more steps\n" in render(result, long=True)
 
 
 def test_a_chain_is_shown_as_a_token_sees_it(tmp_path):

@@ -3,6 +3,7 @@
 "use strict";
 
 const HEIGHT = 240;
+const RARITIES = [2, 10, 100, 1e3, 1e4, 1e5, 1e6];
 const charts = [];
 
 const digits = (value) => (value < 999.5 ? value.toPrecision(3) : value.toFixed());
@@ -19,17 +20,19 @@ const FORMS = {
     const power = Math.floor(Math.log2(size) / 10);
     return Number((size / 1024 ** power).toPrecision(3)) + ["", "K", "M", "G"][power];
   },
+  one_in: (steps) => `P${Number((100 - 100 / steps).toFixed(1 + Math.log10(steps)))}`,
 };
 
-// Zooms all charts of the page, which share their axis, or shows everything.
-function zoom(min, max) {
-  for (const { plot } of charts) {
+// Zooms all charts of the page that share an axis, or shows everything.
+function zoom(kind, min, max) {
+  for (const { plot, data } of charts) {
+    if (data.kind !== kind) continue;
     if (max) plot.setScale("x", { min, max });
     else plot.setData(plot.data);
   }
 }
 
-function pressed({ plot, data: { x, links } }, event) {
+function pressed({ plot, data: { kind, x, links } }, event) {
   const [first, last] = plot.series[0].idxs;
   const at = plot.cursor.idx ?? last;
   const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -38,8 +41,8 @@ function pressed({ plot, data: { x, links } }, event) {
     const next = Math.min(Math.max(at + move, first), last);
     plot.setCursor({ left: plot.valToPos(x[next], "x"), top: 8 });
   } else if (grow) {
-    zoom(...[grow, 1 - grow].map((share) => plot.posToVal(share * plot.over.clientWidth, "x")));
-  } else if (event.key === "Escape") zoom();
+    zoom(kind, ...[grow, 1 - grow].map((share) => plot.posToVal(share * plot.over.clientWidth, "x")));
+  } else if (event.key === "Escape") zoom(kind);
   else if (event.key === "Enter" && links[at]) location.assign(links[at]);
   else return;
   event.preventDefault();
@@ -94,7 +97,7 @@ function seriesOf({ x, lines }, colour) {
       values.push(numbers);
     };
     const points = { size: 4, fill: stroke, show: true };
-    const dash = role === "bound" ? [6, 4] : [];
+    const dash = { bound: [6, 4], dotted: [2, 4] }[role.split(" ").at(-1)];
     add(middle, { name, points, dash, ...(level && { paths: () => null }) });
     if (ends.length) {
       const at = series.length;
@@ -106,7 +109,8 @@ function seriesOf({ x, lines }, colour) {
   return { series, bands, values };
 }
 
-// Times near each other go without the year, others without the time.
+// Times near each other go without the year, others without the time. Of percentiles, P50 and those
+// that are ten times as rare as the one before have ticks.
 function axesOf({ kind, unit, isLog }, colour) {
   const grid = { stroke: () => colour("edge"), width: 1 };
   const axis = { stroke: () => colour("steady"), grid };
@@ -116,7 +120,16 @@ function axesOf({ kind, unit, isLog }, colour) {
   };
   const named = (form) => (plot, values) => values.map((value) => value && form(value, plot.scales.x));
   return [
-    { ...axis, values: named(place), size: 32, space: kind === "bytes" ? 40 : 76 },
+    {
+      ...axis,
+      values: named(place),
+      size: 32,
+      space: kind === "time" ? 76 : 40,
+      ...(kind === "one_in" && {
+        splits: (plot, at, low, high) => RARITIES.filter((each) => low <= each && each <= high),
+        filter: (plot, splits) => splits,
+      }),
+    },
     {
       ...axis,
       values: named((value) => valueText(value, unit)),
@@ -126,11 +139,13 @@ function axesOf({ kind, unit, isLog }, colour) {
   ];
 }
 
-// Writes the values under the crosshair, or else the last in view, into the table beside the chart.
+// Writes the values under the crosshair, or else the last in view, of percentiles those up to P99,
+// into the table beside the chart.
 function reader(figure, { kind, unit, x, lines, links }) {
   const [head, ...rows] = figure.querySelectorAll("tr");
+  const isMark = (steps) => steps <= 100 && RARITIES.includes(steps);
   return ({ cursor: { idx, _lock: isHeld }, series: [{ idxs }] }) => {
-    const at = idx ?? idxs[1];
+    const at = idx ?? (kind === "one_in" ? x.findLastIndex(isMark) : idxs[1]);
     const where = FORMS[kind](x[at]);
     const link = { href: links[at], textContent: where };
     head.cells[0].replaceChildren(links[at] ? make("a", link) : where);
@@ -154,16 +169,17 @@ function draw(figure) {
     return getComputedStyle(probe).color;
   };
   const width = () => place.clientWidth;
-  const back = buttonIn(figure, () => zoom(), "Show all");
+  const zoomName = kind === "one_in" ? "zoom-percentiles" : "zoom";
+  const back = buttonIn(figure, () => zoom(kind), "Show all");
   const read = reader(figure, data);
   const zoomed = ({ status, scales }, scale) => {
     if (scale !== "x") return;
     const { min, max } = scales.x;
     back.hidden = min <= x[0] && max >= x.at(-1);
-    if (status) remember("zoom", !back.hidden && [min, max].map(Math.round).join("-"));
+    if (status) remember(zoomName, !back.hidden && [min, max].map(Math.round).join("-"));
   };
   const letters = Math.max(...lines.map(({ name }) => name.length));
-  const [min, max] = state.get("zoom")?.split("-").map(Number).filter(Boolean) ?? [];
+  const [min, max] = state.get(zoomName)?.split("-").map(Number).filter(Boolean) ?? [];
   const { values, ...series } = seriesOf(data, colour);
   const plot = new uPlot({
     width: width(),
@@ -171,13 +187,19 @@ function draw(figure) {
     padding: [steps.length ? 32 : 8, 16 + 6.5 * letters, 0, 0],
     ...series,
     scales: {
-      x: { time: kind === "time", distr: kind === "bytes" ? 3 : 1, log: 2, min, max },
+      x: {
+        time: kind === "time",
+        distr: kind === "time" ? 1 : 3,
+        ...(kind === "one_in" ? { log: 10, range: (_, low, high) => [low, high] } : { log: 2 }),
+        min,
+        max,
+      },
       y: isLog ? { distr: 3 } : { range: (_, low, high) => [low / 1.05, high * 1.05] },
     },
     axes: axesOf(data, colour),
     legend: { show: false },
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
-    cursor: { lock: true, sync: { key: "x" }, bind: { mouseleave: () => null } },
+    cursor: { lock: true, sync: { key: kind }, bind: { mouseleave: () => null } },
     hooks: {
       setCursor: [read],
       setScale: [zoomed],

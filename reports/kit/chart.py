@@ -43,8 +43,8 @@ SIGNS = (
 @dataclass
 class Curve:
     """A line of a chart: its values, or these and the ends of their intervals, (3, n); NaN where it
-    has a gap. `role` is a class of page.css. A line that is not `shown` waits for a click. With
-    `levels`, (1, n), its values are dots."""
+    has a gap. `role` is a class of page.css, or that and `dotted`. A line that is not `shown` waits
+    for a click. With `levels`, (1, n), its values are dots."""
 
     name: str
     role: str
@@ -60,10 +60,12 @@ class Curve:
 
 @dataclass
 class Chart:
-    """Lines in a `unit` over `x`: sizes in `bytes`, or seconds since 1970 (`time`). `steps` are
-    changes: `at` has the first position after one and the ends of its interval, `role` is `worse`
-    or `better`, and `text` stands above it. `links` are the files of pages about the positions.
-    `ends` says what the ends of intervals are, `word` is the verdict."""
+    """Lines in a `unit` over `x`: sizes in `bytes`, seconds since 1970 (`time`), or percentiles, as
+    the number of steps of which one takes longer (`one_in`). `steps` are changes: `at` has the
+    first position after one and the ends of its interval, `role` is `worse` or `better`, and `text`
+    stands above it. `links` are the files of pages about the positions. `ends` says what the ends
+    of intervals are, `word` is the verdict. Of charts with a `choice`, which a list names, a page
+    shows one at a time."""
 
     title: str
     x: Sequence[float]
@@ -74,6 +76,7 @@ class Chart:
     links: Sequence[str] = ()
     ends: str = "95 %"
     word: str = ""
+    choice: str = ""
 
     @property
     def head(self) -> str:
@@ -93,7 +96,7 @@ class Chart:
         """The data for chart.js; harmless inside of a <script>."""
         values = [each for line in self.lines for each in line.points[0].tolist() if each > 0]
         data = vars(self) | {
-            "isLog": self.kind == "bytes" and max(values, default=0) > 10 * min(values, default=0),
+            "isLog": self.kind != "time" and max(values, default=0) > 10 * min(values, default=0),
             "lines": [
                 vars(line)
                 | {

@@ -47,6 +47,24 @@ function barOf(place, items) {
   return bar;
 }
 
+// A list before a grid, from which the reader chooses which one of these charts is shown.
+function listOf(grid, items) {
+  const { id } = grid.closest("section");
+  const list = make("select");
+  const names = items.map(({ dataset }) => dataset.choice);
+  const show = () => items.forEach((item, n) => { item.hidden = n !== list.selectedIndex; });
+  for (const name of names) list.add(new Option(name));
+  list.selectedIndex = Math.max(names.indexOf(state.get(id)), 0);
+  list.addEventListener("change", () => {
+    show();
+    remember(id, list.value);
+  });
+  show();
+  const bar = make("label", { className: "tools" });
+  bar.append("Show ", list);
+  grid.before(bar);
+}
+
 // Sizes and other numbers go by their value, texts by their letters.
 function order({ textContent: a }, { textContent: b }) {
   const value = (text) => parseFloat(text) * (SCALES[/[KMG](?=iB)/.exec(text)?.[0]] ?? 1);
@@ -69,7 +87,11 @@ for (const table of document.querySelectorAll(".box > table")) {
   }));
 }
 
-for (const grid of document.querySelectorAll(".grid")) barOf(grid, [...grid.children]);
+for (const grid of document.querySelectorAll(".grid")) {
+  const choices = [...grid.querySelectorAll("[data-choice]")];
+  if (choices.length > 1) listOf(grid, choices);
+  else barOf(grid, [...grid.children]);
+}
 
 // How old the newest run is: `data-days` is the age from which that is no longer usual.
 for (const time of document.querySelectorAll("time")) {

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from reports.kit.chart import chart_of
 from reports.kit.page import Banner, Page, Row, Section
+from reports.site import tail_charts
 from reports.tables import run_text, show
 from reports.tables.plot import drawn_of
 from reports.tables.rows import (
@@ -108,8 +109,8 @@ def remark_on(row: SizeRow) -> str:
 
 
 def sweep_sections(result: Result) -> list[Section]:
-    """Charts of the speed against the library, of the busbw and of the time, and a row for each
-    size, of the first view."""
+    """Charts of the speed against the library, of the busbw and of the time, a row for each size,
+    and charts of its steps, of the first view."""
     lines, quantities = drawn_of(result)
     charts = [chart_of(quantity, lines) for quantity in quantities]
     best = "best, us" if result.run.imported_from else "ours, us"
@@ -129,4 +130,5 @@ def sweep_sections(result: Result) -> list[Section]:
     return [
         Section("Speed and time at each size", charts=charts),
         Section("Each size", [UNLIKE] if is_unlike else [], rows=rows),
+        *tail_charts.percentiles_section(lines, result.blocks),
     ]

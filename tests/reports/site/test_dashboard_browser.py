@@ -10,7 +10,6 @@ import subprocess
 import tarfile
 
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -59,22 +58,6 @@ WRONG = {
 
 
 CONTROLS = "a[href], button, input, summary, [tabindex='0']"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, which keeps its messages and requests."""
-    chromium, driver_path = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver_path:
-        pytest.skip("system tool absent: chromium")
-    options = webdriver.ChromeOptions()
-    for name in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars"):
-        options.add_argument(f"--{name}")
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_path))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")

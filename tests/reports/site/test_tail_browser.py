@@ -1,0 +1,83 @@
+"""The percentiles on a run's page in a real browser: the choice of a size, zoom, widths, and what a
+page without scripts has."""
+
+import re
+
+import pytest
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from reports.kit.page import Banner, Page, to_html
+from reports.site.run_page import sweep_sections
+from tests.reports.site.test_dashboard_browser import all_of, seen, show, wait_for_chart
+from tests.reports.site.test_tail_charts import alike, run_with_steps
+
+
+@pytest.fixture
+def percentiles(browser, tmp_path):
+    """The sections of a run with steps as a page, opened: P50 and P99 over sizes, and percentiles
+    of two sizes."""
+    result = run_with_steps(tmp_path, lambda block: alike(100 + 20 * block.case)(block))
+    page = tmp_path / "run.html"
+    page.write_text(to_html(Page("run", Banner("=", "run"), sweep_sections(result))))
+    show(browser, page)
+    wait_for_chart(browser, "[data-choice]:not([hidden])")
+    return page
+
+
+def test_the_size_of_the_percentiles_is_chosen_with_the_keyboard(browser, percentiles):
+    """One chart of many sizes is shown, and a link to the page keeps the choice."""
+    charts = "#percentiles-of-a-call .chart"
+    (first, over_sizes) = (chart.text for chart in seen(browser, charts))
+    assert first.startswith("16 KiB: time of a call by percentile")
+    assert re.search(r"P99\nauto (49\.9|50\.\d) µs", first), "the table begins with P99"
+    assert "P50 and P99 of a call" in over_sizes
+    (choice,) = all_of(browser, "select")
+    choice.send_keys(Keys.ARROW_DOWN)
+    assert [chart.text[:5] for chart in seen(browser, charts)] == ["1 MiB", over_sizes[:5]]
+    plot = seen(browser, f"{charts} canvas")[0]
+    assert plot.size["width"] > 300
+    kept = browser.current_url
+    assert kept.endswith("#percentiles-of-a-call=1+MiB")
+    browser.get("about:blank")
+    browser.get(kept)
+    assert [chart.text[:5] for chart in seen(browser, charts)] == ["1 MiB", over_sizes[:5]]
+    assert browser.get_log("browser") == []
+
+
+def test_percentiles_and_sizes_zoom_apart(browser, percentiles):
+    """Their axes have nothing in common: a zoom to 16 KiB would leave no percentile."""
+    ranges = "return charts.map(({ plot, data }) => [data.kind, plot.scales.x.min])"
+    wait_for_chart(browser, "#percentiles-of-a-call .chart:last-child")
+    whole = browser.execute_script(ranges)
+    chart = all_of(browser, "[data-choice]")[0].find_element(By.CSS_SELECTOR, ".plot")
+    chart.send_keys("+")
+    moved = {
+        kind
+        for (kind, least), (_, now) in zip(whole, browser.execute_script(ranges), strict=True)
+        if least != now
+    }
+    assert moved == {"one_in"}
+    assert "zoom-percentiles=" in browser.current_url
+    place = all_of(browser, "[data-choice] .readout thead th")[0]
+    chart.send_keys(Keys.ARROW_LEFT)
+    assert re.fullmatch(r"P\d+(\.\d+)?", place.text)
+
+
+def test_without_scripts_one_size_of_the_percentiles_is_named(browser, percentiles):
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        show(browser, percentiles)
+        assert len(seen(browser, "[data-choice]")) == 1
+        assert all_of(browser, "select") == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_percentiles_fit_any_width(browser, percentiles, width):
+    show(browser, percentiles, width)
+    wait_for_chart(browser, "[data-choice]:not([hidden])")
+    wide = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert wide[0] <= wide[1] == width
+    assert browser.get_log("browser") == []

@@ -13,7 +13,7 @@ from reports.tables.plot import Quantity, span_of
 from reports.tables.sentences import size_text
 from wiretax.common.grouped import grouped
 from wiretax.record.histogram import tally
-from wiretax.record.schema import Block, Case, Estimate
+from wiretax.record.schema import Block, Estimate
 from wiretax.record.tails import PERCENTILES, percentile, steps_needed
 
 # A percentile is drawn by the steps of which one takes longer: P50 at 2, P90 at 10, P99 at 100.
@@ -22,41 +22,33 @@ DECADE = 1, 1.25, 1.6, 2, 2.5, 3.15, 4, 5, 6.3, 8
 ONE_IN = [first * 10**decade for decade in range(7) for first in DECADE]
 
 
-def step_of(case: Case) -> str:
-    """What a step of the case is: `call`, or `chain of 160 calls`."""
-    return f"chain of {case.calls} calls" if case.calls > 1 else "call"
-
-
-def span_of_estimate(estimate: Estimate | None) -> tuple[float, float, float]:
-    """A percentile and the ends of its interval, NaN for what is missing."""
-    if estimate is None:
-        return span_of((None, None, None))
-    return span_of((estimate.value, estimate.ci_low, estimate.ci_high))
-
-
 def percentiles_section(lines: Sequence[DrawnLine], blocks: Sequence[Block]) -> list[Section]:
     """The percentiles of the steps of these lines, from all blocks: at each size, of which the
     reader chooses one, and P50 and P99 over sizes. None of a run without steps."""
-    cases = [case for line in lines for case in line.cases if case.n_steps]
+    drawn = [line for line in lines if line.is_shown]
+    cases = [case for line in drawn for case in line.cases if case.n_steps]
     if not cases:
         return []
 
-    step = step_of(cases[0])
+    calls = cases[0].calls
+    step = f"chain of {calls} calls" if calls > 1 else "call"
+    heading = f"Percentiles of a {step}"
     by_case = grouped(blocks, attrgetter("case"))
-    sizes = sorted({case.size_bytes for case in cases})
     try:
-        charts = [_at_size(size, step, lines, by_case) for size in sizes]
+        charts = [
+            _at_size(size, step, drawn, by_case)
+            for size in sorted({case.size_bytes for case in cases})
+        ]
     except ValueError as error:
-        return [Section(f"Percentiles of a {step}", [f"The file is damaged: {error}."])]
+        return [Section(heading, [f"The file is damaged: {error}."])]
 
     needed = [f"P{100 * share:g} {steps_needed(share):,}" for share in PERCENTILES.values()]
     numbers = sorted(case.n_steps or 0 for case in cases)
     said = (
         f"Each percentile takes so many {step.partition(' ')[0]}s: {', '.join(needed)}. Cases here "
-        f"have {numbers[0]:,} to {numbers[-1]:,}; --iters sets how many."
+        f"have {numbers[0]:,} to {numbers[-1]:,}; --iters and --max-time set how many."
     )
-    drawn = [*filter(None, charts), *_over_sizes(step, lines)]
-    return [Section(f"Percentiles of a {step}", [said], charts=drawn)]
+    return [Section(heading, [said], charts=[*filter(None, charts), *_over_sizes(step, drawn)])]
 
 
 def _at_size(
@@ -67,9 +59,7 @@ def _at_size(
         (line, steps)
         for line in lines
         for case in line.cases
-        if line.is_shown
-        and case.size_bytes == size
-        and (steps := tally(by_case.get(case.case, ())))
+        if case.size_bytes == size and (steps := tally(by_case.get(case.case, ())))
     ]
     most = max((steps.n for _, steps in counted), default=0)
     one_in = [each for each in ONE_IN if steps_needed(1 - 1 / each) <= most]
@@ -79,11 +69,10 @@ def _at_size(
     curves = []
     for line, steps in counted:
         shares = [1 - 1 / each for each in one_in]
-        spans = [
-            span_of_estimate(percentile(steps, share) if steps_needed(share) <= steps.n else None)
-            for share in shares
-        ]
-        curves.append(Curve(line.name, line.role, np.transpose(spans)))
+        known = [percentile(steps, each) for each in shares if steps_needed(each) <= steps.n]
+        points = np.full((3, len(shares)), np.nan)
+        points[:, : len(known)] = np.transpose([*map(_span, known)])
+        curves.append(Curve(line.name, line.role, points))
 
     title = f"{size_text(size)}: time of a {step} by percentile"
     return Chart(title, one_in, curves, "us", "one_in", choice=size_text(size))
@@ -92,21 +81,24 @@ def _at_size(
 def _over_sizes(step: str, lines: Sequence[DrawnLine]) -> list[Chart]:
     """P50 and P99 over sizes, at first of the first two lines, as a rule ours and the library; none
     of one size, or without a P99."""
-    charts = []
-    for name, field, style in (("P50", "step_p50_us", ""), ("P99", "step_p99_us", " dotted")):
 
-        def of(case: Case, field: str = field) -> tuple[float, float, float]:
-            return span_of_estimate(getattr(case, field))
-
+    def chart(name: str, field: str, style: str = "") -> Chart:
         named = [
             replace(line, name=f"{name} {line.name}", role=line.role + style, is_shown=at < 2)
             for at, line in enumerate(lines)
-            if line.is_shown
         ]
-        charts.append(chart_of(Quantity(f"P50 and P99 of a {step}", "us", of, {}), named))
+        title = f"P50 and P99 of a {step}"
+        return chart_of(Quantity(title, "us", lambda case: _span(getattr(case, field)), {}), named)
 
-    middle, tail = charts
+    middle, tail = chart("P50", "step_p50_us"), chart("P99", "step_p99_us", " dotted")
     if len(middle.x) < 2 or not tail.lines:
         return []
     both = sorted([*middle.lines, *tail.lines], key=lambda line: not line.shown)
     return [replace(middle, lines=both)]
+
+
+def _span(estimate: Estimate | None) -> tuple[float, float, float]:
+    """A percentile and the ends of its interval, NaN for what is missing."""
+    if estimate is None:
+        return span_of((None, None, None))
+    return span_of((estimate.value, estimate.ci_low, estimate.ci_high))

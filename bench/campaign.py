@@ -23,6 +23,8 @@ from bench.campaigns.revisions import check_out, unmeasured_changes
 from bench.harness.console import CANNOT, FINE, USAGE, WRONG, say
 from reports.__main__ import main as reports
 from reports.verdicts.judge import Incomparable, compare
+from reports.verdicts.match import match
+from reports.verdicts.quantile import REMEDY, faults_of_steps, needs
 from reports.verdicts.sides import COMPARABLE, Side, log_costs, read_sides
 from reports.verdicts.verdict import MIN_PAIRS, pairs_needed, resolvable_effects
 from wiretax.common.grouped import grouped
@@ -113,6 +115,7 @@ def announce(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
     compared = compare(pilots, allowed)
     for sentence in dict.fromkeys(line for each in compared for line in each.caveats):
         progress.write(sentence)
+    check_steps(campaign, pilots)
     n_cells = len(compared[0].cells)
     logs = log_costs(in_one_state([entry_of(launch) for launch in pilots[0].launches])[0])
     if logs.empty and all(case.status == "wrong" for case in pilots[0].cases):
@@ -137,6 +140,24 @@ def announce(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
             f"times in five ({np.median(effects):.1%} at half of the sizes); with twice the "
             f"pairs, in {time_text(2 * all_s)}, {max(twice):.1%}."
         )
+
+
+def check_steps(campaign: OpenCampaign, pilots: Sequence[Side]) -> None:
+    """Says in how many cells the pilots have enough steps for the campaign's quantile. Raises Stop
+    if they have in none."""
+    quantile = campaign.options.quantile
+    if not quantile:
+        return
+    for variant in pilots[1:]:
+        found = match(pilots[0], variant, quantile)
+        if faults := faults_of_steps(found):
+            raise Stop(CANNOT, faults[0], True)
+        n_judged = int(np.isfinite(found.log_ratios).any(axis=1).sum())
+        if n_judged < len(found.cases):
+            campaign.progress.write(
+                f"only {n_judged} of {len(found.cases)} cells of {variant.name} have "
+                f"{needs(quantile)}: {REMEDY}"
+            )
 
 
 def share_budget(campaign: OpenCampaign, compile_s: float) -> None:

@@ -31,7 +31,7 @@ STATUS = "status"
 FILES = {"markdown": "summary.md", "junit": "junit.xml", "html": "index.html"}
 ANSWER = STATUS, *FILES.values(), "index.html.png"
 EPILOG = f"""\
-further options, such as --pairs, --ranks or --revision base=REV, are those of {BENCH}campaign
+further options, such as --pairs, --quantile or --revision base=REV, are those of {BENCH}campaign
 
 example:
   {RUN}{BENCH}gate --budget 10m --min-effect 5 \\

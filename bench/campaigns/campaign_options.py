@@ -24,7 +24,7 @@ from bench.harness.progress import QUIET
 from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
 from reports.verdicts.verdict import MIN_PAIRS, MOST_PAIRS
 from wiretax import __version__
-from wiretax.common.arguments import percent
+from wiretax.common.arguments import percent, percentile
 from wiretax.common.launched import RANK_VARIABLES, TORCHRUN_VARIABLES, in_slurm_step
 from wiretax.common.program import BENCH, RUN, on_ranks
 from wiretax.record import manifest
@@ -252,6 +252,12 @@ class CampaignOptions:
         metavar="PERCENT",
         help="ignore differences up to this (%(default)s)",
     )
+    quantile: float | None = changes_nothing(
+        ["--quantile"],
+        type=percentile,
+        metavar="Q",
+        help="judge this percentile of each launch's own steps, such as 99 (its median cost)",
+    )
     seed: int = changes_nothing(
         ["--seed"],
         **whole(0),
@@ -276,6 +282,7 @@ class CampaignOptions:
             seed=self.seed,
             pairs=self.pairs,
             margin=self.margin,
+            quantile=self.quantile,
             variants=[each.recorded() for each in self.variants.values()],
         )
 

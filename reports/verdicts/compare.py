@@ -32,10 +32,12 @@ from reports.verdicts.judge import (
     WRONG_CELL,
     Comparison,
 )
+from reports.verdicts.quantile import add_quantile, judged_quantile, of_quantile
 from reports.verdicts.sides import add_allow, read_sides
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SLOWER
 from wiretax.common.arguments import percent, positive_number, whole_number
 from wiretax.common.program import answer
+from wiretax.record.quantiles import least_steps, quantile_name
 from wiretax.record.result import ResultError
 
 # Notes of a run on how its ranks reach each other's memory; others say what its figures mean.
@@ -65,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=percent,
         help="differences up to this do not count (the campaign's margin, else 1)",
     )
+    add_quantile(parser)
     option(
         "--tpot-ms",
         metavar="MS",
@@ -86,7 +89,13 @@ def compare(arguments: argparse.Namespace) -> int:
         raise ResultError("compare needs both --tpot-ms and --calls, or neither")
 
     sides = read_sides(arguments.sides)
-    comparisons = judge.compare(sides, arguments.allow, arguments.margin)
+    quantile = judged_quantile(sides[0], arguments.quantile)
+    if quantile and quantile > 0.5 and arguments.calls:
+        raise ResultError(
+            f"--calls adds up medians (--quantile 50): the {quantile_name(quantile)} of many calls "
+            "is not the sum of theirs"
+        )
+    comparisons = judge.compare(sides, arguments.allow, arguments.margin, quantile)
 
     values = [
         worth(each, arguments.tpot_ms, arguments.calls) if arguments.calls else []
@@ -97,6 +106,7 @@ def compare(arguments: argparse.Namespace) -> int:
             "baseline": each.baseline.name,
             "compared": each.variant.name,
             "margin": each.margin,
+            "quantile": each.quantile,
             "sentences": sentences(each) + said,
             "cells": each.cells,
         }
@@ -158,19 +168,22 @@ def rows_of(comparison: Comparison) -> list[dict[str, str]]:
     baseline; the verdict is the cell's word, such as `within +-1.2%`, as far as its interval
     reaches from 1."""
     cells: Any = comparison.cells.itertuples()
-    rows = []
+    us, rows = f"{of_quantile(comparison.quantile)}us", list[dict[str, str]]()
     for cell, word in zip(cells, words_of(comparison), strict=True):
         ratio = interval_of(cell)
         ratio_text = interval_text(ratio, lambda value: f"{value:.{3 if value < 10 else 0}f}")
         reach = max(cell.high - 1, 1 - cell.low)
+        verdict = f"within +-{reach:.1%}" if word == "within" else word
+        if comparison.quantile and not cell.pairs and not cell.is_wrong:
+            verdict = f"{cell.n_steps} of {least_steps(comparison.quantile)} steps"
         rows.append(
             {
                 "algorithm": cell.name,
                 "size": size_text(cell.size_bytes),
-                "base us": number(cell.baseline_us),
-                "variant us": number(cell.variant_us),
+                f"base {us}": number(cell.baseline_us),
+                f"variant {us}": number(cell.variant_us),
                 "ratio [95 %]": "too noisy" if is_noisy(ratio) else ratio_text,
-                "verdict": f"within +-{reach:.1%}" if word == "within" else word,
+                "verdict": verdict,
                 "MDE": f"{cell.detectable:.1%}" if cell.detectable < 1 else "-",
                 "pairs": str(cell.pairs),
             }
@@ -195,12 +208,25 @@ def explanations(comparison: Comparison) -> list[str]:
     titles = cells[cells.note != ""].groupby("note", sort=False).title.agg(list)
     return [
         what_ran(comparison),
+        *judged_tails(comparison),
         "ratio = variant / baseline; above 1, the variant is slower",
         *comparison.caveats,
         *notes(comparison),
         counts(comparison),
         *(f"note: {note}: {some(names)}" for note, names in titles.items()),
     ]
+
+
+def judged_tails(comparison: Comparison) -> list[str]:
+    """What is judged in place of medians, and what the launches can exclude."""
+    if not comparison.quantile:
+        return []
+
+    name, pairs = quantile_name(comparison.quantile), len(comparison.pairs)
+    judged = f"judged: the {name} of each launch's own steps, not its median"
+    if comparison.is_interleaved and comparison.cells.high.notna().any():
+        judged += f"; {counted(pairs, 'pair')} can exclude {comparison.resolved_slowdown:+.1%}"
+    return [judged]
 
 
 def counts(comparison: Comparison) -> str:
@@ -238,7 +264,9 @@ def summary(comparison: Comparison, slowdown: float, exclusion: str | None = Non
     if len(faster):
         found.append(difference(comparison, faster))
     if exclusion is None and others.high.notna().any():
-        exclusion = f"no slowdown of {max(others.high.max() - 1, 0):.1%} or more{where}"
+        exclusion = (
+            f"no {comparison.slowdown} of {max(others.high.max() - 1, 0):.1%} or more{where}"
+        )
     if exclusion:
         found.append(exclusion)
     if len(moved):
@@ -260,7 +288,8 @@ def difference(comparison: Comparison, cells: pd.DataFrame) -> str:
     if not comparison.is_interleaved:
         largest += " by machine or code"
 
-    return f"{cells.verdict.iloc[0]} {largest}: {some([*cells.title])}"
+    verdict = f"{of_quantile(comparison.quantile)}{cells.verdict.iloc[0]}"
+    return f"{verdict} {largest}: {some([*cells.title])}"
 
 
 def what_ran(comparison: Comparison) -> str:

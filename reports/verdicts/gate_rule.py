@@ -12,12 +12,13 @@ from reports.verdicts.compare import rows_of, summary, what_ran
 from reports.verdicts.judge import (
     DEFAULT_EFFECT,
     FINE_CELL,
-    MOST_RESOLVABLE,
     OPEN_CELL,
     SLOWER_CELL,
     Comparison,
     is_judged,
+    most_resolvable,
 )
+from reports.verdicts.quantile import of_quantile
 from reports.verdicts.verdict import FASTER, MIN_PAIRS, MOST_PAIRS, SLOWER
 from wiretax.common.program import BENCH, REPORTS, RUN, typed
 from wiretax.record.result import ResultError
@@ -87,7 +88,8 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
     if sentence := within_margin(rule.fails_from, comparison.margin):
         raise ResultError(sentence)
 
-    texts = [f"{row['ratio [95 %]']} {row['verdict']}" for row in rows_of(comparison)]
+    judged = of_quantile(comparison.quantile)
+    texts = [f"{judged}{row['ratio [95 %]']} {row['verdict']}" for row in rows_of(comparison)]
     outcomes = comparison.outcomes(rule.fails_from, rule.must_rule_out)
     cells = comparison.cells.assign(text=texts, outcome=outcomes)
     cells = cells.sort_values("ratio", ascending=False, kind="stable")
@@ -107,7 +109,8 @@ def rule_of(comparison: Comparison, min_effect: float | None) -> Rule:
     """What fails: the user's `min_effect`, or what the launches can decide."""
     if min_effect:
         return Rule(min_effect, min_effect, "of --min-effect")
-    source = f"which these launches decide, at most {MOST_RESOLVABLE:.0%}"
+    most = most_resolvable(comparison.quantile)
+    source = f"which these launches decide, at most {most:.0%}"
     if not comparison.is_interleaved:
         source = "the default beside a kept baseline"
     elif comparison.cells.high.isna().all():
@@ -139,7 +142,7 @@ def sentence_of(status: int, comparison: Comparison, rule: Rule, cells: pd.DataF
         beyond = f"different from 0 and estimated at {rule.fails_from:.1%} or more"
         found += f"; {slower} {of_cells} {beyond}"
     if status == INCONCLUSIVE:
-        can_hide = f"a slowdown of {rule.must_rule_out:.1%} could hide"
+        can_hide = f"a {comparison.slowdown} of {rule.must_rule_out:.1%} could hide"
         return f"in {undecided} {of_cells} {can_hide}; {found}{_blindness(comparison)}"
     if status == PASS and comparison.is_interleaved:
         return f"{found}; smaller ones could hide{_blindness(comparison)}"
@@ -156,7 +159,7 @@ def exclusion_in(comparison: Comparison, cells: pd.DataFrame) -> str | None:
         return "the other cells exclude it" if excludes.any() else ""
     is_within = (judged.verdict == SLOWER).any()  # a slowdown that is too small to count
     if status == PASS and is_within and np.isfinite(comparison.excluded):
-        return f"no slowdown of {comparison.excluded:.1%} or more in any cell"
+        return f"no {comparison.slowdown} of {comparison.excluded:.1%} or more in any cell"
     return None
 
 
@@ -174,11 +177,13 @@ def findings_of(status: int, comparison: Comparison, rule: Rule, cells: pd.DataF
     faster = judged[judged.verdict == FASTER].sort_values("ratio")
     if len(faster) and not comparison.is_interleaved:  # which keeps no baseline
         findings.append(
-            f"baseline is stale: FASTER in {len(faster)} of {len(judged)} cells: "
-            f"{some([*faster.title])}; `{RUN}{REPORTS} accept` moves it"
+            f"baseline is stale: {of_quantile(comparison.quantile)}FASTER in {len(faster)} of "
+            f"{len(judged)} cells: {some([*faster.title])}; `{RUN}{REPORTS} accept` moves it"
         )
     if status in (INCONCLUSIVE, UNUSABLE):
-        findings.append(f"the slowdown to exclude: {rule.must_rule_out:.1%}, {rule.source}")
+        findings.append(
+            f"the {comparison.slowdown} to exclude: {rule.must_rule_out:.1%}, {rule.source}"
+        )
     findings.append(what_ran(comparison))
     return findings
 

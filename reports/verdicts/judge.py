@@ -12,6 +12,7 @@ import pandas as pd
 from reports.tables.sentences import some, type_text
 from reports.verdicts import days, verdict
 from reports.verdicts.match import Match, caveats_of, faults_of_match, match, unchecked_results
+from reports.verdicts.quantile import REMEDY, faults_of_steps, needs, of_quantile
 from reports.verdicts.sides import COMPARABLE, Pair, Side, case_names, tell_apart, titles_of
 from reports.verdicts.verdict import (
     AMBIGUOUS,
@@ -29,12 +30,14 @@ from wiretax.common.grouped import grouped
 from wiretax.common.program import BENCH, RUN
 from wiretax.record.case import CASE_KEY, is_contender
 from wiretax.record.result import ResultError
+from wiretax.record.tails import SLOW_RATIO
 
 # What a cell means for a gate.
 WRONG_CELL, CONTROL_CELL = "wrong", "control"
 SLOWER_CELL, OPEN_CELL, FINE_CELL = "regression", "inconclusive", ""
 MOST_LETTERS = 60  # of a fact that differs, such as a run's many types
 MOST_RESOLVABLE = 0.25  # a gate with a wider margin would pass what nobody accepts
+MOST_RESOLVABLE_TAIL = SLOW_RATIO - 1  # of a quantile: a step twice as long is a slow one
 # What a gate beside a kept baseline must exclude: a margin that follows the spread between days
 # passed +5 %.
 DEFAULT_EFFECT = 0.05
@@ -69,6 +72,7 @@ class Comparison(msgspec.Struct, frozen=True):
     caveats: list[str] = []
     unchecked: list[str] = []
     flags: str = ""
+    quantile: float | None = None  # of each launch's steps, which is judged; None: its median
     cells: pd.DataFrame = msgspec.field(default_factory=pd.DataFrame)
 
     @property
@@ -84,7 +88,12 @@ class Comparison(msgspec.Struct, frozen=True):
     @property
     def resolved_slowdown(self) -> float:
         """The slowdown (0.03: 3 %) that all judged cells together exclude."""
-        return resolved_slowdown(self.cells, self.margin)
+        return resolved_slowdown(self.cells, self.margin, self.quantile)
+
+    @property
+    def slowdown(self) -> str:
+        """The word for what is judged: `slowdown`, or `P99 slowdown`."""
+        return f"{of_quantile(self.quantile)}slowdown"
 
     @property
     def slowdown_to_exclude(self) -> float:
@@ -150,8 +159,11 @@ def compare(
     sides: Sequence[Side],
     allowed: Sequence[str] = (),
     margin: float | None = None,
+    quantile: float | None = None,
 ) -> list[Comparison]:
     """Every side against the first, cell by cell. `margin` is a share, by default the campaign's.
+    With a `quantile`, a share such as 0.99, that of each launch's steps is judged and not its
+    median.
     The cells of all sides are one family: more sides are not more chances of a false verdict.
     Raises Incomparable for sides that measured different things, NothingInCommon for sides without
     a common case, ResultError for a run that is on both sides."""
@@ -160,7 +172,7 @@ def compare(
     if margin is None:
         margin = baseline.campaign.campaign.margin if baseline.campaign else DEFAULT_MARGIN
 
-    matches = [match(baseline, variant) for variant in variants]
+    matches = [match(baseline, variant, quantile) for variant in variants]
     decided = dict[Match, pd.DataFrame]()
     for in_turn, family in grouped(matches, attrgetter("is_interleaved")).items():
         tested = [tested_cells(each, margin) for each in family]
@@ -209,6 +221,8 @@ def notes_on(pairs: "pd.Series[int]", found: Match) -> list[str]:
                 f"{every - n_pairs} of {every} pairs lack it, or a common state of the link with "
                 "enough blocks"
             )
+            if found.quantile:
+                note = f"not all launches have {needs(found.quantile)}: {REMEDY}"
         elif not note and n_pairs < MIN_PAIRS:
             note = f"an interval takes {MIN_PAIRS} pairs, which {RUN}{BENCH}campaign launches"
         notes.append(note)
@@ -229,6 +243,8 @@ def described_cases(found: Match) -> pd.DataFrame:
     described["title"] = described["case"] = titles_of(cases)
     described["place"] = pd.factorize(described.name)[0]
     described["is_wrong"] = [key in found.wrong for key in found.cases]
+    if found.quantile:
+        described["n_steps"] = [found.n_steps.get(key) for key in found.cases]
     return described
 
 
@@ -253,10 +269,11 @@ def conclude(
         found.judged.pairs,
         found.is_interleaved,
         allowed=[*differences],
-        faults=faults_of_match(found, margin),
+        faults=[*faults_of_match(found, margin), *faults_of_steps(found)],
         caveats=[*caveats_of(found, [*differences.values()]), *overestimated(found, cells)],
         unchecked=unchecked_results(found),
         flags=found.judged.finding,
+        quantile=found.quantile,
         cells=cells.assign(verdict=final_verdicts(found, cells, margin)),
     )
 
@@ -285,7 +302,7 @@ def final_verdicts(found: Match, cells: pd.DataFrame, margin: float) -> "pd.Seri
         # are decided whose interval lies wholly beyond what these launches resolve. Of equal
         # variants with 6 to 27 pairs it calls a cell in at most 1.4 % of tables (simulated, spreads
         # of 1 to 20 %).
-        large = 1 + resolved_slowdown(cells, margin)
+        large = 1 + resolved_slowdown(cells, margin, found.quantile)
         is_open = verdicts == AMBIGUOUS
         verdicts = verdicts.mask(is_open & (cells.low > large), SLOWER)
         verdicts = verdicts.mask(is_open & (cells.high < 1 / large), FASTER)
@@ -300,10 +317,15 @@ def is_judged(cells: pd.DataFrame) -> "pd.Series[bool]":
     return ~is_library
 
 
-def resolved_slowdown(cells: pd.DataFrame, margin: float) -> float:
-    """The slowdown (0.03: 3 %), from the margin to `MOST_RESOLVABLE`, that all judged cells
+def resolved_slowdown(cells: pd.DataFrame, margin: float, quantile: float | None = None) -> float:
+    """The slowdown (0.03: 3 %), from the margin to `most_resolvable`, that all judged cells
     together exclude with power 0.8 by these launches. No pilot sets it: the variance of three
     launches of which one is an event would hide slowdowns that these launches show."""
     cells = cells[is_judged(cells)]
     effects = verdict.detectable(cells, INTERVAL_P, 0.0, POWER ** (1 / len(cells)))
-    return min(np.max(effects[np.isfinite(effects)], initial=margin), MOST_RESOLVABLE)
+    return min(np.max(effects[np.isfinite(effects)], initial=margin), most_resolvable(quantile))
+
+
+def most_resolvable(quantile: float | None) -> float:
+    """The widest slowdown that a gate excludes by itself."""
+    return MOST_RESOLVABLE_TAIL if quantile else MOST_RESOLVABLE

@@ -23,7 +23,9 @@ from reports.verdicts.sides import (
 from reports.verdicts.states import JudgedPairs, judged_pairs
 from reports.verdicts.verdict import MIN_PAIRS, Floats
 from wiretax.record.case import Key, key_of
+from wiretax.record.histogram import Tally
 from wiretax.record.observations import observed_costs
+from wiretax.record.quantiles import launch_quantile_us, launch_steps, least_steps
 from wiretax.record.result import ResultError
 from wiretax.record.schema import Case
 
@@ -44,7 +46,8 @@ class Match:
     `is_interleaved`: both are of one campaign, whose launches ran in turn. `judged` has the pairs
     of launches that can be judged. `unlike` has a sentence on each field, by its name, in which all
     cases of one side differ from all of the other. `of_baseline` and `of_variant` are the cases of
-    each side by their keys, which are `without` these fields and the library.
+    each side by their keys, which are `without` these fields and the library. With a `quantile`
+    the cost of a case in a launch is that of its steps, in place of its median.
     """
 
     baseline: Side
@@ -54,6 +57,7 @@ class Match:
     unlike: dict[str, str]
     of_baseline: dict[Key, Case]
     of_variant: dict[Key, Case]
+    quantile: float | None = None
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -87,8 +91,10 @@ class Match:
     @cached_property
     def costs_us(self) -> Floats:
         """What each common case costs in the two launches of each pair, the baseline's first:
-        (cases, pairs, 2). NaN if a launch has too few blocks of it, and everywhere for a case that
-        was wrong in some launch: its times prove nothing."""
+        (cases, pairs, 2). NaN if a launch has too few blocks of it, or steps for the quantile, and
+        everywhere for a case that was wrong in some launch: its times prove nothing."""
+        if self.quantile:
+            return self.quantiles_us(self.quantile)
         places = {key: place for place, key in enumerate(self.cases) if key not in self.wrong}
         costs_us = np.full((len(self.cases), len(self.judged.pairs), 2), np.nan)
         for number, pair in enumerate(self.judged.pairs):
@@ -96,6 +102,45 @@ class Match:
                 for key, cost_us in observed_costs(launch, self.without):
                     if key in places:
                         costs_us[places[key], number, side] = cost_us
+        return costs_us
+
+    @cached_property
+    def steps(self) -> dict[Key, list[list[Tally | None]]]:
+        """The steps of each common case that was never wrong in the two launches of each pair, the
+        baseline's first; None where a launch stores none."""
+        keys = [key for key in self.cases if key not in self.wrong]
+        launches = [
+            [dict(launch_steps(launch, self.without)) for launch in pair]
+            for pair in self.judged.pairs
+        ]
+        return {key: [[steps.get(key) for steps in pair] for pair in launches] for key in keys}
+
+    @cached_property
+    def n_steps(self) -> dict[Key, int]:
+        """How many steps half of the launches have at least, by case."""
+        return {
+            key: int(
+                np.median([steps.n if steps else 0 for pair in pairs for steps in pair] or [0])
+            )
+            for key, pairs in self.steps.items()
+        }
+
+    def quantiles_us(self, quantile: float) -> Floats:
+        """As `costs_us`, of a quantile, for which all launches of a case count equally many
+        steps."""
+        costs_us = np.full((len(self.cases), len(self.judged.pairs), 2), np.nan)
+        places = {key: place for place, key in enumerate(self.cases)}
+        least = least_steps(quantile)
+        for key, pairs in self.steps.items():
+            is_enough = {
+                (number, side): steps
+                for number, pair in enumerate(pairs)
+                for side, steps in enumerate(pair)
+                if steps and steps.n >= least
+            }
+            n = min((steps.n for steps in is_enough.values()), default=0)
+            for (number, side), steps in is_enough.items():
+                costs_us[places[key], number, side] = launch_quantile_us(steps, quantile, n)
         return costs_us
 
     @cached_property
@@ -134,7 +179,7 @@ class Match:
         return key_of(case, self.without)
 
 
-def match(baseline: Side, variant: Side) -> Match:
+def match(baseline: Side, variant: Side, quantile: float | None = None) -> Match:
     """Raises ResultError for a run that is on both sides, NothingInCommon without a common case."""
     names = f"{baseline.label} and {variant.label}"
     theirs, ours = ({launch.run.run_id for launch in side.launches} for side in (baseline, variant))
@@ -152,6 +197,7 @@ def match(baseline: Side, variant: Side) -> Match:
         unlike,
         of_baseline={key_of(case, without): case for case in others},
         of_variant={key_of(case, without): case for case in cases},
+        quantile=quantile,
     )
     if not found.cases:
         raise NothingInCommon(f"{names} have no case in common in launches that finished")

@@ -26,6 +26,7 @@ from reports.verdicts.gate_rule import (
 )
 from reports.verdicts.judge import compare
 from reports.verdicts.match import NothingInCommon
+from reports.verdicts.quantile import add_quantile, judged_quantile, option_of
 from reports.verdicts.sides import add_allow, faults_of, side_of
 from reports.verdicts.verdict_pages import sorted_cells, verdict_page
 from wiretax.common.arguments import percent
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="named likewise; if possible, of the same campaign",
     )
     add_rule(parser)
+    add_quantile(parser)
     add_files(parser)
     meanings = ", ".join(f"{status} {meaning}" for status, meaning in enumerate(STATUSES))
     parser.epilog = f"{parser.epilog}; exit status: {meanings}"
@@ -98,7 +100,11 @@ def regress(arguments: argparse.Namespace) -> int:
     files = arguments.junit, arguments.markdown, arguments.html
     try:
         outcome = judge(
-            arguments.baseline, arguments.current, arguments.allow, arguments.min_effect
+            arguments.baseline,
+            arguments.current,
+            arguments.allow,
+            arguments.min_effect,
+            arguments.quantile,
         )
     except ResultError as error:
         write_files(Outcome(error.exit_status, str(error)), *files)
@@ -112,6 +118,7 @@ def regress(arguments: argparse.Namespace) -> int:
         headline=outcome.headline,
         findings=outcome.findings,
         faults=outcome.faults,
+        quantile=outcome.comparison and outcome.comparison.quantile,
         **exclusion_of(outcome),
         cells=outcome.cells,
     )
@@ -119,9 +126,14 @@ def regress(arguments: argparse.Namespace) -> int:
 
 
 def judge(
-    baseline: str, current: str, allowed: Sequence[str] = (), min_effect: float | None = None
+    baseline: str,
+    current: str,
+    allowed: Sequence[str] = (),
+    min_effect: float | None = None,
+    quantile: float | None = None,
 ) -> Outcome:
-    """The outcome for two sides as they are named on the command line. Raises Incomparable for
+    """The outcome for two sides as they are named on the command line, by a quantile of their
+    steps if one is given, or if their campaign has one. Raises Incomparable for
     sides that measured different things, ResultError for files."""
     ours = side_of(current)
     faults = faults_of(ours)
@@ -130,7 +142,8 @@ def judge(
             raise NothingInCommon(f"{ours.name} has no launch that finished")
 
         theirs = baseline_side(baseline, ours)
-        (comparison,) = compare([theirs, ours], allowed)
+        quantile = judged_quantile(theirs, quantile)
+        (comparison,) = compare([theirs, ours], allowed, quantile=quantile)
         if comparison.cells.is_library.all():
             raise ResultError(
                 f"every cell is the library's, which no gate judges: `{REPORTS} compare` shows them"
@@ -169,7 +182,8 @@ def as_text(outcome: Outcome) -> str:
     lines = wrapped(that_fit(said, MOST_LINES))
     if comparison:
         places = comparison.baseline.place, comparison.variant.place
-        lines.append(f"all cells: {RUN}{REPORTS} compare {join(places)}")
+        options = option_of(comparison.quantile)
+        lines.append(f"all cells: {RUN}{REPORTS} compare {join([*places, *options])}")
 
     return painted("\n".join(lines))
 

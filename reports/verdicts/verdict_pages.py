@@ -26,12 +26,13 @@ from reports.verdicts.gate_rule import (
     decide,
 )
 from reports.verdicts.judge import Comparison, compare
+from reports.verdicts.quantile import judged_quantile, of_quantile
 from reports.verdicts.sides import COMPARABLE, Side, read_sides
 from reports.verdicts.verdict import MOST_PAIRS
 from wiretax.common.program import BENCH, RUN
 
 ORDER = "worse", "unsure", "better", "steady"  # roles
-FIGURES = "base us", "variant us", "MDE", "pairs"  # columns
+FIGURES = "base ", "variant ", "MDE", "pairs"  # how headings of columns begin
 MOST_DRAWN = 6  # cells, in a picture
 LEAST_LAUNCH_S = 5  # that bench.gate takes
 # What to do next after each outcome.
@@ -48,7 +49,8 @@ NOT_JUDGED = "Mend what is named and start it again"
 def campaign_page(folder: Path) -> Page:
     """A campaign: the gate's outcome for each variant, the worst first. Raises ResultError."""
     variants = read_sides([str(folder)])
-    outcomes = [*map(decide, compare(variants, list(COMPARABLE)))]
+    quantile = judged_quantile(variants[0], None)
+    outcomes = [*map(decide, compare(variants, list(COMPARABLE), quantile=quantile))]
     outcomes.sort(key=lambda each: ORDER.index(role_of(each.word)))
     names = ", ".join(side.label for side in variants[1:])
     title = f"{folder.name}: {names} against {variants[0].label}"
@@ -124,6 +126,7 @@ def next_command(outcome: Outcome) -> str:
         pairs=pairs,
         seed=settings.seed,
         margin=f"{100 * settings.margin:g}",
+        **{"quantile": f"{100 * settings.quantile:g}"} if settings.quantile else {},
         **{"min-effect": f"{100 * outcome.min_effect:g}"} if outcome.min_effect else {},
     )
 
@@ -171,7 +174,7 @@ def draw_cells(axes: Any, comparison: Comparison) -> None:
     axes.set_yticks(rows, cells.title.str[:30])
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter("{x:+.1%}")
-    axes.set_xlabel("faster | slower")
+    axes.set_xlabel(f"{of_quantile(comparison.quantile)}faster | slower")
     axes.set_position((0.3, 0.14, 0.64, 0.34))
 
 
@@ -187,7 +190,7 @@ def forest(comparison: Comparison) -> Section:
             "verdict": cell.text["verdict"] + ("\ncontrol" if cell.is_control else ""),
             "ratio [95 %]": cell.text["ratio [95 %]"],
             heading: drawing,
-            **{name: cell.text[name] for name in FIGURES},
+            **{name: text for name, text in cell.text.items() if name.startswith(FIGURES)},
         }
         for cell, drawing in pairs
     ]

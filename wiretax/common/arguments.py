@@ -72,3 +72,11 @@ def positive_number(unit: str, most: int, text: str) -> float:
 def percent(text: str) -> float:
     """A percentage as a share."""
     return positive_number("percent", 100, text) / 100
+
+
+def percentile(text: str) -> float:
+    """A percentile from the median on, such as 99, as a share."""
+    with suppress(ValueError):
+        if 50 <= float(text) < 100:
+            return float(text) / 100
+    raise argparse.ArgumentTypeError(f"{text!r} is not a percentile from 50 to below 100")

@@ -34,6 +34,7 @@ class Campaign(Line, kw_only=True):
     seed: int
     pairs: Positive
     margin: Annotated[float, msgspec.Meta(gt=0, lt=1)]  # 0.01 is 1 %
+    quantile: Annotated[float, msgspec.Meta(ge=0.5, lt=1)] | None = None  # judged; None: medians
     variants: Annotated[
         list[VariantRecord], msgspec.Meta(min_length=1)
     ]  # the first is the baseline

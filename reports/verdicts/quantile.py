@@ -1,0 +1,67 @@
+"""A percentile of each launch's own steps is judged in place of its median: the option, and what
+must be said where launches have too few steps for it."""
+
+import argparse
+from math import floor
+
+import numpy as np
+
+from reports.verdicts.match import Match
+from reports.verdicts.sides import Side
+from wiretax.common.arguments import percentile
+from wiretax.record.quantiles import LEAST_BEYOND, least_steps, quantile_name
+
+REMEDY = "fewer sizes, a longer --max-time or a lower --quantile"
+
+
+def add_quantile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--quantile",
+        metavar="Q",
+        type=percentile,
+        help="judge this percentile of each launch's own steps, such as 99, in place of its "
+        "median cost (the campaign's, else the median)",
+    )
+
+
+def judged_quantile(baseline: Side, typed: float | None) -> float | None:
+    """The quantile that was typed, or else the campaign's; None for medians."""
+    campaign = baseline.campaign
+    return campaign.campaign.quantile if typed is None and campaign else typed
+
+
+def of_quantile(quantile: float | None) -> str:
+    """`P99 ` before what is said of this quantile; nothing before what is said of medians."""
+    return f"{quantile_name(quantile)} " if quantile else ""
+
+
+def option_of(quantile: float | None) -> list[str]:
+    """The option as a user types it; nothing for medians."""
+    return [f"--quantile={100 * quantile:g}"] if quantile else []
+
+
+def needs(quantile: float) -> str:
+    """How many steps a verdict takes."""
+    return f"the {least_steps(quantile)} steps of a launch that its {quantile_name(quantile)} takes"
+
+
+def faults_of_steps(found: Match) -> list[str]:
+    """Why no gate can judge the quantile: no pair of launches has enough steps of any case."""
+    quantile = found.quantile
+    if not quantile or np.isfinite(found.log_ratios).any():
+        return []
+
+    without = [
+        side.label
+        for place, side in enumerate(found.sides)
+        if not any(pair[place] for pairs in found.steps.values() for pair in pairs)
+    ]
+    if without:
+        return [
+            f"{' and '.join(without)} stored no steps, as runs of older versions and of other "
+            f"programs: no {quantile_name(quantile)} can be judged"
+        ]
+    most = max(found.n_steps.values(), default=0)
+    lower = floor(100 * (1 - LEAST_BEYOND / most)) if most else 0
+    remedy = REMEDY.replace("a lower --quantile", f"--quantile {lower}") if lower >= 50 else REMEDY
+    return [f"no case has {needs(quantile)}, but {most} at most: {remedy}"]

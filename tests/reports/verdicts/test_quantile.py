@@ -1,0 +1,186 @@
+"""`--quantile`: verdicts on a percentile of each launch's own steps, where medians show nothing."""
+
+import json
+import re
+
+import msgspec
+import numpy as np
+import pytest
+
+from reports.__main__ import main
+from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
+from tests.reports.synthetic_run import rewrite, rewrite_head
+from tests.reports.verdicts.test_regress import forms, judge, text_of
+from wiretax.record.histogram import steps_of
+
+pytestmark = pytest.mark.unit
+
+N_STEPS = 100  # of a block; a launch has six
+ALIKE = {"main": no_effect, "new": no_effect}
+SLOW = "16 KiB two-shot"
+
+
+def with_steps(share=0.0, times=5.0, n=N_STEPS, spread=0.03, seed=0, case=None):
+    """A change that gives blocks their steps, of which this share takes so many times as long: of
+    all cases, or of the one with this number."""
+    rng = np.random.default_rng(seed)
+
+    def change(block):
+        steps_us = rng.lognormal(np.log(block.time_us), spread, n)
+        if case in (None, block.case):
+            steps_us[rng.random(n) < share] *= times
+        return msgspec.structs.replace(block, n=n, steps=steps_of(steps_us))
+
+    return {"change": change}
+
+
+TWO_SHOT_16K = 2  # its number among the cases of `SMALL`
+
+
+def tailed(folder, variants=None, pairs=12, base=None, **steps):
+    """A campaign in which these steps are those of one case of `new`."""
+    new = with_steps(**{"case": TWO_SHOT_16K, "share": 0.01} | steps, seed=1)
+    options = {"main": base or with_steps(n=steps.get("n", N_STEPS)), "new": new}
+    return write_campaign(folder, variants or ALIKE, pairs=pairs, options=options)
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory):
+    """One call in a hundred of one case takes five times as long."""
+    return tailed(tmp_path_factory.mktemp("tailed") / "campaign")
+
+
+def cells_of(compared):
+    """The verdict of each case."""
+    (comparison,) = compared["comparisons"]
+    return {cell["title"]: cell["verdict"] for cell in comparison["cells"]}
+
+
+def test_a_tail_that_medians_do_not_show_is_slower(campaign, reports):
+    status, out, err = reports("compare", campaign, "--json")
+    medians = json.loads(out)
+    assert (status, err, medians["comparisons"][0]["quantile"]) == (0, "", None)
+    assert not {"SLOWER", "FASTER"} & {*cells_of(medians).values()}
+
+    status, out, err = reports("compare", campaign, "--quantile", 99, "--json")
+    tails = json.loads(out)
+    assert (status, err, tails["comparisons"][0]["quantile"]) == (0, "", 0.99)
+    verdicts = cells_of(tails)
+    assert verdicts.pop(SLOW) == "SLOWER"
+    assert not {"SLOWER", "FASTER"} & {*verdicts.values()}
+
+
+def test_the_table_says_what_is_judged_and_what_the_launches_exclude(campaign, reports):
+    _, out, _ = reports("compare", campaign, "--quantile", 99)
+    said = " ".join(out.split())
+    assert re.search(rf"^P99 SLOWER \d+\.\d%: {SLOW}; no P99 slowdown of \d", said)
+    assert "judged: the P99 of each launch's own steps, not its median" in said
+    assert re.search(r"12 pairs can exclude \+\d+\.\d%", said)
+    assert re.search(r"base P99 us +variant P99 us", out)
+    _, out, _ = reports("compare", campaign)
+    assert not re.search("P99|percentile|quantile", out)
+
+
+def test_the_gate_fails_on_the_tail_in_every_format(campaign, tmp_path, capsys):
+    assert judge(capsys, campaign)[0] != 1
+    options, files = forms(tmp_path)
+    status, said = judge(capsys, campaign, "--quantile", 99, *options)
+    assert status == 1
+    assert "REGRESSION: P99 SLOWER" in said
+    assert f"{SLOW}: P99 " in said
+    assert "--quantile=99" in said  # all cells: the command that shows what was judged
+    for file in files:
+        assert "P99 SLOWER" in text_of(file)
+    markdown, page = map(text_of, files[1:])
+    assert re.search(r'name="16 KiB two-shot".*message="P99 ', files[0].read_text())
+    assert "| base P99 us | variant P99 us |" in markdown
+    assert "base P99 µs" in page
+
+
+def test_the_campaign_says_what_is_judged(campaign, tmp_path, reports, capsys):
+    """A gate's folder is judged later as the gate was; 50 asks for medians nevertheless."""
+    folder = tailed(tmp_path / "kept")
+    rewrite_head(folder / "campaign.jsonl", quantile=0.99)
+    status, said = judge(capsys, folder)
+    assert (status, "P99 SLOWER" in said) == (1, True)
+    assert "P99 SLOWER" in reports("compare", folder)[1]
+    status, said = judge(capsys, folder, "--quantile", 50)
+    assert (status == 1, "P50" in said) == (False, True)
+
+
+def test_both_sides_with_the_same_tail_pass(tmp_path, capsys):
+    folder = tailed(tmp_path / "same", base=with_steps(share=0.01, case=TWO_SHOT_16K))
+    assert judge(capsys, folder, "--quantile", 99)[0] == 0
+
+
+def test_a_faster_median_does_not_hide_a_worse_tail(tmp_path, reports):
+    folder = tailed(tmp_path / "faster", {"main": no_effect, "new": slower(-10)})
+    medians, tails = (
+        cells_of(json.loads(reports("compare", folder, "--json", *options)[1]))
+        for options in ([], ["--quantile", 99])
+    )
+    assert (medians[SLOW], tails[SLOW]) == ("FASTER", "SLOWER")
+
+
+def test_cases_with_too_few_steps_are_not_judged_and_nothing_passes(tmp_path, reports, capsys):
+    """Six blocks of eight steps: the P99 of a launch would be its longest step."""
+    folder = tailed(tmp_path / "few", share=0.0, n=8)
+    status, said = judge(capsys, folder, "--quantile", 99)
+    assert status == 5
+    assert re.search(
+        r"UNUSABLE: no case has the \d+ steps of a launch that its P99 takes, but 48 at most: "
+        r"fewer sizes, a longer --max-time or --quantile (\d+) \(exit",
+        said,
+    )
+    _, out, _ = reports("compare", folder, "--quantile", 99)
+    assert len(re.findall(r"48 of \d+ steps", out)) == 6
+    # What it recommends is possible.
+    lower = said.partition("or --quantile ")[2].split()[0]
+    assert judge(capsys, folder, "--quantile", lower)[0] == 0
+
+
+def test_one_case_with_too_few_steps_leaves_the_gate_undecided(tmp_path, capsys):
+    few = with_steps(n=8)["change"]
+    enough = with_steps()["change"]
+    own = {"change": lambda block: (few if block.case == TWO_SHOT_16K else enough)(block)}
+    folder = write_campaign(tmp_path / "one", ALIKE, options={"main": own, "new": own})
+    status, said = judge(capsys, folder, "--quantile", 99)
+    assert (status, "a P99 slowdown of" in said, SLOW in said) == (3, True, True)
+
+
+def test_runs_without_steps_are_named(tmp_path, capsys):
+    folder = write_campaign(tmp_path / "old", ALIKE, options={"new": with_steps()})
+    status, said = judge(capsys, folder, "--quantile", 99)
+    assert status == 5
+    assert "main stored no steps, as runs of older versions and of other programs: no P99" in said
+
+
+@pytest.mark.parametrize("text", ["0.99", "100", "49", "nan", "p99", "-1"])
+def test_other_percentiles_are_refused(text, campaign, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", str(campaign), f"--quantile={text}"])
+    assert re.fullmatch(
+        f".*--quantile: '{text}' is not a percentile from 50 to below 100\n",
+        capsys.readouterr().err,
+    )
+
+
+def test_calls_are_not_worth_a_percentile_each(campaign, reports):
+    options = ["--quantile", 99, "--calls", 161, "--tpot-ms", 30]
+    status, out, err = reports("compare", campaign, *options)
+    assert (status, out) == (2, "")
+    assert "the P99 of many calls is not the sum of theirs" in err
+
+
+def test_damaged_counts_are_an_error(tmp_path, reports):
+    folder = tailed(tmp_path / "damaged", pairs=6)
+    run = min((folder / "new").glob("*.jsonl"))
+
+    def damage(line):
+        if line["kind"] == "block":
+            line["steps"][2] = "/////////////w=="
+
+    rewrite(run, damage)
+    status, out, err = reports("compare", folder, "--quantile", 99)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(rf".*{run.name}: .*\n", err)

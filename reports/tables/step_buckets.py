@@ -6,16 +6,14 @@ at which bins of the record begin. Of the edges without a step below, only the l
 those above are needed, because a series that lacks one is missing from the sum there."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
-from wiretax.common.grouped import grouped
 from wiretax.record.frame import case_rows
-from wiretax.record.histogram import BINS_PER_OCTAVE, Tally, tally
-from wiretax.record.result import ResultError
+from wiretax.record.histogram import BINS_PER_OCTAVE, Tally
 from wiretax.record.schema import Result
+from wiretax.record.tails import steps_of_case
 
 NAME = "wiretax_step_time_seconds"
 MEANING = (
@@ -27,14 +25,9 @@ Sample = tuple[str, str, float]  # the ending of a name, its `le` if it is a buc
 
 
 def rows_with_steps(run: Result) -> Iterator[dict[str, Any]]:
-    """The rows of `case_rows`, each with its `samples`, which are empty without steps. Raises
-    ResultError for damaged counts."""
-    blocks = grouped(run.blocks, attrgetter("case"))
+    """The rows of `case_rows`, each with its `samples`, which are empty without steps."""
     for case, row in zip(run.cases, case_rows(run), strict=True):
-        try:
-            steps = tally(blocks.get(case.case, ()))
-        except ValueError as error:
-            raise ResultError(f"{run.path}: {error}") from error
+        steps = steps_of_case(run, case.case)
         yield row | {"samples": samples_of(steps) if steps else []}
 
 

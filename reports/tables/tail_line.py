@@ -4,10 +4,8 @@ from collections.abc import Iterable
 
 from reports.tables.rows import SizeRow
 from reports.tables.sentences import EVEN_RATIO, algorithm_of
-from wiretax.record.histogram import tally
-from wiretax.record.result import ResultError
 from wiretax.record.schema import Case, Result
-from wiretax.record.tails import LEAST_BEYOND
+from wiretax.record.tails import LEAST_BEYOND, steps_of_case
 
 LEAST_SHARE = 1 / 1000  # of slow steps: of calls, they hit 15 % of the tokens of 160 calls
 
@@ -15,8 +13,7 @@ LEAST_SHARE = 1 / 1000  # of slow steps: of calls, they hit 15 % of the tokens o
 def tail_line(result: Result, rows: Iterable[SizeRow]) -> list[str]:
     """The sentence on the case of these rows whose slow steps add most to its time: `1 MiB: 1 call
     in 90 takes 4 x the median`. By the low end of their share they are at least LEAST_SHARE, and
-    add as much as makes two costs uneven; and there are LEAST_BEYOND of them. Raises ResultError
-    for damaged counts of steps."""
+    add as much as makes two costs uneven; and there are LEAST_BEYOND of them."""
     found = list[tuple[float, str]]()
     for row in rows:
         for case in (row.ours, row.library, *(each.case for each in row.named.values())):
@@ -38,9 +35,6 @@ def tail_line(result: Result, rows: Iterable[SizeRow]) -> list[str]:
 
 def slow_over_median(result: Result, case: Case, share: float) -> float:
     """How many times the median the middle one of this share of slow steps takes."""
-    try:
-        steps = tally([block for block in result.blocks if block.case == case.case])
-    except ValueError as error:
-        raise ResultError(f"{result.path}: {error}") from error
+    steps = steps_of_case(result, case.case)
     middle_us = steps.quantile_us(0.5) if steps else 0.0
     return steps.quantile_us(1 - share / 2) / middle_us if steps and middle_us else 1.0

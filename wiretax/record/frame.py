@@ -59,14 +59,8 @@ def read_rows(
             unreadable += store.complaints
             left_out = {entry.path: entry.left_out for entry in store.entries}
         for file, why in left_out.items():
-            try:
-                run = read(file)
-                own = [row | {"left_out": why or None} for row in (rows_of or case_rows)(run)]
-            except ResultError as error:
-                if file == path:
-                    raise
-                unreadable.append(str(error))
-                continue
+            run = read(file)
+            own = [row | {"left_out": why or None} for row in (rows_of or case_rows)(run)]
             rows.setdefault(run.run.run_id, own)
 
     if not rows:

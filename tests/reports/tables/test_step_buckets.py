@@ -12,7 +12,6 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as parsed_text
 
 from tests.reports.archived import unpack
-from tests.reports.synthetic_run import rewrite
 from tests.reports.synthetic_steps import CALL_US, write_steps
 
 pytestmark = pytest.mark.unit
@@ -137,18 +136,3 @@ def test_runs_without_steps_have_no_histogram(tmp_path, reports):
     printed = reports("export", older, "--openmetrics")[1]
     assert len(printed) > 1000
     assert not re.search("^[^#]*(_step|slow_)", printed, re.MULTILINE)
-
-
-def test_a_run_with_damaged_counts_is_left_out_of_a_folder(tmp_path, reports):
-    paths = [write_steps(tmp_path, run_id=RUN_ID.format(day)).path for day in (0, 1)]
-
-    def damage(line):
-        if line["kind"] == "block":
-            line["steps"][2] = "/////////38="  # a count of over 2^63
-
-    rewrite(paths[0], damage)
-    status, printed, said = reports("export", tmp_path, "--openmetrics")
-    assert (status, said.count("\n"), "counts of steps" in said) == (0, 1, True), said
-    assert {time for *_, time in samples_of(printed)[1]} == {1795241700.0}
-    status, printed, said = reports("export", paths[0], "--openmetrics")
-    assert (status, printed, said.count("\n")) == (2, "", 1), said

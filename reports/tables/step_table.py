@@ -27,7 +27,7 @@ def step_text(case: Case, field: str) -> str:
     if isinstance(value, Estimate):
         scale = 100 if field == "slow_share" else 1
         middle, low, high = (
-            number(None if end is None else scale * end)
+            number(None if end is None else round(scale * end, 6))
             for end in (value.value, value.ci_low, value.ci_high)
         )
         return middle if low == high == "-" else f"{middle} [{low} {high}]"

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from reports.tables.rows import SizeRow
 from reports.tables.sentences import EVEN_RATIO, algorithm_of
+from wiretax.record.case import is_own_work
 from wiretax.record.schema import Case, Result
 from wiretax.record.tails import LEAST_BEYOND, steps_of_case
 
@@ -27,7 +28,10 @@ def tail_line(result: Result, rows: Iterable[SizeRow]) -> list[str]:
             added = (share.ci_low or 0) * (times - 1)
             if added > EVEN_RATIO - 1:
                 name = "" if case is row.ours else f", {case.library or algorithm_of(case)}"
-                one = f"1 {'chain' if case.calls > 1 else 'call'} in {1 / share.value:.0f}"
+                step = "step" if is_own_work(case) else "call"
+                if case.calls > 1:
+                    step = "chain"
+                one = f"1 {step} in {1 / share.value:.0f}"
                 told = f"takes {float(f'{times:.2g}'):g} x the median (see --long)"
                 found.append((added, f"tail: {row.label}{name}: {one} {told}"))
     return [max(found)[1]] if found else []

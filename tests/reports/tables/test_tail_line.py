@@ -1,5 +1,7 @@
 """The line below the first table on a tail: where one is worth a look, and nowhere else."""
 
+import json
+
 import pytest
 
 from reports.tables.table import render
@@ -65,3 +67,14 @@ def test_the_worst_tail_is_told(tmp_path):
     result.cases[1].slow_share = Estimate(value=ours.value, ci_low=0.7 * ours.value)
     result.cases[0].slow_share = Estimate(value=theirs.value, ci_low=0.7 * theirs.value)
     assert "tail: 16 KiB: 1 call in 30 takes 3 x the median" in render(result)
+
+
+def test_work_without_a_message_has_steps(tmp_path, reports):
+    """As of a stranger's layer, a step at a time: it makes no call that we know of."""
+    line = {"name": "moe_layer", "size_bytes": 0, "ranks": 2, "n": 1}
+    times_us = [400.0 if place % 90 else 1600.0 for place in range(2700)]
+    log = tmp_path / "layer.log"
+    log.write_text("".join(f"{json.dumps(line | {'time_us': us})}\n" for us in times_us))
+    assert reports("import", log, "--machine", "rack", "--out", tmp_path / "runs")[0] == 0
+    said = reports("show", tmp_path / "runs")[1]
+    assert ": 1 step in 90 takes 4 x the median" in said

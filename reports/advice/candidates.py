@@ -368,9 +368,7 @@ def _percentile(gpus: int, launches: AllReduceLaunches, size_bytes: int, name: s
     if gpus == 1:
         figure.note = ONE_GPU
     elif estimate:
-        figure.value = estimate.value
-        if estimate.ci_low is not None and estimate.ci_high is not None:
-            figure.low, figure.high = estimate.ci_low, estimate.ci_high
+        figure.value, figure.low, figure.high = msgspec.structs.astuple(estimate)
     return figure
 
 

@@ -157,8 +157,8 @@ def evaluate(path: Path) -> Procurement:
     ]
     if any(requirement.figure[0] in FIELDS for requirement in requirements):
         sentences.append(
-            "Percentiles are of the single calls of all launches, each until its result is "
-            "consumed, in any state of the link, with an interval over launches."
+            "Percentiles are of single calls, each until its result is consumed, over all launches "
+            "alike, in any state of the link, with intervals of their ranks."
         )
     if n_verdicts:
         sentences.append(
@@ -318,7 +318,8 @@ def judge(requirement: Requirement, figure: Figure, hardware: str | None) -> tup
     n, text = figure.n_launches, " ".join(figure.limit_text.split())
     if speed:
         text += f", {speed.split},"
-    if figure.low is None:
+    has_upper = figure.high is not None
+    if figure.low is None or (requirement.is_met(figure.low) and not has_upper):
         if n < LEAST_LAUNCHES:
             return "UNDECIDED", f"{counted(n, 'launch')}; {LEAST_LAUNCHES} are needed"
         return "UNDECIDED", figure.note

@@ -7,12 +7,13 @@ the count further, and the bounds are those of a binomial with what is left (Kor
 Survey Methodology 24, 1998)."""
 
 from math import ceil, log
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wiretax.record.histogram import Tally
-from wiretax.record.stats import SIGMAS, student_quantile
+from wiretax.record.stats import student_quantile
 
 LEAST_BLOCKS = 16  # of one launch, for an interval
 LEAST_LAUNCHES = 5  # of several
@@ -20,10 +21,10 @@ OUTSIDE = 0.025  # of a 95 % interval, on each side
 Floats = NDArray[np.float64]
 
 
-def effective_needed(share: float) -> int:
+def effective_needed(share: float, outside: float = OUTSIDE) -> int:
     """How many independent steps it takes before a percentile has an upper end: otherwise all are
-    below it with a chance of 2.5 % or more. 368 for P99."""
-    return ceil(log(OUTSIDE) / log(share))
+    below it with a chance of `outside` or more. 368 for P99."""
+    return ceil(log(outside) / log(share))
 
 
 def has_interval(steps: Tally) -> bool:
@@ -33,7 +34,7 @@ def has_interval(steps: Tally) -> bool:
     return (len(steps.launches) if n_launches == 1 else n_launches) >= enough
 
 
-def effective(steps: Tally, below: Floats) -> Floats:
+def effective(steps: Tally, below: Floats, outside: float = OUTSIDE) -> Floats:
     """How many independent steps tell as much of the share of steps below each limit, (limits,),
     given the steps of each block below it, (blocks, limits). At most the steps themselves.
 
@@ -53,16 +54,17 @@ def effective(steps: Tally, below: Floats) -> Floats:
     n_clusters = len(excess)
     variance = (np.sum(excess**2, axis=0) + lagged) * n_clusters / (n_clusters - 1)
     independent = shares * (1 - shares) * steps.n
-    wider = (student_quantile(n_clusters - 1) / SIGMAS) ** 2
+    sigmas = NormalDist().inv_cdf(1 - outside)
+    wider = (student_quantile(n_clusters - 1, sigmas) / sigmas) ** 2
     design = np.divide(variance, independent, out=np.ones_like(variance), where=independent > 0)
     return np.asarray(np.maximum(steps.n / np.maximum(design * wider, 1), 1))
 
 
-def rank_bounds(n: float, share: float) -> tuple[float, float]:
-    """The shares of n independent steps, ranked, between which a percentile is with 95 %. The upper
-    one is 1 below `effective_needed`."""
+def rank_bounds(n: float, share: float, outside: float = OUTSIDE) -> tuple[float, float]:
+    """The shares of n independent steps, ranked, between which a percentile is with 95 %, or with
+    1 - 2 `outside`. The upper one is 1 below `effective_needed`."""
     counts, at_least = _binomial(int(n), share)
-    low, high = np.interp([OUTSIDE - 1, -OUTSIDE], -at_least, counts)
+    low, high = np.interp([outside - 1, -outside], -at_least, counts)
     return float(low) / int(n), float(high) / int(n)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from wiretax.record.effective_steps import (
+    OUTSIDE,
     effective,
     effective_needed,
     has_interval,
@@ -63,10 +64,10 @@ def steps_of_case(result: Result, number: int) -> Tally | None:
     return tally([block for block in result.blocks if block.case == number])
 
 
-def percentile(steps: Tally, share: float) -> Estimate | None:
-    """A percentile of these steps in us, None below `steps_needed`, with its 95 % interval: of the
-    steps of this launch, or if there are several, of launches. Both its ends are None where
-    `has_interval` is not, and the upper one below `effective_needed`.
+def percentile(steps: Tally, share: float, outside: float = OUTSIDE) -> Estimate | None:
+    """A percentile of these steps in us, None below `steps_needed`, with its 95 % interval, or with
+    that of 1 - 2 `outside`: of the steps of this launch, or if there are several, of launches. Both
+    its ends are None where `has_interval` is not, and the upper one below `effective_needed`.
 
     The interval is Woodruff's (JASA 47, 1952): the share of steps below a time varies as that of
     `effective` independent ones, so the bounds of their ranks bound the percentile. The fewest
@@ -79,17 +80,17 @@ def percentile(steps: Tally, share: float) -> Estimate | None:
         return estimate
 
     below = np.cumsum(steps.counts, axis=1).astype(float)
-    reached, counts = below.sum(axis=0) / steps.n, effective(steps, below)
+    reached, counts = below.sum(axis=0) / steps.n, effective(steps, below, outside)
     low = high = share
     n, fewest = np.inf, float(steps.n)
     while fewest < n:
         n = fewest
-        low, high = rank_bounds(n, share)
+        low, high = rank_bounds(n, share, outside)
         first, last = np.searchsorted(reached, [low, high])
         fewest = min(n, float(counts[max(first - 1, 0) : last + 1].min()))
 
     estimate.ci_low = round(steps.quantile_us(low), 6)
-    if int(n) >= effective_needed(share):
+    if int(n) >= effective_needed(share, outside):
         estimate.ci_high = round(steps.quantile_us(high), 6)
     return estimate
 

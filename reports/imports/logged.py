@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import msgspec
+
 from wiretax.record.result import ResultError
-from wiretax.record.schema import Block
+from wiretax.record.schema import Block, Theirs
 
 # What the time of a row is.
 MEAN = "mean over iterations"
@@ -72,8 +74,9 @@ class LoggedRow(NamedTuple):
 @dataclass
 class LoggedTest:
     """`format` is a harness and its version, `gpus` has a model by rank, `unread` the lines that
-    look like data and could not be read, `notes` has sentences for the run. A test that
-    `is_per_rank` prints the bytes of one rank, where a run has those of all.
+    look like data and could not be read, `notes` has sentences for the run, `disordered` the lines
+    with a percentile below a lower one. A test that `is_per_rank` prints the bytes of one rank,
+    where a run has those of all.
 
     A parser says what it read: the `status` "failed" if the log itself says so, `lack` if it knows
     why the test is incomplete, and, of a format whose tests end with a line of their own, that it
@@ -98,6 +101,7 @@ class LoggedTest:
     date: datetime | None = None
     unread: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    disordered: list[int] = field(default_factory=list)
 
     @contextmanager
     def reading(self, line: int) -> Iterator[None]:
@@ -107,14 +111,35 @@ class LoggedTest:
         except ValueError:
             self.unread.append(line)
 
-    def add(self, line: int, case: dict[str, Any], n: int = 1, **figures: Any) -> None:
-        """Adds a row with the figures of its block of `n` iterations (1: not printed). Raises
-        ValueError if its time is too short for any clock."""
+    def add(
+        self,
+        line: int,
+        case: dict[str, Any],
+        n: int = 1,
+        theirs: dict[str, float] | None = None,
+        **figures: Any,
+    ) -> None:
+        """Adds a row with the figures of its block of `n` iterations (1: not printed), and the
+        percentiles that it prints, if they are in order. Raises ValueError if its time is too short
+        for any clock, or a percentile is no time."""
+        if theirs:
+            theirs = msgspec.convert(theirs, Theirs)
+            in_order_us = [theirs[name] for name in sorted(theirs, key=_share_of)]
+            if in_order_us == sorted(in_order_us):
+                figures["theirs"] = theirs
+            else:
+                self.disordered.append(line)
         self.rows.append(LoggedRow(line, case, Block(case=0, block=0, round=0, n=n, **figures)))
 
     def set_status(self) -> None:
         """Sets the status and its reason. A wrong result outweighs what is lacking, which the
-        reason says beside it: an incomplete run is repeated, a wrong one is looked into."""
+        reason says beside it: an incomplete run is repeated, a wrong one is looked into. Says which
+        percentiles are left out."""
+        if lines := self.disordered:
+            self.notes.append(
+                f"line {lines[0]} has a percentile below a lower one, so its percentiles are left "
+                f"out ({len(lines)} in all)"
+            )
         if self.status == "failed":
             self.reason = "the run itself says so"
             return
@@ -133,6 +158,11 @@ class LoggedTest:
         if not self.rows:
             return "it has no rows"
         return "some of its rows could not be read" if self.unread else ""
+
+
+def _share_of(percentile: str) -> float:
+    name = percentile.removesuffix("_us")
+    return 100 if name == "max" else float(name[1:])
 
 
 def check(name: str, number: int) -> None:

@@ -39,10 +39,11 @@ IMB_TEST = re.compile(r"Benchmarking (\w{1,40})")
 # The line that a test begins with.
 TITLE = re.compile(rf"(?:{OSU_TITLE.pattern}|{IMB_TEST.pattern})\s*$")
 IMB_TITLE = re.compile(r"Intel ?\(R\) MPI Benchmark(?:s| Suite) V?([\d.]+)")
+TAIL = re.compile(r"P(\d{1,2}) Tail Lat")  # OSU's option -z: of the mean over ranks
 # The figure in a column, by its name in lower case. IMB's bandwidth is not read: it repeats the
 # time, and its megabyte had 2^20 bytes until 2018.
 FIGURE = re.compile(
-    r"(?P<ignored>mbytes)|(?P<size>size|bytes)|(?P<n>iterations|repetitions)|(?P<min>min)|"
+    r"(?P<ignored>mbytes|tail bw)|(?P<size>size|bytes)|(?P<n>iterations|repetitions)|(?P<min>min)|"
     r"(?P<max>max)|(?P<mb_s>mb/s)|(?P<wrong>validation|defects)|"
     r"(?P<mean>latency|[(\[][mu]?s(?:ec)?[)\]])"
 )
@@ -89,7 +90,9 @@ class MpiTest(LoggedTest):
             for column in columns:
                 match = FIGURE.search(column.lower())
                 name = (match and match.lastgroup) or "ignored"
-                self.figures.append((name, unit_us(column) if name in ("max", "mean") else 1))
+                scale = unit_us(column) if name in ("max", "mean") else 1
+                tail = TAIL.match(column)
+                self.figures.append((f"p{tail[1]}_us" if tail else name, scale))
         elif text == "All processes entering MPI_Finalize":
             self.has_ended = True
         elif ENDED.search(text):
@@ -124,6 +127,7 @@ class MpiTest(LoggedTest):
             line_number,
             {"size_bytes": size_bytes},
             values.get("n", 1),
+            {name: us for name, us in values.items() if name.startswith("p")},
             time_us=time_us,
             mean_us=mean_us,
             n_wrong=values.get("wrong"),

@@ -76,6 +76,7 @@ VALUES = {  # others: FIGURE
     "algo": NAME,
     "proto": NAME,
 }
+PERCENTILES = "i_p50", "i_p95", "i_p99", "i_max"  # of -I; its table lacks the first two
 CHOSEN = "algo", "proto", "nchannels"  # what RCCL planned for both halves: -A of rccl-tests
 # The tests' own kernels over NCCL's device API, by the number of the option -D (NVIDIA/nccl-tests,
 # src/all_reduce.cu and src/alltoall.cu at a0b82b2). The table does not name them: the arguments do.
@@ -134,6 +135,10 @@ USUAL_HEADING = (
     "     time   algbw   busbw  wrong"
 )
 USUAL = read_heading(cells(USUAL_HEADING))
+# The table that a JSON report becomes.
+REPORT_HEADING = " ".join(
+    ["size count type redop root", *2 * ["time algbw busbw wrong", *PERCENTILES]]
+)
 
 
 @dataclass
@@ -165,6 +170,11 @@ class NcclTest(LoggedTest):
                         self.add(
                             line,
                             case | {"in_place": in_place},
+                            theirs={
+                                f"{name.removeprefix('i_')}_us": number(half[name]) * self.unit_us
+                                for name in PERCENTILES
+                                if half.get(name, "N/A") != "N/A"
+                            },
                             time_us=time_us,
                             n_wrong=None if wrong == "N/A" else whole_number(wrong),
                         )
@@ -402,7 +412,7 @@ def test_of_report(report: Any) -> NcclTest:
             f"{device.get('device_info')}"
             for rank in (first, first + n_listed - 1)
         ]
-    head.append(USUAL_HEADING)
+    head.append(REPORT_HEADING)
     bounds, average = (
         report.get(name) or {} for name in ("out_of_bounds", "average_bus_bandwidth")
     )
@@ -415,9 +425,10 @@ def test_of_report(report: Any) -> NcclTest:
 
     (test,) = parse_nccl(list(map(clean_line, lines)))
     test.name_device_kernel(device_kernel_of(" ".join(map(str, report.get("args") or []))))
-    test.unread = [line - len(head) for line in test.unread]
+    for numbers in (test.unread, test.disordered):
+        numbers[:] = [line - len(head) for line in numbers]
     test.date = next((date for _, date in dates_of(head[:1])), None)
-    if any("out_of_place_per_iter" in row for row in results):  # of the option -I
+    if any("p50_us" in (row.get("out_of_place_per_iter") or ()) for row in results):
         test.statistic = "median over iterations"
     return test
 
@@ -425,8 +436,9 @@ def test_of_report(report: Any) -> NcclTest:
 def _row_of(row: dict[str, Any]) -> str:
     words = [row[name] for name in ("size", "count", "type", "redop", "root")]
     for place in ("out_of_place", "in_place"):
-        half = row.get(place) or {}
-        if per_iteration := row.get(f"{place}_per_iter"):
+        half, per_iteration = row.get(place) or {}, row.get(f"{place}_per_iter") or {}  # of -I
+        if "p50_us" in per_iteration:
             half = half | {"time": per_iteration["p50_us"], "alg_bw": None}  # it is of the mean
         words += map(half.get, ("time", "alg_bw", "bus_bw", "nwrong"))
+        words += [per_iteration.get(f"{name.removeprefix('i_')}_us") for name in PERCENTILES]
     return " ".join("N/A" if word is None else str(word) for word in words)

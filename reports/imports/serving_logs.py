@@ -2,6 +2,7 @@
 bench_serving, llama-bench. A case is a figure (`metric`) at these prompts and this concurrency.
 docs/import.md says which field is which time, and in which source the format was looked up."""
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -22,6 +23,7 @@ COLD_SAMPLE = 1.5  # times the longest later sample
 Times = Annotated[list[Time], msgspec.Meta(min_length=1)]
 Fields = dict[str, Any]
 DATES = "%Y%m%d-%H%M%S", "%Y-%m-%dT%H:%M:%SZ"  # vLLM's, in its host's time; llama-bench's
+PERCENTILE = re.compile(r"(median|max|p\d{1,2}(?:\.\d{1,4})?)_(ttft|tpot|itl|e2el|e2e_latency)_ms")
 OF_CASE = {
     "model": "model_id",
     "model_type": "model_type",
@@ -92,13 +94,14 @@ def read_served(test: LoggedTest, line: int, document: Fields) -> None:
     }
     if served.total_output_tokens:
         times_ms["output_token"] = 1e3 * served.duration / served.total_output_tokens
+    theirs = theirs_of(document)
     if served.completed < prompts:
         test.lack = f"{prompts - served.completed} of {prompts} requests failed"
     for metric, time_ms in times_ms.items():
         if time_ms and served.completed:
             case = case_of(served.backend, metric, document | {"num_prompts": prompts})
             time_us = msgspec.convert(1e3 * time_ms, Time)
-            test.add(line, case, served.completed, time_us=time_us)
+            test.add(line, case, served.completed, theirs.get(metric), time_us=time_us)
 
     first, later = served.ttfts[:wave], served.ttfts[wave:]
     cold_ms, usual_ms, which = served.mean_ttft_ms, served.median_ttft_ms, ", perhaps: the mean is"
@@ -109,6 +112,18 @@ def read_served(test: LoggedTest, line: int, document: Fields) -> None:
         test.notes.append(
             f"{COLD}{which} {cold_ms:.0f} ms to the first token, the median {usual_ms:.0f} ms"
         )
+
+
+def theirs_of(document: Fields) -> dict[str, dict[str, float]]:
+    """The percentiles in us that a serving bench writes in ms, by metric."""
+    theirs: dict[str, dict[str, float]] = {}
+    for name, time_ms in document.items():
+        found = PERCENTILE.fullmatch(name)
+        if found and time_ms is not None:
+            share, metric = found[1].replace("median", "p50"), found[2]
+            metric = "e2el" if metric == "e2e_latency" else metric
+            theirs.setdefault(metric, {})[f"{share}_us"] = 1e3 * time_ms
+    return theirs
 
 
 def read_batches(test: LoggedTest, line: int, document: Fields) -> None:
@@ -122,8 +137,11 @@ def read_batches(test: LoggedTest, line: int, document: Fields) -> None:
     samples = msgspec.convert(raw, list[float])
     times_us = msgspec.convert([each * unit_us for each in samples], Times)
     case = case_of(engine, "latency", document)
+    percentiles = document.get("percentiles") or {}
+    theirs = {f"p{share}_us": time * unit_us for share, time in percentiles.items()}
     for time_us in times_us:
-        test.add(line, case, time_us=time_us, steps=steps_of([time_us]))
+        test.add(line, case, theirs=theirs, time_us=time_us, steps=steps_of([time_us]))
+        theirs = {}  # of all of them together
     first, *later = times_us
     if len(later) > 1 and first > COLD_SAMPLE * max(later):
         test.notes.append(

@@ -329,6 +329,7 @@ def long_rows(cases: Iterable[Case], ratios: Mapping[int, Interval | None]) -> l
                 "type": type_text(case),
                 "place": "in" if case.in_place else "out",
                 **figures,
+                "their percentiles us": _their_text(case),
                 FIGURES["share_of_bound"].heading: _share_of_bound(case),
                 "blocks": str(case.time_us.n_blocks) if case.time_us else "-",
                 "library/ this": ratio_text(ratios.get(case.case)),
@@ -337,6 +338,11 @@ def long_rows(cases: Iterable[Case], ratios: Mapping[int, Interval | None]) -> l
         )
 
     return filled(rows)
+
+
+def _their_text(case: Case) -> str:
+    parts = (case.theirs or {}).items()
+    return " ".join(f"{name.removesuffix('_us').upper()} {number(us)}" for name, us in parts) or "-"
 
 
 def _text(case: Case, name: str) -> str:

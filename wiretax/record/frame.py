@@ -24,6 +24,7 @@ PARTS_OF = dict.fromkeys(SUMMARIES, Summary) | dict.fromkeys(ESTIMATES, Estimate
 CELLS = {
     f"{field}_{part}" if part not in ("", "value") else field: (field, part)
     for field in Case.__struct_fields__
+    if field != "theirs"
     for part in (PARTS_OF[field].__struct_fields__ if field in PARTS_OF else ("",))
 }
 
@@ -72,7 +73,7 @@ def read_rows(
 
 def case_rows(run: Result) -> Iterator[Row]:
     """A row for each case: the facts of its run, None for what it lacks, and its cells. Rows of
-    imports name their log."""
+    imports name their log, and have its percentiles, if it prints any, as `their_p99_us`."""
     head = run.run
     facts = {
         "run_id": head.run_id,
@@ -100,4 +101,4 @@ def case_rows(run: Result) -> Iterator[Row]:
             elif isinstance(value, dict):
                 value = json.dumps(value, sort_keys=True)  # which can be a key
             row[name] = value
-        yield row
+        yield row | {f"their_{name}": us for name, us in (case.theirs or {}).items()}

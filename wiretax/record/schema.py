@@ -16,6 +16,13 @@ Measured = Bounded | None  # None where it was not
 NotNegative = Annotated[float, msgspec.Meta(ge=0, lt=1e15)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
 Positive = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
+# Percentiles in us that another harness printed of its own iterations, as {"p99_us": 9.1}.
+Theirs = Annotated[
+    dict[
+        Annotated[str, msgspec.Meta(pattern=r"\A(?:p\d{1,2}(?:\.\d{1,4})?|max)_us\Z")], NotNegative
+    ],
+    msgspec.Meta(max_length=50),
+]
 LEAST_US = 1e-6  # a picosecond; ratios of shorter times overflow
 Rounds = Mapping[int, float]  # costs in microseconds by round
 RoundCosts = Mapping[int, Rounds]  # by case
@@ -180,6 +187,7 @@ class Block(Timed, Line, kw_only=True):
     consume_us: Measured = None
     total_us: NotNegative | None = None
     steps: Steps | None = None
+    theirs: Theirs | msgspec.UnsetType = msgspec.UNSET  # in imports only
     arrival_skew_us: Measured = None
     chain_only_us: Measured = None
     link_rtt_ns: tuple[Bounded, Bounded] | None = None
@@ -298,6 +306,7 @@ class Case(CaseFields, Line, kw_only=True):
         Estimated,
         Shown("slow steps %", "share of the steps that take over twice their P50", "slow_steps"),
     ] = None
+    theirs: Theirs | msgspec.UnsetType = msgspec.UNSET  # in imports only
     link_rtt_ns: Annotated[
         Summarised, Shown("rtt ns", "round trip of a flag before and after the blocks")
     ] = None

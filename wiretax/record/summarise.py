@@ -82,8 +82,12 @@ def build_cases(
 
     by_case = grouped(blocks, attrgetter("case"))
     for case in cases:
-        for name, figure in tail_of(by_case.get(case.case, ())).items():
+        own = by_case.get(case.case, ())
+        for name, figure in tail_of(own).items():
             setattr(case, name, figure)
+        printed = [block.theirs for block in own if block.theirs]
+        if len(printed) == 1:  # those of several rows do not add up
+            case.theirs = printed[0]
 
     _set_exposed(cases, counted.costs_us, rho)
     _set_beside(cases, counted)

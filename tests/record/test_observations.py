@@ -2,19 +2,22 @@
 one rule says which runs count."""
 
 import shutil
+from operator import itemgetter
 from pathlib import Path
 from unittest import mock
 
 import msgspec
+import numpy as np
 import pytest
 
 from reports.__main__ import main
 from tests.another_user import as_root, give, link_of_nobody
+from tests.reports.synthetic_nights import write_night
 from tests.reports.synthetic_run import mark_wrong, rewrite_cases, run_id, write_run
 from wiretax.record import cache
 from wiretax.record import folder as folders
 from wiretax.record.folder import CACHED_RUNS, read_store
-from wiretax.record.observations import entry_of, table
+from wiretax.record.observations import costs_of, entry_of, table
 from wiretax.record.result import read
 
 SMALL = {
@@ -140,6 +143,32 @@ def test_an_observation_is_the_median_cost_of_the_blocks_that_count(tmp_path):
     assert len(planned) == 2
     assert rows.n_blocks.tolist() == [8, 8]  # rounds 0, 2 to 8
     assert rows.cost_us[0] == 14.5
+
+
+def test_an_observation_has_the_percentiles_that_its_run_keeps(tmp_path):
+    """A report on months of runs would read all their blocks again, or show a P99 of 0."""
+    new = entry_of(read(write_night(tmp_path, 1)))
+    old = entry_of(read(write(tmp_path, 2)))
+    kept = [case.step_p99_us.value for case in read(new.path).cases if case.step_p99_us]
+    steps_us, planned = costs_of([new, old], figure=itemgetter("step_p99_us"))
+    assert len(planned) == len(kept) == 4
+    assert steps_us[0] == pytest.approx(kept, rel=1e-6)
+    assert np.isnan(steps_us[1]).all()
+    few = new.observed["step_p999_us"]  # of 1,200 steps
+    assert np.isnan(few).all()
+
+
+def test_the_cache_keeps_percentiles(tmp_path, monkeypatch):
+    for night in range(4):
+        write_night(tmp_path / "results", night)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(folders, "CACHED_RUNS", 2)
+    first, again = (
+        [each.observed for each in read_store(tmp_path / "results").entries] for _ in "12"
+    )
+    assert files_read(tmp_path / "results") == 0
+    assert [each.tobytes() for each in first] == [each.tobytes() for each in again]
+    assert first[0]["step_p99_us"].min() > 0
 
 
 def test_a_large_folder_is_read_by_several_processes(results, monkeypatch):

@@ -75,7 +75,7 @@ def write(folder: Path, entries: Sequence[Entry], stamps: dict[Path, Stamp]) -> 
 
 def read(folder: Path, stamps: dict[Path, Stamp]) -> dict[Path, Entry]:
     """The runs of the folder's cache whose files are as they were; none if it is not as this code
-    wrote it. It has at most 200 MB, which are 20,000 runs of 200 cases."""
+    wrote it. It has at most 200 MB, which are 16,000 runs of 200 cases."""
     entries = dict[Path, Entry]()
     try:
         file = memoryview(untrusted.read_bytes(_file_of(folder), follow=False))

@@ -1,13 +1,15 @@
 """The observations of runs, which every report on many runs groups and joins.
 
-An observation is a case of a run: the medians over its blocks that count. `folder.read_store` says
-which runs of a folder count and in which order; `table` makes one DataFrame of them."""
+An observation is a case of a run: the medians over its blocks that count, and the percentiles of
+all its steps. `folder.read_store` says which runs of a folder count and in which order; `table`
+makes one DataFrame of them."""
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +22,8 @@ from numpy.typing import NDArray
 from wiretax.record.blocks import main_state
 from wiretax.record.case import Key, key_of
 from wiretax.record.flight_records import read_flight
-from wiretax.record.schema import CaseHeader, End, Result, Run
+from wiretax.record.schema import CaseHeader, End, Estimate, Result, Run
+from wiretax.record.tails import PERCENTILES
 
 MIN_BLOCKS = 5  # of a case, to count
 # A run from which the hypervisor withheld more than this share of the CPU time is disturbed: its
@@ -29,11 +32,21 @@ MOST_STEAL = 0.05
 QUIET_S = 900  # a run without an end that was not written to for so long was cut off
 
 
-# An observation: the number of the case, the number of its blocks that count, and the medians of
-# their cost and of the time of the collective alone.
+# An observation: the number of the case, the number of its blocks that count, the medians of their
+# cost and of the time of the collective alone, and what the run keeps of its steps, NaN without
+# any, to 1 %: float32 is enough.
+OF_STEPS = "n_steps", *PERCENTILES, "step_worst_us", "slow_share"
 OBSERVED = np.dtype(
-    [("case", np.int32), ("n_blocks", np.int32), ("cost_us", np.float64), ("time_us", np.float64)]
+    [
+        ("case", np.int32),
+        ("n_blocks", np.int32),
+        ("cost_us", np.float64),
+        ("time_us", np.float64),
+        *((name, np.float32) for name in OF_STEPS),
+    ]
 )
+Figure = Callable[[NDArray[Any]], NDArray[Any]]  # of observations, (n,)
+COST_US: Figure = itemgetter("cost_us")
 
 
 @dataclass(eq=False)
@@ -122,7 +135,9 @@ def observed_of(result: Result) -> NDArray[Any]:
         if case.status == "ok" and len(costs_us) >= least:
             times_us = counted.times_us[case.case]
             medians_us = median(costs_us.values()), median(times_us.values())
-            rows.append((case.case, len(costs_us), *medians_us))
+            steps = [getattr(case, name) for name in OF_STEPS]
+            values = [each.value if isinstance(each, Estimate) else each for each in steps]
+            rows.append((case.case, len(costs_us), *medians_us, *values))
 
     observed = np.array(rows, OBSERVED)
     return observed[observed["cost_us"] > 0]
@@ -172,7 +187,8 @@ def table(
 
     - `run`: the place of the run in `entries`;
     - `case`, its number there, and `key`, the place of its key in the second value;
-    - `n_blocks`, the median of their costs `cost_us`, and `time_us`, that of the collective alone.
+    - `n_blocks`, the median of their costs `cost_us`, and `time_us`, that of the collective alone;
+    - what it keeps of its steps, NaN where the run has none.
 
     A run has one row for a key. And the cases by their keys, as `keys_of` has them."""
     planned, places = keys_of(entries, without)
@@ -187,16 +203,17 @@ def table(
 
 
 def costs_of(
-    entries: Sequence[Entry], without: Sequence[str] = ()
+    entries: Sequence[Entry], without: Sequence[str] = (), figure: Figure = COST_US
 ) -> tuple[NDArray[np.float64], dict[Key, CaseHeader]]:
-    """The costs in us of these runs, which were measured alike, (runs, keys), NaN without an
-    observation; and the case of each column by its key, as `keys_of` has them."""
+    """The costs in us of these runs, which were measured alike, or another `figure` of
+    their observations, (runs, keys), NaN without one; and the case of each column by its key, as
+    `keys_of` has them."""
     planned, places = keys_of(entries, without)
     costs_us = np.full((len(entries), len(planned)), np.nan)
     for of_run, entry in zip(costs_us, entries, strict=True):
         # As in `table`: of two costs for a place, the last one is kept.
         observed = entry.observed[np.argsort(entry.observed["n_blocks"], kind="stable")]
-        of_run[places[entry.plan][observed["case"]]] = observed["cost_us"]
+        of_run[places[entry.plan][observed["case"]]] = figure(observed)
 
     return costs_us, planned
 

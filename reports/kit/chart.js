@@ -152,7 +152,7 @@ function reader(figure, { kind, unit, x, lines, links }) {
     figure.classList.toggle("held", isHeld);
     lines.forEach(({ points }, n) => {
       const [value, ...ends] = points.map(({ [at]: each }) => each && valueText(each, unit));
-      const known = ends.filter(Boolean).join(" ") || "-";
+      const known = ends.some(Boolean) ? ends.map((end) => end ?? "-").join(" ") : "-";
       const interval = value && ends.length ? ` [${known}]` : "";
       rows[n].cells[1].textContent = (value ?? "-") + interval;
     });

@@ -94,7 +94,9 @@ class Chart:
     @property
     def json(self) -> Markup:
         """The data for chart.js; harmless inside of a <script>."""
-        values = [each for line in self.lines for each in line.points[0].tolist() if each > 0]
+        n_rows = 3 if self.kind == "one_in" else 1  # the intervals of percentiles reach far
+        rows = [row for line in self.lines for row in line.points[:n_rows].tolist()]
+        values = [each for row in rows for each in row if each > 0]
         data = vars(self) | {
             "isLog": self.kind != "time" and max(values, default=0) > 10 * min(values, default=0),
             "lines": [

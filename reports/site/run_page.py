@@ -130,5 +130,5 @@ def sweep_sections(result: Result) -> list[Section]:
     return [
         Section("Speed and time at each size", charts=charts),
         Section("Each size", [UNLIKE] if is_unlike else [], rows=rows),
-        *tail_charts.percentiles_section(lines, result.blocks),
+        *tail_charts.percentiles_section(result, lines),
     ]

@@ -1,8 +1,7 @@
-"""The charts of a run's steps: their P50 and P99 over sizes, and at each size all percentiles."""
+"""The charts of a run's steps: at each size all percentiles, and P50 and P99 over sizes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from operator import attrgetter
 
 import numpy as np
 
@@ -11,20 +10,18 @@ from reports.kit.page import Section
 from reports.tables.figure import DrawnLine
 from reports.tables.plot import Quantity, span_of
 from reports.tables.sentences import size_text
-from wiretax.common.grouped import grouped
-from wiretax.record.histogram import tally
-from wiretax.record.schema import Block, Estimate
-from wiretax.record.tails import PERCENTILES, percentile, steps_needed
+from wiretax.record.schema import Estimate, Result
+from wiretax.record.tails import PERCENTILES, percentile, steps_needed, steps_of_case
 
 # A percentile is drawn by the steps of which one takes longer: P50 at 2, P90 at 10, P99 at 100.
 # These are the preferred numbers of ISO 3, ten of each decade, up to more steps than a run has.
-DECADE = 1, 1.25, 1.6, 2, 2.5, 3.15, 4, 5, 6.3, 8
+DECADE = 1.25, 1.6, 2, 2.5, 3.15, 4, 5, 6.3, 8, 10
 ONE_IN = [first * 10**decade for decade in range(7) for first in DECADE]
 
 
-def percentiles_section(lines: Sequence[DrawnLine], blocks: Sequence[Block]) -> list[Section]:
-    """The percentiles of the steps of these lines, from all blocks: at each size, of which the
-    reader chooses one, and P50 and P99 over sizes. None of a run without steps."""
+def percentiles_section(result: Result, lines: Sequence[DrawnLine]) -> list[Section]:
+    """The percentiles of the steps of these lines: at each size, of which the reader chooses one,
+    and P50 and P99 over sizes. None of a run without steps."""
     drawn = [line for line in lines if line.is_shown]
     cases = [case for line in drawn for case in line.cases if case.n_steps]
     if not cases:
@@ -32,47 +29,35 @@ def percentiles_section(lines: Sequence[DrawnLine], blocks: Sequence[Block]) -> 
 
     calls = cases[0].calls
     step = f"chain of {calls} calls" if calls > 1 else "call"
-    heading = f"Percentiles of a {step}"
-    by_case = grouped(blocks, attrgetter("case"))
-    try:
-        charts = [
-            _at_size(size, step, drawn, by_case)
-            for size in sorted({case.size_bytes for case in cases})
-        ]
-    except ValueError as error:
-        return [Section(heading, [f"The file is damaged: {error}."])]
-
+    sizes = sorted({case.size_bytes for case in cases})
+    charts = [_at_size(size, step, drawn, result) for size in sizes]
     needed = [f"P{100 * share:g} {steps_needed(share):,}" for share in PERCENTILES.values()]
     numbers = sorted(case.n_steps or 0 for case in cases)
     said = (
         f"Each percentile takes so many {step.partition(' ')[0]}s: {', '.join(needed)}. Cases here "
-        f"have {numbers[0]:,} to {numbers[-1]:,}; --iters and --max-time set how many."
+        f"have {numbers[0]:,} to {numbers[-1]:,}, with --iters more."
     )
-    return [Section(heading, [said], charts=[*filter(None, charts), *_over_sizes(step, drawn)])]
+    drawings = [*filter(None, charts), *_over_sizes(step, drawn)]
+    return [Section(f"Percentiles of a {step}", [said], charts=drawings)]
 
 
-def _at_size(
-    size: int, step: str, lines: Sequence[DrawnLine], by_case: Mapping[int, Sequence[Block]]
-) -> Chart | None:
+def _at_size(size: int, step: str, lines: Sequence[DrawnLine], result: Result) -> Chart | None:
     """The percentiles of each line at a size; None if no line has enough steps for a P50."""
-    counted = [
+    tallies = [
         (line, steps)
         for line in lines
         for case in line.cases
-        if case.size_bytes == size and (steps := tally(by_case.get(case.case, ())))
+        if case.size_bytes == size and (steps := steps_of_case(result, case.case))
     ]
-    most = max((steps.n for _, steps in counted), default=0)
+    most = max((steps.n for _, steps in tallies), default=0)
     one_in = [each for each in ONE_IN if steps_needed(1 - 1 / each) <= most]
     if one_in[-1:] < [2]:
         return None
 
     curves = []
-    for line, steps in counted:
-        shares = [1 - 1 / each for each in one_in]
-        known = [percentile(steps, each) for each in shares if steps_needed(each) <= steps.n]
-        points = np.full((3, len(shares)), np.nan)
-        points[:, : len(known)] = np.transpose([*map(_span, known)])
-        curves.append(Curve(line.name, line.role, points))
+    for line, steps in tallies:
+        spans = [_span(percentile(steps, 1 - 1 / each)) for each in one_in]
+        curves.append(Curve(line.name, line.role, np.transpose(spans)))
 
     title = f"{size_text(size)}: time of a {step} by percentile"
     return Chart(title, one_in, curves, "us", "one_in", choice=size_text(size))

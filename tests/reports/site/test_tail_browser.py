@@ -3,11 +3,13 @@ page without scripts has."""
 
 import re
 
+import numpy as np
 import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from reports.kit.page import Banner, Page, to_html
+from reports.kit.chart import Chart, Curve
+from reports.kit.page import Banner, Page, Section, to_html
 from reports.site.run_page import sweep_sections
 from tests.reports.site.test_dashboard_browser import all_of, seen, show, wait_for_chart
 from tests.reports.site.test_tail_charts import alike, run_with_steps
@@ -81,3 +83,14 @@ def test_percentiles_fit_any_width(browser, percentiles, width):
     wide = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert wide[0] <= wide[1] == width
     assert browser.get_log("browser") == []
+
+
+def test_an_interval_without_an_upper_end_says_so(browser, tmp_path):
+    """A P99 has a lower end long before an upper one; `[5.00 µs]` alone could be either."""
+    points = np.array([[5.0, 6.0], [4.0, 5.0], [5.5, np.nan]])
+    chart = Chart("P99", [1024, 2048], [Curve("auto", "ours", points)], "us")
+    page = tmp_path / "run.html"
+    page.write_text(to_html(Page("run", Banner("=", "run"), [Section("Tail", charts=[chart])])))
+    show(browser, page)
+    wait_for_chart(browser, ".chart")
+    assert all_of(browser, ".readout tbody tr")[0].text == "auto 6.00 µs [5.00 µs -]"

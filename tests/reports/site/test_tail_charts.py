@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from reports.site.run_page import sweep_sections
-from reports.site.tail_charts import ONE_IN
 from tests.reports.archived import unpack
+from tests.reports.site.test_dashboard import Read
 from tests.reports.synthetic_run import rewrite, write_run
+from tests.reports.synthetic_site import make_site
 from wiretax.record.histogram import steps_of
 from wiretax.record.result import read
 
@@ -85,6 +86,7 @@ def test_too_few_steps_are_a_gap_and_say_how_many_it_takes(tmp_path):
     assert np.isfinite(line_of(over_sizes, "P99 auto")).tolist() == [True, False]
     assert np.isfinite(line_of(over_sizes, "P50 auto")).tolist() == [True, True]
     assert line_of(over_sizes, "P50 auto")[0] == pytest.approx(10, rel=0.01)
+    assert line_of(over_sizes, "P99 auto")[0] == pytest.approx(50, rel=0.01)
     assert "P99 1,000" in section.sentences[0]
     assert "80 to 1,600" in section.sentences[0]
     assert [*charts] == ["16 KiB", "1 MiB"]
@@ -126,17 +128,22 @@ def test_steps_of_one_time_are_a_flat_line(tmp_path):
     assert data["isLog"] is False
 
 
-def test_damaged_counts_are_one_sentence_on_a_page(tmp_path):
-    """A file from another user must not keep the rest of its page from being read."""
-    path = run_with_steps(tmp_path, alike(100)).path
+def test_a_file_with_damaged_steps_is_one_sentence_in_a_store(tmp_path):
+    """The pages of all other runs must still be made."""
+    store, run_id = tmp_path / "results", "2026-11-{}T06-15-00Z-allreduce-made"
+    run_with_steps(store, alike(100), run_id=run_id.format(20))
+    path = run_with_steps(store, alike(100), run_id=run_id.format(21)).path
 
     def damage(line):
         if line["kind"] == "block":
             line["steps"] = [1.0, 2.0, b64encode(bytes([0xFF] * 9 + [1])).decode()]
 
-    section, charts, _ = percentiles(read(rewrite(path, damage)))
-    assert charts == {}
-    assert [*section.sentences] == ["The file is damaged: counts of steps are not in order."]
+    rewrite(path, damage)
+    site = make_site(store, tmp_path / "site")
+    index = Read(site / "index.html")
+    assert index.text.count("steps are damaged") == 1
+    (page,) = site.glob("run-*.html")
+    assert "Percentiles of a call" in Read(page).text
 
 
 def test_a_line_has_few_points_however_many_steps_there_are(tmp_path):
@@ -146,7 +153,6 @@ def test_a_line_has_few_points_however_many_steps_there_are(tmp_path):
     _, charts, _ = percentiles(result)
     chart = charts["16 KiB"]
     assert chart.x[-1] == 20_000
-    assert len(chart.x) < 50
-    assert len(chart.json) < 2_500
-    assert len(ONE_IN) == 70
-    assert {2, 10, 100, 1000} < {*ONE_IN}
+    assert {2, 10, 100, 1000} < {*chart.x}
+    assert len(chart.x) < 60
+    assert len(chart.json) < 3_000

@@ -48,7 +48,7 @@ class Iteration:
 
     Blocks of one `group` take turns close together, in every `every`-th round. The pilot measures
     `duration_s`, the time of one iteration, and the `warmup`; `count` are the timed iterations of a
-    block. Rank 0 has the `samples` of all blocks if the user wants them."""
+    block. Rank 0 has their medians, `usual_us`, and the `samples` of all if the user wants them."""
 
     text: str
     prepare: Step
@@ -70,6 +70,7 @@ class Iteration:
     duration_s: float = 0.0
     warmup: int = 1
     count: int = 1
+    usual_us: list[float] = field(default_factory=list)
     samples: list[Array] = field(default_factory=list)
 
     def read_wrong(self) -> Wrong:

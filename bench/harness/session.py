@@ -66,6 +66,7 @@ class Session:
     place: Place
     notes: list[str] = field(default_factory=list)  # sentences for the head of the run
     overhead_us: float = 0.0  # of an empty collective in each time, on rank 0
+    began_ns: int = 0  # the first block, by rank 0's stamps, on rank 0
 
     @property
     def flight(self) -> FlightRecord:

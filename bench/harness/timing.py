@@ -4,11 +4,13 @@ Before and after a block a flag bounces between the ranks, which shows the state
 first iteration of a block, and one after its last, are checked bit by bit on the timed path.
 Iterations of a block are not independent, so intervals and the stop use block medians alone."""
 
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, nothing
@@ -18,8 +20,9 @@ from collectives.collective import Array, Datatype
 from collectives.operation import Operation, World
 from kernels.devices.device import WRONG_BYTES, Counts, DeviceError, Stamps, Step
 from wiretax.record.histogram import steps_of
-from wiretax.record.schema import Block, LinkBlock
+from wiretax.record.schema import MOST_SLOW_STEPS, Block, LinkBlock, SlowStep
 from wiretax.record.stats import warmup_length
+from wiretax.record.tails import SLOW_RATIO
 
 PILOT_S = 0.02
 # After another case the cache lines of the slabs are in the caches of other cores: the next three
@@ -27,6 +30,7 @@ PILOT_S = 0.02
 # of both halves has moved between its ranks twice, but only for this long.
 CACHE_WARMUP_S = 0.005
 MOST_WARMUP = 50
+OWN_MEDIAN_STEPS = 10  # of a block, from which on its median is its own
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -67,9 +71,10 @@ def submitted(world: World, step: Step, counts: Counts) -> Stamps:
 class Times:
     """Microseconds by iteration, of a chain per call: `time` of the operation (last exit minus last
     arrival on a shared clock, otherwise the slowest rank's), `after` of the next step; both also
-    [rank, iteration], by these `ranks`."""
+    [rank, iteration], by these `ranks`. An iteration arrived at `at_ns` by rank 0's clock."""
 
     ranks: Sequence[int]
+    at_ns: Stamps
     time: Floats
     after: Floats
     skew: Floats
@@ -92,7 +97,10 @@ def times_us(iteration: Iteration, stamps: Sequence[Stamps], world: World) -> Ti
             axis=0
         )
     time_us = (stamps_ns[:, :, LEFT] - arrived_ns) / unit_ns
-    return Times(ranks, time_us.max(axis=0), after_us.max(axis=0), skew_us, time_us, after_us)
+    at_ns = stamps[0][:, ARRIVED]
+    return Times(
+        ranks, at_ns, time_us.max(axis=0), after_us.max(axis=0), skew_us, time_us, after_us
+    )
 
 
 def pilot(session: Session, iteration: Iteration) -> None:
@@ -139,7 +147,8 @@ def measure_block(
     times = times_us(iteration, all_stamps, session.world)
     if session.options.samples:
         iteration.samples.append(samples_of(iteration, block, times))
-    record = block_record(iteration, block, times)
+    session.began_ns = session.began_ns or int(times.at_ns[0])
+    record = block_record(iteration, block, times, session.began_ns)
     record.link_rtt_ns = link_rtt_ns(all_trips_ns)
     if wrong is not None:
         record.n_wrong = sum(of_rank.elements for of_rank in wrongs)
@@ -153,8 +162,9 @@ def link_rtt_ns(trips_ns: Sequence[tuple[float, float]]) -> tuple[float, float] 
     return (before, after) if before or after else None
 
 
-def block_record(iteration: Iteration, block: int, times: Times) -> Block:
-    """The record of a block, without what was checked and the link's round trips."""
+def block_record(iteration: Iteration, block: int, times: Times, began_ns: int = 0) -> Block:
+    """The record of a block, without what was checked and the link's round trips, in a run whose
+    first block began then."""
     chained = iteration.chain_calls > 0
     after_us, skew_us = float(np.median(times.after)), float(np.median(times.skew))
     total_us = times.time if chained else times.time + times.after
@@ -168,10 +178,36 @@ def block_record(iteration: Iteration, block: int, times: Times) -> Block:
         mean_us=float(times.time.mean()),
         total_us=float(np.median(total_us)),
         steps=steps_of(total_us * max(1, iteration.chain_calls)),
+        slow=slow_steps(iteration, times, total_us, began_ns) or msgspec.UNSET,
         consume_us=None if chained else after_us,
         chain_only_us=after_us if chained else None,
         arrival_skew_us=None if np.isnan(skew_us) else skew_us,
     )
+
+
+def slow_steps(
+    iteration: Iteration, times: Times, total_us: Floats, began_ns: int
+) -> list[SlowStep]:
+    """At most MOST_SLOW_STEPS of those that take over twice the block's median, at random; a
+    short block's median is that of the case's blocks so far. Slow steps in a row count once: the
+    others are the first one's wake. Without a shared clock a rank's time has its waits for late
+    ranks, and so names no rank."""
+    own_us = float(np.median(total_us))
+    iteration.usual_us.append(own_us)
+    usual_us = own_us if len(total_us) >= OWN_MEDIAN_STEPS else float(np.median(iteration.usual_us))
+    slow = np.flatnonzero(total_us > SLOW_RATIO * usual_us)
+    slow = slow[np.diff(slow, prepend=-2) > 1]
+    # Every so many of them would add a period of its own.
+    draw, found = random.Random(len(iteration.usual_us)), list[SlowStep]()
+    for number in sorted(draw.sample(slow.tolist(), min(len(slow), MOST_SLOW_STEPS))):
+        by_rank_us = times.time_by_rank[:, number]
+        if not iteration.chain_calls:
+            by_rank_us = by_rank_us + times.after_by_rank[:, number]
+        late = np.flatnonzero(by_rank_us > SLOW_RATIO * usual_us)
+        is_alone = len(late) == 1 and not np.isnan(times.skew[number])
+        at_us = max(int(times.at_ns[number]) - began_ns, 0) // 1000
+        found.append(SlowStep(number, at_us, times.ranks[late[0]] if is_alone else -1))
+    return found
 
 
 def samples_of(iteration: Iteration, block: int, times: Times) -> Array:

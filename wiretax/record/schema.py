@@ -174,6 +174,18 @@ class Steps(msgspec.Struct, array_like=True):
     counts: str
 
 
+class SlowStep(msgspec.Struct, array_like=True):
+    """A step that took over twice what was usual: its iteration in the block, when it began, since
+    the run's first block, and the rank that alone was slow, -1 if none was."""
+
+    iteration: Count
+    at_us: Count
+    rank: Annotated[int, msgspec.Meta(ge=-1, lt=10**9)]
+
+
+MOST_SLOW_STEPS = 4  # of a block: those of its case are many, and each takes 20 B in the file
+
+
 class Block(Timed, Line, kw_only=True):
     """One block of one case: medians over its `n` iterations; for a chain over chains, per call."""
 
@@ -188,6 +200,9 @@ class Block(Timed, Line, kw_only=True):
     total_us: NotNegative | None = None
     steps: Steps | None = None
     theirs: Theirs | msgspec.UnsetType = msgspec.UNSET  # in imports only
+    slow: (
+        Annotated[list[SlowStep], msgspec.Meta(max_length=MOST_SLOW_STEPS)] | msgspec.UnsetType
+    ) = msgspec.UNSET  # a few of them, unless it has none
     arrival_skew_us: Measured = None
     chain_only_us: Measured = None
     link_rtt_ns: tuple[Bounded, Bounded] | None = None

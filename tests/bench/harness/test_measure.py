@@ -3,6 +3,7 @@ of all ranks."""
 
 from unittest import mock
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,6 +13,8 @@ from bench.harness.timing import block_record, link_rtt_ns, samples_of, times_us
 from collectives.collective import DATATYPES
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Step, Wrong
+from wiretax.record.schema import MOST_SLOW_STEPS, Block
+from wiretax.record.writing import to_line
 from wiretax.record.wrong import where_wrong
 
 pytestmark = pytest.mark.unit
@@ -105,3 +108,57 @@ def test_a_wrong_block_names_the_lowest_rank_with_a_wrong_element():
     wrong = verify.first_wrong([Wrong(), Wrong(1, 0, 8, 0, 0x7FC0)], DATATYPES["bfloat16"])
     assert wrong
     assert (wrong.rank, wrong.got) == (1, "nan (0x7fc0)")
+
+
+def stamps_of(*own_us):
+    """The stamps of ranks that arrive together every 100 us, whose steps take so long."""
+    own_ns = (1e3 * np.array(own_us)).astype(np.int64)
+    begun_ns = np.broadcast_to(5_000_000 + 100_000 * np.arange(own_ns.shape[1]), own_ns.shape)
+    return [*np.stack([begun_ns, *3 * [begun_ns + own_ns]], axis=-1)]
+
+
+def slow_of(*own_us, iteration=None, **how):
+    iteration, stamps = iteration or iteration_of(), stamps_of(*own_us)
+    record = block_record(iteration, 3, times(iteration, stamps, **how), began_ns=1_000_000)
+    return [(step.iteration, step.at_us, step.rank) for step in record.slow or ()]
+
+
+def test_a_slow_step_says_when_it_began_and_which_rank_alone_was_slow():
+    usual_us = [10.0] * 30
+    first, second = list(usual_us), list(usual_us)
+    second[4], second[9], first[9], first[20] = 25.0, 90.0, 90.0, 21.0
+    assert slow_of(first, second) == [(4, 4400, 1), (9, 4900, -1), (20, 6000, 0)]
+    # Without a shared clock rank 1 may be slow, or have waited for rank 0.
+    assert slow_of(first, second, clock_shared=False) == [
+        (4, 4400, -1),
+        (9, 4900, -1),
+        (20, 6000, -1),
+    ]
+    assert slow_of(usual_us, usual_us) == []
+    assert b"slow" not in to_line(block_of()), "a block without them is as short as before"
+
+
+def test_the_wake_of_a_slow_step_is_no_other_one_and_a_few_of_many_are_kept():
+    own_us = np.full(400, 10.0)
+    own_us[50:60] = 40.0
+    assert [number for number, *_ in slow_of(own_us, own_us)] == [50]
+    own_us[::10] = 40.0
+    kept = [number for number, *_ in slow_of(own_us, own_us)]
+    assert len(kept) == MOST_SLOW_STEPS
+    assert kept == sorted(kept)
+    assert len({*np.diff(kept)}) > 1, "a choice with a period would be taken for the steps' own"
+
+
+def test_chains_of_which_a_block_has_one_are_slow_beside_the_cases_earlier_blocks():
+    chain = iteration_of(chain_calls=10)
+    seen = [slow_of([us], [us], iteration=chain) for us in (100.0, 103.0, 98.0, 300.0, 101.0)]
+    assert [len(of_block) for of_block in seen] == [0, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "slow", [[[1, 2, -2]], [[-1, 2, 0]], [[1, 2.5, 0]], [[1, 2]], [[0, 0, 0]] * 5, [[1, 1e300, 0]]]
+)
+def test_damaged_slow_steps_are_refused(slow):
+    line = msgspec.json.decode(to_line(block_of()))
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(line | {"slow": slow}, Block)

@@ -159,7 +159,8 @@ def tally(blocks: Sequence[Block], launch: int = 0) -> Tally | None:
     rows, bins, placed = placed_steps(blocks)
     low, width = int(bins.min()), int(np.ptp(bins)) + 1
     # Blocks that follow each other share a row: very many, which would not fit; and blocks of one
-    # step, which would hide that slow steps come together, in batches of the square root of n.
+    # step, which would hide that slow steps come together, in batches of the square root of n
+    # (Flegal and Jones, Annals of Statistics 38, 2010).
     is_single = all(block.n == 1 for block in blocks)
     rows //= max(1 + len(blocks) * width // MOST_CELLS, isqrt(len(blocks)) if is_single else 1)
     counts = np.zeros((rows[-1] + 1, width), np.int64)

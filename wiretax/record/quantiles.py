@@ -11,7 +11,6 @@ from scipy.special import betainc
 from wiretax.common.grouped import grouped
 from wiretax.record.case import Key, key_of
 from wiretax.record.histogram import Tally, tally
-from wiretax.record.result import ResultError
 from wiretax.record.schema import Result
 
 LEAST_BEYOND = 2  # steps of a launch beyond its percentile, on average
@@ -42,14 +41,11 @@ def launch_quantile_us(steps: Tally, quantile: float, n: int | None = None) -> f
 def launch_steps(result: Result, without: Sequence[str] = ()) -> Iterator[tuple[Key, Tally]]:
     """The key and the steps of each case of a run that stores them and was not wrong, of all its
     blocks in one row. A key leaves out the fields `without`: of two cases that have one key then,
-    the one with more steps comes last, and counts. Raises ResultError for damaged counts."""
+    the one with more steps comes last, and counts."""
     by_case = grouped(result.blocks, lambda block: block.case)
     found = list[tuple[Key, Tally]]()
     for case in result.cases:
-        try:
-            steps = tally(by_case.get(case.case, ())) if case.status == "ok" else None
-        except ValueError as error:
-            raise ResultError(f"{result.path}: {error}") from error
+        steps = tally(by_case.get(case.case, ())) if case.status == "ok" else None
         if steps:
             counts = steps.counts.sum(axis=0)[None]
             of_launch = replace(steps, counts=counts, launches=steps.launches[:1])

@@ -4,10 +4,11 @@ from base64 import b64encode
 
 import numpy as np
 import pytest
+from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
 from wiretax.record.histogram import MOST_BINS, add, placed_steps, steps_of, tally
-from wiretax.record.schema import Block
+from wiretax.record.schema import Block, Steps
 
 
 def block(steps_us, number=0):
@@ -76,6 +77,12 @@ def test_a_thousand_launches_are_those_of_their_blocks():
         exact = [(part > limit_us).sum() for part in parts]
         assert np.abs(found - exact).max() <= 3
         assert found.sum() == pytest.approx(sum(exact), abs=100)
+
+
+def test_a_clock_that_is_set_back_leaves_a_record_that_can_be_read():
+    """One such step made a file that no report read."""
+    steps = convert(to_builtins(steps_of([-0.25, 3.0])), Steps)
+    assert (steps.least_us, steps.most_us) == (0.0, 3.0)
 
 
 @pytest.mark.parametrize("steps_us", [[0.0], [0.0, 1e-9, 12.5], [3.0], [1e14, 0.5]])

@@ -28,7 +28,8 @@ Counts = NDArray[np.int64]
 
 def steps_of(steps_us: ArrayLike) -> Steps:
     """The record of a block's steps, (n,) in us, at least one."""
-    steps_us = np.asarray(steps_us, dtype=float)
+    # Of a clock that was set back, as that of a GPU may be: no report would read a negative time.
+    steps_us = np.asarray(np.maximum(steps_us, 0.0), dtype=float)
     bins = _bins_of(steps_us)
     first = int(bins.min())
     counts = np.bincount(bins - first)

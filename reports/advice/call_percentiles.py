@@ -49,7 +49,9 @@ def call_percentile(
         estimate = Estimate(value=estimate.value)
     elif estimate.ci_high is None:
         least = effective_needed(share, outside)
-        origin += f", worth fewer than the {least:,} independent ones that an upper end takes"
+        origin += (
+            f", too few or too unlike for an upper end, which takes {least:,} independent ones"
+        )
     return estimate, origin, len(found)
 
 

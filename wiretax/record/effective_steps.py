@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wiretax.record.histogram import Tally
 from wiretax.record.stats import student_quantile
 
-LEAST_BLOCKS = 16  # of one launch, for an interval
+LEAST_BLOCKS = 12  # of one launch, for an interval: as many as `-n` measures
 LEAST_LAUNCHES = 5  # of several
 OUTSIDE = 0.025  # of a 95 % interval, on each side
 Floats = NDArray[np.float64]
@@ -30,34 +30,52 @@ def effective_needed(share: float, outside: float = OUTSIDE) -> int:
 def has_interval(steps: Tally) -> bool:
     """Whether there are enough blocks, or enough launches if there is more than one."""
     n_launches = len(np.unique(steps.launches))
-    enough = LEAST_BLOCKS if n_launches == 1 else LEAST_LAUNCHES
-    return (len(steps.launches) if n_launches == 1 else n_launches) >= enough
+    if n_launches == 1:
+        return len(steps.launches) >= LEAST_BLOCKS
+    return n_launches >= LEAST_LAUNCHES
 
 
 def effective(steps: Tally, below: Floats, outside: float = OUTSIDE) -> Floats:
     """How many independent steps tell as much of the share of steps below each limit, (limits,),
     given the steps of each block below it, (blocks, limits). At most the steps themselves.
 
-    The clusters are the blocks of a single launch, of which neighbours may be correlated (Newey and
-    West, Econometrica 55, 1987, with one lag), and else the launches, which are not."""
+    The clusters are the launches, or the blocks of a single one. Then neighbours may be correlated,
+    as an AR(1), whose correlation is estimated as `stats.autocorrelation` does. It widens what
+    exceeds the variance of independent steps, and lowers the degrees of freedom."""
     n_in = steps.counts.sum(axis=1)
     shares = below.sum(axis=0) / steps.n
     excess = below - shares * n_in[:, None]
     launches = np.unique(steps.launches, return_inverse=True)[1]
+    inflation = np.ones(len(shares))
     if launches.max():
-        of_launches = np.zeros((int(launches.max()) + 1, excess.shape[1]))
+        of_launches = np.zeros((int(launches.max()) + 1, len(shares)))
         np.add.at(of_launches, launches, excess)
-        excess, lagged = of_launches, np.zeros(len(shares))
+        excess = of_launches
     else:
-        lagged = np.maximum(np.sum(excess[1:] * excess[:-1], axis=0), 0)
+        inflation = _inflation(excess)
 
-    n_clusters = len(excess)
-    variance = (np.sum(excess**2, axis=0) + lagged) * n_clusters / (n_clusters - 1)
+    n = len(excess)
+    # The deviations from a mean hide what their correlation adds to the mean itself.
+    hidden = (inflation - 1) / (n - 1)
+    variance = np.sum(excess**2, axis=0) * n / (n - 1)
     independent = shares * (1 - shares) * steps.n
+    design = np.divide(variance, independent, out=np.ones(len(shares)), where=independent > 0)
+    design = np.maximum(design, 1 + (design - 1) * inflation / (1 - hidden))
     sigmas = NormalDist().inv_cdf(1 - outside)
-    wider = (student_quantile(n_clusters - 1, sigmas) / sigmas) ** 2
-    design = np.divide(variance, independent, out=np.ones_like(variance), where=independent > 0)
+    wider = (student_quantile(np.maximum(n / inflation - 1, 1), sigmas) / sigmas) ** 2
     return np.asarray(np.maximum(steps.n / np.maximum(design * wider, 1), 1))
+
+
+def _inflation(excess: Floats) -> Floats:
+    """The factor by which the correlation of neighbouring rows raises the variance of their sum, of
+    (blocks, limits): (limits,)."""
+    n = len(excess)
+    squares = np.sum(excess**2, axis=0)
+    lagged = np.sum(excess[1:] * excess[:-1], axis=0)
+    found = np.divide(lagged, squares, out=np.zeros(len(squares)), where=squares > 0)
+    rho = np.clip((found + 1 / n) / (1 - 4 / n), 0, 0.9)
+    lags = np.arange(1, n)[:, None]
+    return np.asarray(1 + 2 * np.sum((1 - lags / n) * rho**lags, axis=0))
 
 
 def rank_bounds(n: float, share: float, outside: float = OUTSIDE) -> tuple[float, float]:

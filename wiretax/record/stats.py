@@ -76,12 +76,14 @@ def _student_half_width(values: NDArray[np.float64], rho: float) -> float:
     return float(student_quantile(freedom) * half)
 
 
-def student_quantile(freedom: float, sigmas: float = SIGMAS) -> float:
+def student_quantile(freedom: ArrayLike, sigmas: float = SIGMAS) -> NDArray[np.float64]:
     """How many standard errors of Student's distribution cover as much as so many of a normal one,
-    by default 95 %: to 1 % from three degrees of freedom on, and more than it takes below (Wallace,
-    Annals of Mathematical Statistics 30, 1959): importing scipy would delay each run by 0.3 s."""
+    by default 95 %, in the shape of `freedom`: to 1 % from three degrees on, and more than it takes
+    below (Wallace, Annals of Mathematical Statistics 30, 1959). Importing scipy would delay each
+    run by 0.3 s."""
+    freedom = np.asarray(freedom, dtype=float)
     scale = sigmas * (8 * freedom + 3) / (8 * freedom + 1)
-    return float(np.sqrt(freedom * np.expm1(scale**2 / freedom)))
+    return np.asarray(np.sqrt(freedom * np.expm1(scale**2 / freedom)))
 
 
 def clipped(deviations: NDArray[np.float64], most: float) -> NDArray[np.float64]:

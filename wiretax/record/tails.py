@@ -26,6 +26,7 @@ PERCENTILES = {
     "step_p999_us": 0.999,
 }
 LEAST_BEYOND = 10  # steps beyond a percentile, for it to be shown
+LEAST_APART = 6  # blocks with steps beyond it: the bursts of fewer do not tell how many more come
 SLOW_RATIO = 2  # of a slow step to the P50, at the least
 
 
@@ -67,7 +68,9 @@ def steps_of_case(result: Result, number: int) -> Tally | None:
 def percentile(steps: Tally, share: float, outside: float = OUTSIDE) -> Estimate | None:
     """A percentile of these steps in us, None below `steps_needed`, with its 95 % interval, or with
     that of 1 - 2 `outside`: of the steps of this launch, or if there are several, of launches. Both
-    its ends are None where `has_interval` is not, and the upper one below `effective_needed`.
+    its ends are None unless `has_interval`, and below one effective step beyond the percentile. The
+    upper end is None below `effective_needed` too, and where fewer than LEAST_APART blocks have the
+    steps beyond it.
 
     The interval is Woodruff's (JASA 47, 1952): the share of steps below a time varies as that of
     `effective` independent ones, so the bounds of their ranks bound the percentile. The fewest
@@ -85,19 +88,30 @@ def percentile(steps: Tally, share: float, outside: float = OUTSIDE) -> Estimate
     n, fewest = np.inf, float(steps.n)
     while fewest < n:
         n = fewest
+        if n * (1 - share) < 1:
+            return estimate
         low, high = rank_bounds(n, share, outside)
         first, last = np.searchsorted(reached, [low, high])
         fewest = min(n, float(counts[max(first - 1, 0) : last + 1].min()))
 
-    estimate.ci_low = round(steps.quantile_us(low), 6)
-    if int(n) >= effective_needed(share, outside):
-        estimate.ci_high = round(steps.quantile_us(high), 6)
+    low_us, high_us = steps.quantile_us(low), steps.quantile_us(high)
+    edges_us = steps.edges_us
+    if high_us < low_us * edges_us[-1] / edges_us[-2]:  # within a bin nothing is known
+        first, last = np.searchsorted(edges_us, [low_us, high_us], side="right")
+        low_us = max(edges_us[first - 1], steps.least_us)
+        high_us = min(edges_us[min(last, len(edges_us) - 1)], steps.most_us)
+
+    estimate.ci_low = round(float(low_us), 6)
+    n_apart = np.count_nonzero(steps.above(estimate.value))
+    if int(n) >= effective_needed(share, outside) and n_apart >= LEAST_APART:
+        estimate.ci_high = round(float(high_us), 6)
     return estimate
 
 
 def share_above(steps: Tally, limit_us: float) -> Estimate:
-    """The share of the steps that take longer than a limit, with its 95 % interval, as that of a
-    `percentile`. No step above it has no design effect: the largest beyond the P90 counts."""
+    """The share of the steps that take longer than a limit, with its 95 % interval, whose ends are
+    None as those of a `percentile`. No step above it has no design effect: the largest beyond the
+    P90 counts."""
     above = steps.above(limit_us)
     estimate = Estimate(value=float(above.sum() / steps.n))
     if not has_interval(steps):
@@ -107,5 +121,8 @@ def share_above(steps: Tally, limit_us: float) -> Estimate:
     if not above.any():
         below = np.cumsum(steps.counts, axis=1).astype(float)
         n = float(effective(steps, below)[below.sum(axis=0) >= 0.9 * steps.n].min())
-    estimate.ci_low, estimate.ci_high = share_bounds(n, estimate.value)
+    low, high = share_bounds(n, estimate.value)
+    estimate.ci_low = low
+    if np.count_nonzero(above) >= LEAST_APART or not above.any():
+        estimate.ci_high = high
     return estimate

@@ -1,12 +1,15 @@
-"""Writes a team's folder of runs, and its pages, for tests of the dashboard: sweeps, whole steps, a
-campaign, an imported log, and a hostile run."""
+"""Writes a team's folder of runs, and its pages, for tests of the dashboard: sweeps, of which one
+stores how long its calls took, whole steps, a campaign, an imported log, and a hostile run."""
 
 from pathlib import Path
+
+import numpy as np
 
 from reports.__main__ import main
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
 from tests.reports.synthetic_run import rewrite_cases, rewrite_head, write_run
 from tests.reports.synthetic_together import layer, steps
+from wiretax.record.histogram import steps_of
 
 LOG = """# nThread 1 nGpus 2 minBytes 8 maxBytes 16 step: 2(factor) warmup iters: 5 validation: 1
 #     size    count  type redop root   time algbw busbw #wrong   time algbw busbw #wrong
@@ -22,6 +25,15 @@ HOSTILE = (
 )
 
 
+# The steps of a block, as multiples of its time: one in 50 is slow.
+STEPS = np.where(np.arange(200) % 50, 1.0, 5.0)
+
+
+def with_steps(block):
+    block.n, block.steps = len(STEPS), steps_of(block.cost_us * STEPS)
+    return block
+
+
 def write_store(folder: Path) -> Path:
     """Writes the folder, which gives eight pages."""
     write_run(
@@ -30,6 +42,7 @@ def write_store(folder: Path) -> Path:
         n_blocks=12,
         n=10,
         fast_rounds=[3],
+        change=with_steps,
         run_id="2026-11-20T06-15-00Z-allreduce-000",
     )
     steps(folder / "steps", 10.0, 12.0, 20.0)

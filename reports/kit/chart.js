@@ -109,6 +109,17 @@ function seriesOf({ x, lines }, colour) {
   return { series, bands, values };
 }
 
+// The positions whose names have room behind the one before; null for the others.
+function apart(plot, positions) {
+  let end = -Infinity;
+  return positions.map((each) => {
+    const at = plot.valToPos(each, "x");
+    if (at < end) return null;
+    end = at + 36;
+    return each;
+  });
+}
+
 // Times near each other go without the year, others without the time. Of percentiles, P50 and those
 // that are ten times as rare as the one before have ticks.
 function axesOf({ kind, unit, isLog }, colour) {
@@ -127,7 +138,7 @@ function axesOf({ kind, unit, isLog }, colour) {
       space: kind === "time" ? 76 : 40,
       ...(kind === "one_in" && {
         splits: (plot, at, low, high) => RARITIES.filter((each) => low <= each && each <= high),
-        filter: (plot, splits) => splits,
+        filter: apart,
       }),
     },
     {

@@ -35,8 +35,9 @@ def percentiles_section(result: Result, lines: Sequence[DrawnLine]) -> list[Sect
     numbers = sorted(case.n_steps or 0 for case in cases)
     said = (
         f"Each percentile takes so many {step.partition(' ')[0]}s: {', '.join(needed)}. Cases here "
-        f"have {numbers[0]:,} to {numbers[-1]:,}; --iters sets how many."
+        f"have {numbers[0]:,} to {numbers[-1]:,}"
     )
+    said += "." if result.run.imported_from else "; --iters sets how many."
     drawings = [*filter(None, charts), *_over_sizes(step, drawn)]
     return [Section(f"Percentiles of a {step}", [said], charts=drawings)]
 

@@ -9,7 +9,7 @@ import pytest
 from reports.site.run_page import sweep_sections
 from tests.reports.archived import unpack
 from tests.reports.site.test_dashboard import Read
-from tests.reports.synthetic_run import rewrite, write_run
+from tests.reports.synthetic_run import rewrite, rewrite_head, write_run
 from tests.reports.synthetic_site import make_site
 from wiretax.record.histogram import steps_of
 from wiretax.record.result import read
@@ -112,6 +112,15 @@ def test_runs_without_steps_have_the_page_that_they_had(tmp_path):
     for path in sorted(folder.glob("*allreduce*.jsonl"))[:2]:
         headings = [section.heading for section in sweep_sections(read(path))]
         assert headings == ["Speed and time at each size", "Each size"]
+
+
+def test_an_import_is_not_told_an_option_of_ours(tmp_path):
+    """Timing lines of any program can have steps; its own command says how many."""
+    ours = run_with_steps(tmp_path, alike(100))
+    said = percentiles(ours)[0].sentences[0]
+    rewrite_head(ours.path, imported_from="box.log")
+    foreign = percentiles(read(ours.path))[0].sentences[0]
+    assert said == f"{foreign.removesuffix('.')}; --iters sets how many."
 
 
 def test_a_run_that_was_cut_off_has_its_percentiles(tmp_path):

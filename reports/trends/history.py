@@ -31,6 +31,7 @@ from reports.trends.events import Change, Event, event_at, events_of
 from reports.trends.links import by_state, cost_beside, link_of
 from reports.trends.panels import Panel, panel_of, tested_together
 from reports.trends.series import Series
+from reports.trends.tails import QUANTILES, confirmed, runs_to_tell
 from wiretax.common.grouped import grouped
 from wiretax.common.program import answer, complain
 from wiretax.common.untrusted import printable
@@ -38,6 +39,7 @@ from wiretax.record.folder import COPY, INCOMPLETE, WRONG, Contents, read_store
 from wiretax.record.observations import MIN_BLOCKS, MOST_STEAL, Entry, alike_of, world_of
 from wiretax.record.result import ResultError, by_time, time_of
 from wiretax.record.schema import CaseHeader, Run
+from wiretax.record.tails import PERCENTILES, steps_needed
 
 # Up to this correlation of neighbouring runs, and from so many series on that are tested together:
 # the share of months without a change that have an alarm at the most (docs/calibration.md).
@@ -51,7 +53,8 @@ LABEL_SHARE = 0.1  # of its height, a line of words
 
 @dataclass
 class History:
-    """The runs of a folder by run id, in order of time, and what is found in them."""
+    """The runs of a folder by run id, in order of time, and what is found in their median costs, or
+    in a `quantile` of their steps."""
 
     runs: dict[str, Run]
     skipped: list[str]  # sentences on what is left out
@@ -62,6 +65,7 @@ class History:
     links: list[Series] = field(default_factory=list)  # round trips of links that changed
     events: list[Event] = field(default_factory=list)  # those of links first, then the largest
     judged: list[Judgement] = field(default_factory=list)  # of series that were tested together
+    quantile: str = ""  # one of QUANTILES
 
     @property
     def rho(self) -> float | None:
@@ -136,8 +140,9 @@ def failed_text(own: Sequence[Entry]) -> str:
     )
 
 
-def history_of(contents: Contents) -> History:
-    """The history of these runs, of which none may be usable."""
+def history_of(contents: Contents, quantile: str = "") -> History:
+    """The history of these runs, of which none may be usable: of median costs, or of a `quantile`,
+    one of QUANTILES."""
     left_out = [(entry.path, entry.left_out) for entry in contents.entries]
     skipped = left_out_lines([*contents.left_out, *left_out])
     entries = {entry.run.run_id: entry for entry in contents.entries if not entry.left_out}
@@ -147,6 +152,7 @@ def history_of(contents: Contents) -> History:
         {run_id: entry.disturbance for run_id, entry in entries.items() if entry.disturbance},
         standing_wrong(contents),
         newest_failed(contents),
+        quantile=quantile,
     )
 
     panels = list[Panel]()
@@ -158,7 +164,7 @@ def history_of(contents: Contents) -> History:
         link = link_of(group, variant)
         groups, notes = by_state(group, link)
         skipped += [f"{node}: {note}" if node else note for note in notes]
-        panels += [panel_of(own, variant, words) for words, own in groups.items()]
+        panels += [panel_of(own, variant, words, quantile) for words, own in groups.items()]
         if series := link.series:
             series.mark_disturbed(history.disturbed)
             history.links.append(series)
@@ -174,9 +180,25 @@ def history_of(contents: Contents) -> History:
         skipped.append(
             f"left out, with fewer than {MIN_BLOCKS} blocks: {n_few} of {n_results} results"
         )
+    if quantile:
+        skipped += without_quantile(entries.values(), quantile)
 
     add_events(history, panels, facts_of)
     return history
+
+
+def without_quantile(entries: Collection[Entry], quantile: str) -> list[str]:
+    """A sentence on the results that have no such percentile, if there are any."""
+    name = QUANTILES[quantile]
+    lack = sum(int(np.isnan(entry.observed[name]).sum()) for entry in entries)
+    if not lack:
+        return []
+    n_results = sum(len(entry.observed) for entry in entries)
+    least = steps_needed(PERCENTILES[name])
+    return [
+        f"left out, without a P{quantile}, of older versions or fewer than {least:,} steps: {lack} "
+        f"of {n_results} results"
+    ]
 
 
 def add_events(
@@ -187,6 +209,8 @@ def add_events(
     n_series = sum(len(part.series) for part in together)
     for part in together:
         judged = judge(part.log_costs, n_series)
+        if history.quantile:
+            judged = confirmed(judged, part.log_costs, n_series)
         history.judged.append(judged)
         history.events += events_of(part, judged, history.disturbed, facts_of)
 
@@ -199,6 +223,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--since", metavar="RUN", help="only changes from this run id, or this day (2026-11-20), on"
     )
     parser.add_argument("--plot", metavar="OUT", type=Path, help="draw changes; .svg or .png")
+    parser.add_argument(
+        "--quantile",
+        choices=QUANTILES,
+        default="",
+        help="changes of this percentile of the steps of each run, in place of the median cost",
+    )
     parser.epilog = (
         "With --since or --json the exit status is 1 if a series is worse or no correct run has "
         "followed wrong results, 3 if the newest runs are incomplete, otherwise 0; it is 2 if RUN "
@@ -209,11 +239,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def history(arguments: argparse.Namespace) -> int:
     """Prints the events, each with at most eight series, in at most 80 columns, or all as JSON.
     Returns 1 if a series is worse or wrong results stand, or else 3 if newest runs are incomplete,
-    for --since and --json, otherwise 0. Raises ResultError for a folder without runs, for an
-    unknown run, and if the picture cannot be drawn."""
-    history = history_of(read_store(arguments.folder))
-    if not history.runs:
+    for --since and --json, otherwise 0. Raises ResultError for a folder without runs or without the
+    quantile, for an unknown run, and if the picture cannot be drawn."""
+    quantile = arguments.quantile
+    history = history_of(read_store(arguments.folder), quantile)
+    if not history.runs or (quantile and not history.series):
         problem = f"{arguments.folder} has no usable run"
+        if history.runs:
+            problem = f"{arguments.folder} has no run with a P{quantile}"
         raise ResultError("; ".join([problem, *history.skipped]))
     later = runs_since(history, arguments.since)
     if arguments.since:
@@ -248,6 +281,7 @@ def history(arguments: argparse.Namespace) -> int:
         disturbed=history.disturbed,
         events=events,
         series=[series.record() for series in [*history.links, *history.series]],
+        quantile=PERCENTILES[QUANTILES[quantile]] if quantile else None,
     )
     return status if arguments.since or arguments.json else 0
 
@@ -298,7 +332,8 @@ def headline(history: History) -> str:
     if not events:
         suspects = [f", but: {event.finding}" for event in history.events if event.is_suspect]
         runs = counted(len(history.runs), "complete run" if history.failed else "run")
-        return f"no change over {runs}{''.join(suspects)}"
+        of_tail = f" of P{history.quantile}" if history.quantile else ""
+        return f"no change{of_tail} over {runs}{''.join(suspects)}"
 
     which = ""
     if events[1:]:
@@ -331,6 +366,8 @@ def rates(rho: float, series: int) -> str:
 
 def seen(history: History) -> str:
     """The smallest changes that this history would show."""
+    if history.quantile:
+        return seen_tail(history)
     own = np.median(np.concatenate([each.smallest for each in history.judged]))
     if own == np.inf:
         return "With so few runs only large steps are found."
@@ -338,6 +375,17 @@ def seen(history: History) -> str:
     texts = [f"of {np.expm1(max(common)):.1%} in all cases"] if common else []
     texts.append(f"of {np.expm1(own):.1%} in one case alone (the median case)")
     return f"Steps {' and '.join(texts)} are found within eight runs, about four times in five."
+
+
+def seen_tail(history: History) -> str:
+    """How long a change of the quantile must last."""
+    longest = max((len(each.run_ids) for each in history.series), default=len(history.runs))
+    age = runs_to_tell(longest, sum(len(each.steps) for each in history.judged))
+    if not age:
+        return f"So few runs show no change of P{history.quantile}."
+    return (
+        f"A change of P{history.quantile} is told when the ranks of {age} runs or more confirm it."
+    )
 
 
 def seen_change(history: History) -> float:
@@ -421,4 +469,4 @@ def draw_series(axes: Any, series: Series) -> None:
     axes.margins(y=LABEL_SHARE * (1 + len(series.steps)))  # room for the words
     ticks = np.linspace(0, len(costs_us) - 1, 3, dtype=int)
     axes.set_xticks(ticks, [f"{time_of(run_ids[tick]):%Y-%m-%d}" for tick in ticks])
-    axes.set_title(fold(f"{series.label}, us", 0.9 * PANEL_IN[0]))
+    axes.set_title(fold(f"{series.title}, us", 0.9 * PANEL_IN[0]))

@@ -3,6 +3,7 @@ tested together, and what stands in for a run that a series lacks."""
 
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import pandas as pd
 from reports.tables.sentences import sized, without_version
 from reports.trends.changes import LEAST_BASE, Judgement, LevelChange
 from reports.trends.series import Series, label_of, place_of, point_of
+from reports.trends.tails import QUANTILES
 from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
-from wiretax.record.observations import Entry, costs_of, method_of
+from wiretax.record.observations import COST_US, Entry, costs_of, method_of
+from wiretax.record.steady import steady_us
 
 LEAST_COMMON = 0.5  # of the runs of two series that are tested together
 
@@ -63,11 +66,13 @@ class Panel:
         return own
 
 
-def panel_of(entries: Sequence[Entry], variant: str, link: str = "") -> Panel:
+def panel_of(entries: Sequence[Entry], variant: str, link: str = "", quantile: str = "") -> Panel:
     """The series of runs that were measured alike on a node, of a `variant` of campaigns or, if it
-    is empty, outside, in a state of the `link` that their labels name. The runs of one side of a
-    campaign are one point, named by the first."""
-    costs_us, planned = costs_of(entries)
+    is empty, outside, in a state of the `link` that their labels name; of median costs, or of a
+    `quantile`, one of QUANTILES. The runs of one side of a campaign are one point, named by the
+    first."""
+    figure = partial(steady_us, name=QUANTILES[quantile]) if quantile else COST_US
+    costs_us, planned = costs_of(entries, figure=figure)
     firsts = dict[Entry | Path, str]()
     points = [firsts.setdefault(point_of(entry, variant), entry.run.run_id) for entry in entries]
     # The library's version, in the last value of a key, may change within a series. Each run has
@@ -101,6 +106,7 @@ def panel_of(entries: Sequence[Entry], variant: str, link: str = "") -> Panel:
                 place=place_of(run),
                 run_ids=own_us.index.tolist(),
                 costs_us=own_us.to_numpy(),
+                tail=f"P{quantile}" if quantile else "",
             )
         )
 

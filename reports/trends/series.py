@@ -20,7 +20,8 @@ FLAG = "flag"  # the collective of the link's round trip as a series
 
 @dataclass(eq=False)
 class Series:
-    """One case over runs, in order of time: `costs_us` are median costs. `steps` are the changes
+    """One case over runs, in order of time: `costs_us` are median costs, or the percentile of its
+    steps that `tail` names. `steps` are the changes
     between them; `quiet` is the verdict without any, and `smallest` the log ratio of the smallest
     that would be found. `node` is the label of the host, if the runs have it, `place` names
     benchmark, machine and node. `case` is the newest run's. Series that differ in the algorithm
@@ -39,6 +40,12 @@ class Series:
     steps: list[LevelChange] = field(default_factory=list)
     quiet: str = "too early"
     smallest: float = np.inf
+    tail: str = ""
+
+    @property
+    def title(self) -> str:
+        """The label after what is shown of the case."""
+        return f"{self.tail} of {self.label}" if self.tail else self.label
 
     @property
     def last_step(self) -> LevelChange | None:

@@ -14,6 +14,7 @@ from reports.verdicts import days, verdict
 from reports.verdicts.match import Match, caveats_of, faults_of_match, match, unchecked_results
 from reports.verdicts.quantile import REMEDY, faults_of_steps, needs, of_quantile
 from reports.verdicts.sides import COMPARABLE, Pair, Side, case_names, tell_apart, titles_of
+from reports.verdicts.tail_warning import warning_on_tails
 from reports.verdicts.verdict import (
     AMBIGUOUS,
     DEFAULT_MARGIN,
@@ -262,6 +263,9 @@ def conclude(
     found: Match, cells: pd.DataFrame, margin: float, differences: dict[str, str]
 ) -> Comparison:
     """The comparison of two sides, by cells that `decide_together` has decided."""
+    verdicts = final_verdicts(found, cells, margin)
+    watched = cells.title[is_judged(cells) & (verdicts != SLOWER)]
+    caveats = [*caveats_of(found, [*differences.values()]), *overestimated(found, cells)]
     return Comparison(
         found.baseline,
         found.variant,
@@ -270,11 +274,11 @@ def conclude(
         found.is_interleaved,
         allowed=[*differences],
         faults=[*faults_of_match(found, margin), *faults_of_steps(found)],
-        caveats=[*caveats_of(found, [*differences.values()]), *overestimated(found, cells)],
+        caveats=[*caveats, *warning_on_tails(found, {*watched})],
         unchecked=unchecked_results(found),
         flags=found.judged.finding,
         quantile=found.quantile,
-        cells=cells.assign(verdict=final_verdicts(found, cells, margin)),
+        cells=cells.assign(verdict=verdicts),
     )
 
 

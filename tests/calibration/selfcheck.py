@@ -2,9 +2,9 @@
 verdicts promise with its limit (docs/calibration.md). Synthetic launches go through statistics that
 judge real launches; `calibrated_layers` checks runs of compute with communication,
 `calibrated_links` chains without their links, `calibrated_gates` `regress`, `calibrated_states` its
-states of the link, `calibrated_events` the same on a disturbed machine, `calibrated_trends`
-histories, `calibrated_steps` how soon they raise an alarm, `calibrated_fleets` fleets,
-`calibrated_fits` `fit`."""
+states of the link, `calibrated_tail_gates` its tails, `calibrated_events` the same on a disturbed
+machine, `calibrated_trends` histories, `calibrated_steps` how soon they raise an alarm,
+`calibrated_fleets` fleets, `calibrated_fits` `fit`."""
 
 import argparse
 import os
@@ -29,6 +29,7 @@ from tests.calibration import (
     calibrated_links,
     calibrated_states,
     calibrated_steps,
+    calibrated_tail_gates,
     calibrated_trends,
     synthetic,
 )
@@ -220,6 +221,7 @@ CLAIMS: dict[str, list[Simulation]] = {
     **calibrated_events.CLAIMS,
     **calibrated_steps.CLAIMS,
     **calibrated_links.CLAIMS,
+    **calibrated_tail_gates.CLAIMS,
 }
 
 

@@ -65,6 +65,7 @@ class Sides:
 
     def __init__(self, rng: Rng, base: Steps, variant: Steps, n: int, more: float = 1.0) -> None:
         self.bad, half = base.bad, MEMBERS // 2
+        self.shuffles = more == 1.0
         members = [
             [side.launch(rng, steps, place >= half) for place in range(MEMBERS)]
             for side, steps in ((base, n), (variant, round(more * n)))
@@ -81,6 +82,8 @@ class Sides:
         member = rng.integers(MEMBERS // 2, size=shape) + MEMBERS // 2 * is_bad
         side = np.zeros(shape, np.int64)
         side[1, :, : CELLS if equal else 1] = 1
+        if equal and self.shuffles:  # the members of two sides, too, differ by chance
+            side = rng.integers(2, size=shape)
         common = LAUNCH_SPREAD * np.sqrt(0.5) * rng.standard_normal((2, tables, 1, pairs))
         ratios = np.diff(self.logs[side, member] + common, axis=0)[0]
         return ratios, np.moveaxis(self.shares[side, member], 0, -1)

@@ -4,6 +4,7 @@ a case, with intervals."""
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil
+from operator import attrgetter
 
 import numpy as np
 from scipy.special import betainc
@@ -42,10 +43,9 @@ def launch_steps(result: Result, without: Sequence[str] = ()) -> Iterator[tuple[
     """The key and the steps of each case of a run that stores them and was not wrong, of all its
     blocks in one row. A key leaves out the fields `without`: of two cases that have one key then,
     the one with more steps comes last, and counts."""
-    by_case = grouped(result.blocks, lambda block: block.case)
-    found = list[tuple[Key, Tally]]()
+    blocks, found = grouped(result.blocks, attrgetter("case")), list[tuple[Key, Tally]]()
     for case in result.cases:
-        steps = tally(by_case.get(case.case, ())) if case.status == "ok" else None
+        steps = tally(blocks.get(case.case, ())) if case.status == "ok" else None
         if steps:
             counts = steps.counts.sum(axis=0)[None]
             of_launch = replace(steps, counts=counts, launches=steps.launches[:1])

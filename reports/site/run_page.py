@@ -36,6 +36,7 @@ from reports.tables.sentences import (
 )
 from reports.tables.show import is_sweep, kind_of
 from reports.tables.table import long_rows
+from reports.tables.tail_line import worst_tail
 from wiretax.record.result import read
 from wiretax.record.schema import Case, Result
 
@@ -85,6 +86,9 @@ def banner_of(result: Result) -> Banner:
         *run_text.gpu_lines(result),
         *(f"{sentence}." for sentence in run_text.throttled_lines(result)),
     ]
+    if is_sweep(result):
+        rows = default_rows(result, views(result)[0])
+        facts += [f"{sentence}." for sentence in worst_tail(result, rows)]
     points = kind_of(result).points(result)
     if wrong := wrong_in(result):
         return Banner("WRONG RESULTS", f"{some([*map(describe, wrong)])}.", facts)

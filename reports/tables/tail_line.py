@@ -1,10 +1,11 @@
 """The line below the first table on a tail that is worth a look."""
 
 from collections.abc import Iterable
+from operator import itemgetter
 
 from reports.tables.rows import SizeRow
 from reports.tables.sentences import EVEN_RATIO, algorithm_of
-from wiretax.record.case import is_own_work
+from reports.tables.slow_steps import step_word, why_slow
 from wiretax.record.schema import Case, Result
 from wiretax.record.tails import LEAST_BEYOND, steps_of_case
 
@@ -12,10 +13,17 @@ LEAST_SHARE = 1 / 1000  # of slow steps: of calls, they hit 15 % of the tokens o
 
 
 def tail_line(result: Result, rows: Iterable[SizeRow]) -> list[str]:
+    """The sentences below a table."""
+    told = worst_tail(result, rows)
+    return [f"{told[0]} (see --long)", *told[1:]] if told else []
+
+
+def worst_tail(result: Result, rows: Iterable[SizeRow]) -> list[str]:
     """The sentence on the case of these rows whose slow steps add most to its time: `1 MiB: 1 call
     in 90 takes 4 x the median`. By the low end of their share they are at least LEAST_SHARE, and
-    add as much as makes two costs uneven; and there are LEAST_BEYOND of them."""
-    found = list[tuple[float, str]]()
+    add as much as makes two costs uneven; and there are LEAST_BEYOND of them. A second sentence
+    says why, if the run tells."""
+    found = list[tuple[float, str, Case]]()
     for row in rows:
         for case in (row.ours, row.library, *(each.case for each in row.named.values())):
             share = case.slow_share if case else None
@@ -28,13 +36,15 @@ def tail_line(result: Result, rows: Iterable[SizeRow]) -> list[str]:
             added = (share.ci_low or 0) * (times - 1)
             if added > EVEN_RATIO - 1:
                 name = "" if case is row.ours else f", {case.library or algorithm_of(case)}"
-                step = "step" if is_own_work(case) else "call"
-                if case.calls > 1:
-                    step = "chain"
-                one = f"1 {step} in {1 / share.value:.0f}"
-                told = f"takes {float(f'{times:.2g}'):g} x the median (see --long)"
-                found.append((added, f"tail: {row.label}{name}: {one} {told}"))
-    return [max(found)[1]] if found else []
+                one = f"1 {step_word(case)} in {1 / share.value:.0f}"
+                told = f"takes {float(f'{times:.2g}'):g} x the median"
+                found.append((added, f"tail: {row.label}{name}: {one} {told}", case))
+    if not found:
+        return []
+
+    _, said, case = max(found, key=itemgetter(0))
+    why = why_slow(result, case)
+    return [said, f"why: {why}"] if why else [said]
 
 
 def slow_over_median(result: Result, case: Case, share: float) -> float:

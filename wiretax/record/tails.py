@@ -96,13 +96,14 @@ def percentile(steps: Tally, share: float, outside: float = OUTSIDE) -> Estimate
 
     low_us, high_us = steps.quantile_us(low), steps.quantile_us(high)
     edges_us = steps.edges_us
-    if high_us < low_us * edges_us[-1] / edges_us[-2]:  # within a bin nothing is known
+    bin_ratio = float(edges_us[-1] / edges_us[-2])
+    if high_us < low_us * bin_ratio:  # within a bin nothing is known
         first, last = np.searchsorted(edges_us, [low_us, high_us], side="right")
         low_us = max(edges_us[first - 1], steps.least_us)
         high_us = min(edges_us[min(last, len(edges_us) - 1)], steps.most_us)
 
     estimate.ci_low = round(float(low_us), 6)
-    n_apart = np.count_nonzero(steps.above(estimate.value))
+    n_apart = np.count_nonzero(steps.above(estimate.value / bin_ratio))
     if int(n) >= effective_needed(share, outside) and n_apart >= LEAST_APART:
         estimate.ci_high = round(float(high_us), 6)
     return estimate

@@ -41,7 +41,7 @@ from reports.tables.sentences import (
     spoken,
     type_text,
 )
-from reports.tables.tail_line import tail_line
+from reports.tables.tail_line import chain_lines, tail_line
 from wiretax.common.grouped import grouped
 from wiretax.record.case import is_own_work, late_us
 from wiretax.record.chain_links import leads
@@ -65,7 +65,7 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
     with `long` a row for each case. Ends with a newline."""
     if long:
         bold = [*opening(result), headline([result], points)]
-        return lay_out(bold, library_lines(result), long_tables(result), [])
+        return lay_out(bold, library_lines(result), long_tables(result), chain_lines(result))
 
     first, tables = views(result)[0], list[tuple[str, Table]]()
     all_rows = list[list[SizeRow]]()

@@ -1,11 +1,15 @@
-"""The line below the first table on a tail that is worth a look."""
+"""The line below the first table on a tail that is worth a look; and below the long one, where a
+chain has another tail than its calls would give it."""
 
 from collections.abc import Iterable
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 from reports.tables.rows import SizeRow
-from reports.tables.sentences import EVEN_RATIO, algorithm_of
+from reports.tables.sentences import EVEN_RATIO, algorithm_of, describe
 from reports.tables.slow_steps import step_word, why_slow
+from wiretax.common.grouped import grouped
+from wiretax.record.case import key_of
+from wiretax.record.chain_tails import chain_beside_calls
 from wiretax.record.schema import Case, Result
 from wiretax.record.tails import LEAST_BEYOND, steps_of_case
 
@@ -52,3 +56,20 @@ def slow_over_median(result: Result, case: Case, share: float) -> float:
     steps = steps_of_case(result, case.case)
     middle_us = steps.quantile_us(0.5) if steps else 0.0
     return steps.quantile_us(1 - share / 2) / middle_us if steps and middle_us else 1.0
+
+
+def chain_lines(result: Result) -> list[str]:
+    """A sentence for each case of both modes, which ran one algorithm in them, whose chains have
+    another tail than its calls would give them."""
+    blocks = grouped(result.blocks, attrgetter("case"))
+    calls = {
+        (key_of(case, ("mode",)), case.chosen): case for case in result.cases if case.calls == 1
+    }
+    lines = []
+    for chain in result.cases:
+        single = calls.get((key_of(chain, ("mode",)), chain.chosen))
+        if single and chain.calls > 1 and {single.case, chain.case} <= blocks.keys():
+            of_both = blocks[single.case], blocks[chain.case]
+            if told := chain_beside_calls(*of_both, chain.calls):
+                lines.append(f"{describe(chain)}: {told}")
+    return lines

@@ -8,6 +8,7 @@ import re
 import pytest
 
 import wiretax
+from reports.tables import sentences
 from reports.tables.step_table import FIELDS, step_text
 from reports.tables.table import render
 from tests.reports.archived import unpack
@@ -24,12 +25,18 @@ def step_rows(text):
     """The title of the last table of `show --long`, and by algorithm its cells from the steps on,
     without intervals."""
     title, *lines = text.split("\n\n")[-1].splitlines()
-    assert max(map(len, (title, *lines))) <= 80
     cells = [re.split("plain|copied", line)[1] for line in lines if "KiB" in line]
     found = [re.findall(r"- \(\d+\)|[\d.]+", re.sub(r" \[[^]]*\]", "", each)) for each in cells]
     return title, dict(zip(CALL_US, found, strict=True))
 
 
+@pytest.fixture
+def wide(monkeypatch):
+    """A terminal in which the table is in one part."""
+    monkeypatch.setattr(sentences, "TABLE_WIDTH", 200)
+
+
+@pytest.mark.usefixtures("wide")
 def test_the_long_table_has_the_steps_and_how_many_a_percentile_takes(tmp_path):
     text = render(write_steps(tmp_path, 50), long=True)
     title, rows = step_rows(text)
@@ -54,6 +61,7 @@ def test_an_unknown_end_of_an_interval_is_a_dash(tmp_path):
     assert "[a -]: an upper end takes more steps\n" in render(result, long=True)
 
 
+@pytest.mark.usefixtures("wide")
 def test_a_chain_is_shown_as_a_token_sees_it(tmp_path):
     """The time of the same case is per call: a reader would take one for the other."""
     title, rows = step_rows(render(write_steps(tmp_path, mode="chained"), long=True))

@@ -1,11 +1,14 @@
 """The line below the first table on a tail: where one is worth a look, and nowhere else."""
 
 import json
+import re
 
 import pytest
 
 from reports.tables.table import render
+from tests.reports.synthetic_run import rewrite_cases
 from tests.reports.synthetic_steps import write_steps
+from wiretax.record.result import read
 from wiretax.record.schema import Estimate
 
 pytestmark = pytest.mark.unit
@@ -78,3 +81,23 @@ def test_work_without_a_message_has_steps(tmp_path, reports):
     assert reports("import", log, "--machine", "rack", "--out", tmp_path / "runs")[0] == 0
     said = reports("show", tmp_path / "runs")[1]
     assert ": 1 step in 90 takes 4 x the median" in said
+
+
+def of_chains(path):
+    """What stands below the long table of a run on chains beside calls."""
+    return re.findall(r"(\S+ 16 KiB chained): A chain's P99 is", render(read(path), long=True))
+
+
+def test_a_chain_whose_tail_its_calls_do_not_explain_is_named(tmp_path):
+    """Its calls alone are even, and one chain in 50 takes five times as long."""
+    both = {"modes": ["isolated", "chained"], "n_blocks": 27}
+    path = write_steps(tmp_path, 50, 5.0, **both).path
+    assert of_chains(path) == ["auto 16 KiB chained"]
+    assert of_chains(write_steps(tmp_path / "even", **both).path) == []
+
+    def choose(case):
+        if case["mode"] == "chained" and case["algorithm"] == "auto":
+            case["chosen"] = "two_shot"
+
+    rewrite_cases(path, choose)  # calls of another algorithm say nothing on it
+    assert of_chains(path) == []

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from reports.tables.sentences import number, plain_table
+from wiretax.record.effective_steps import LEAST_BLOCKS
 from wiretax.record.schema import FIGURES, Case, Estimate
 from wiretax.record.tails import PERCENTILES, steps_needed
 
@@ -52,5 +53,7 @@ def table_of_steps(
     headings = (name.removeprefix("step ").replace(" ", "\n", 1) for name in names)
     every = " ".join(cell for row in cells for cell in row)
     notes = [note for mark, note in NOTES.items() if mark in every]
+    if any(case.slow_share and case.slow_share.ci_low is None for case in cases):
+        notes.append(f"without [ ]: fewer than {LEAST_BLOCKS} blocks")
     title = f"{cases[0].mode} steps: us of {what}; slow: over twice P50"
     return [(title, plain_table(headings, cells, notes))]

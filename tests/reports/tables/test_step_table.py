@@ -14,6 +14,7 @@ from reports.tables.table import render
 from tests.reports.archived import unpack
 from tests.reports.synthetic_log import write_log
 from tests.reports.synthetic_steps import CALL_US, N_BLOCKS, N_STEPS, write_steps
+from wiretax.record.effective_steps import LEAST_BLOCKS
 from wiretax.record.schema import Estimate
 
 pytestmark = pytest.mark.unit
@@ -48,7 +49,7 @@ def test_the_long_table_has_the_steps_and_how_many_a_percentile_takes(tmp_path):
         for tail_us in (p99, worst):
             assert float(tail_us) == pytest.approx(own_us * (5 if is_slow else 1), rel=0.05)
         assert float(slow) == (2.0 if is_slow else 0.0)
-    assert text.endswith("- (n): this percentile takes n steps\n")
+    assert "- (n): this percentile takes n steps\n" in text
 
 
 def test_an_unknown_end_of_an_interval_is_a_dash(tmp_path):
@@ -59,6 +60,12 @@ def test_an_unknown_end_of_an_interval_is_a_dash(tmp_path):
     assert step_text(case, "step_p99_us") == "25.0 [5.10 -]"
     assert step_text(case, "slow_share") == "2.00 [1.50 2.60]"
     assert "[a -]: an upper end takes more steps\n" in render(result, long=True)
+
+
+def test_steps_without_intervals_say_how_many_blocks_they_take(tmp_path):
+    assert "without [ ]" not in render(write_steps(tmp_path, n_blocks=LEAST_BLOCKS), long=True)
+    few = render(write_steps(tmp_path / "few", n_blocks=LEAST_BLOCKS - 1), long=True)
+    assert few.endswith(f"without [ ]: fewer than {LEAST_BLOCKS} blocks\n")
 
 
 @pytest.mark.usefixtures("wide")

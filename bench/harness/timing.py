@@ -22,7 +22,7 @@ from kernels.devices.device import WRONG_BYTES, Counts, DeviceError, Stamps, Ste
 from wiretax.record.histogram import steps_of
 from wiretax.record.schema import MOST_SLOW_STEPS, Block, LinkBlock, SlowStep
 from wiretax.record.stats import warmup_length
-from wiretax.record.tails import SLOW_RATIO
+from wiretax.record.tails import LEAST_SLOW_SHARE, SLOW_RATIO
 
 PILOT_S = 0.02
 # After another case the cache lines of the slabs are in the caches of other cores: the next three
@@ -188,14 +188,16 @@ def block_record(iteration: Iteration, block: int, times: Times, began_ns: int =
 def slow_steps(
     iteration: Iteration, times: Times, total_us: Floats, began_ns: int
 ) -> list[SlowStep]:
-    """At most MOST_SLOW_STEPS of those that take over twice the block's median, at random; a
-    short block's median is that of the case's blocks so far. Slow steps in a row count once: the
-    others are the first one's wake. Without a shared clock a rank's time has its waits for late
-    ranks, and so names no rank."""
+    """At most MOST_SLOW_STEPS of those that take over twice the block's median, at random; none if
+    they are too few for a tail. A short block's median is that of the case's blocks so far. Slow
+    steps in a row count once: the others are the first one's wake. Without a shared clock a rank's
+    time has its waits for late ranks, and so names no rank."""
     own_us = float(np.median(total_us))
     iteration.usual_us.append(own_us)
     usual_us = own_us if len(total_us) >= OWN_MEDIAN_STEPS else float(np.median(iteration.usual_us))
     slow = np.flatnonzero(total_us > SLOW_RATIO * usual_us)
+    if len(slow) < LEAST_SLOW_SHARE * len(total_us):
+        return []
     slow = slow[np.diff(slow, prepend=-2) > 1]
     # Every so many of them would add a period of its own.
     draw, found = random.Random(len(iteration.usual_us)), list[SlowStep]()

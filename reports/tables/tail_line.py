@@ -11,9 +11,7 @@ from wiretax.common.grouped import grouped
 from wiretax.record.case import key_of
 from wiretax.record.chain_tails import chain_beside_calls
 from wiretax.record.schema import Case, Result
-from wiretax.record.tails import LEAST_BEYOND, steps_of_case
-
-LEAST_SHARE = 1 / 1000  # of slow steps: of calls, they hit 15 % of the tokens of 160 calls
+from wiretax.record.tails import LEAST_BEYOND, LEAST_SLOW_SHARE, steps_of_case
 
 
 def tail_line(result: Result, rows: Iterable[SizeRow]) -> list[str]:
@@ -24,14 +22,14 @@ def tail_line(result: Result, rows: Iterable[SizeRow]) -> list[str]:
 
 def worst_tail(result: Result, rows: Iterable[SizeRow]) -> list[str]:
     """The sentence on the case of these rows whose slow steps add most to its time: `1 MiB: 1 call
-    in 90 takes 4 x the median`. By the low end of their share they are at least LEAST_SHARE, and
-    add as much as makes two costs uneven; and there are LEAST_BEYOND of them. A second sentence
+    in 90 takes 4 x the median`. By the low end of their share they are at least LEAST_SLOW_SHARE,
+    and add as much as makes two costs uneven; and there are LEAST_BEYOND of them. A second sentence
     says why, if the run tells."""
     found = list[tuple[float, str, Case]]()
     for row in rows:
         for case in (row.ours, row.library, *(each.case for each in row.named.values())):
             share = case.slow_share if case else None
-            if not case or not share or (share.ci_low or 0) < LEAST_SHARE:
+            if not case or not share or (share.ci_low or 0) < LEAST_SLOW_SHARE:
                 continue
             if round(share.value * (case.n_steps or 0)) < LEAST_BEYOND:
                 continue

@@ -28,6 +28,7 @@ PERCENTILES = {
 LEAST_BEYOND = 10  # steps beyond a percentile, for it to be shown
 LEAST_APART = 6  # blocks with steps beyond it: the bursts of fewer do not tell how many more come
 SLOW_RATIO = 2  # of a slow step to the P50, at the least
+LEAST_SLOW_SHARE = 1 / 1000  # of calls, they hit 15 % of the tokens of 160 calls
 
 
 def steps_needed(share: float) -> int:

@@ -149,6 +149,13 @@ def test_the_wake_of_a_slow_step_is_no_other_one_and_a_few_of_many_are_kept():
     assert len({*np.diff(kept)}) > 1, "a choice with a period would be taken for the steps' own"
 
 
+@pytest.mark.parametrize(("n_slow", "is_kept"), [(4, False), (5, True)])
+def test_steps_that_are_too_few_for_a_tail_take_no_room(n_slow, is_kept):
+    own_us = np.full(5000, 10.0)
+    own_us[1000 : 1000 + 7 * n_slow : 7] = 40.0
+    assert bool(slow_of(own_us, own_us)) == is_kept
+
+
 def test_chains_of_which_a_block_has_one_are_slow_beside_the_cases_earlier_blocks():
     chain = iteration_of(chain_calls=10)
     seen = [slow_of([us], [us], iteration=chain) for us in (100.0, 103.0, 98.0, 300.0, 101.0)]

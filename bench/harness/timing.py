@@ -168,6 +168,7 @@ def block_record(iteration: Iteration, block: int, times: Times, began_ns: int =
     chained = iteration.chain_calls > 0
     after_us, skew_us = float(np.median(times.after)), float(np.median(times.skew))
     total_us = times.time if chained else times.time + times.after
+    usual_us = float(np.median(total_us))
     return Block(
         case=iteration.number,
         block=block,
@@ -175,10 +176,10 @@ def block_record(iteration: Iteration, block: int, times: Times, began_ns: int =
         n=len(times.time),
         warmup=iteration.warmup,
         time_us=float(np.median(times.time)),
-        mean_us=float(times.time.mean()),
-        total_us=float(np.median(total_us)),
+        mean_us=round(float(times.time.mean()), 6),  # a picosecond: the rest is noise of rounding
+        total_us=round(usual_us, 6),
         steps=steps_of(total_us * max(1, iteration.chain_calls)),
-        slow=slow_steps(iteration, times, total_us, began_ns) or msgspec.UNSET,
+        slow=slow_steps(iteration, times, total_us, usual_us, began_ns) or msgspec.UNSET,
         consume_us=None if chained else after_us,
         chain_only_us=after_us if chained else None,
         arrival_skew_us=None if np.isnan(skew_us) else skew_us,
@@ -186,15 +187,15 @@ def block_record(iteration: Iteration, block: int, times: Times, began_ns: int =
 
 
 def slow_steps(
-    iteration: Iteration, times: Times, total_us: Floats, began_ns: int
+    iteration: Iteration, times: Times, total_us: Floats, usual_us: float, began_ns: int
 ) -> list[SlowStep]:
-    """At most MOST_SLOW_STEPS of those that take over twice the block's median, at random; none if
-    they are too few for a tail. A short block's median is that of the case's blocks so far. Slow
-    steps in a row count once: the others are the first one's wake. Without a shared clock a rank's
-    time has its waits for late ranks, and so names no rank."""
-    own_us = float(np.median(total_us))
-    iteration.usual_us.append(own_us)
-    usual_us = own_us if len(total_us) >= OWN_MEDIAN_STEPS else float(np.median(iteration.usual_us))
+    """At most MOST_SLOW_STEPS of those that take over twice the block's median, `usual_us`, at
+    random; none if they are too few for a tail. For a short block the median of the case's blocks
+    so far takes its place. Slow steps in a row count once: the others are the first one's wake.
+    Without a shared clock a rank's time has its waits for late ranks, and so names no rank."""
+    iteration.usual_us.append(usual_us)
+    if len(total_us) < OWN_MEDIAN_STEPS:
+        usual_us = float(np.median(iteration.usual_us))
     slow = np.flatnonzero(total_us > SLOW_RATIO * usual_us)
     if len(slow) < LEAST_SLOW_SHARE * len(total_us):
         return []

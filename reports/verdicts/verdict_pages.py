@@ -126,7 +126,7 @@ def next_command(outcome: Outcome) -> str:
         pairs=pairs,
         seed=settings.seed,
         margin=f"{100 * settings.margin:g}",
-        **{"quantile": f"{100 * settings.quantile:g}"} if settings.quantile else {},
+        **{"quantile": f"{100 * comparison.quantile:g}"} if comparison.quantile else {},
         **{"min-effect": f"{100 * outcome.min_effect:g}"} if outcome.min_effect else {},
     )
 

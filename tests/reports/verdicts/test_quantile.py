@@ -144,8 +144,10 @@ def test_one_case_with_too_few_steps_leaves_the_gate_undecided(tmp_path, capsys)
     enough = with_steps()["change"]
     own = {"change": lambda block: (few if block.case == TWO_SHOT_16K else enough)(block)}
     folder = write_campaign(tmp_path / "one", ALIKE, options={"main": own, "new": own})
-    status, said = judge(capsys, folder, "--quantile", 99)
+    options, (*_, page) = forms(tmp_path)
+    status, said = judge(capsys, folder, "--quantile", 99, *options)
     assert (status, "a P99 slowdown of" in said, SLOW in said) == (3, True, True)
+    assert "--quantile 99" in text_of(page)  # the gate to type next
 
 
 def test_runs_without_steps_are_named(tmp_path, capsys):

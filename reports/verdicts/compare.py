@@ -225,7 +225,9 @@ def judged_tails(comparison: Comparison) -> list[str]:
     name, pairs = quantile_name(comparison.quantile), len(comparison.pairs)
     judged = f"judged: the {name} of each launch's own steps, not its median"
     if comparison.is_interleaved and comparison.cells.high.notna().any():
-        judged += f"; {counted(pairs, 'pair')} can exclude {comparison.resolved_slowdown:+.1%}"
+        slowdown = comparison.resolved_slowdown
+        can = "can" if slowdown < judge.most_resolvable(comparison.quantile) else "cannot"
+        judged += f"; {counted(pairs, 'pair')} {can} exclude {slowdown:+.1%}"
     return [judged]
 
 

@@ -42,7 +42,7 @@ def option_of(quantile: float | None) -> list[str]:
 
 def needs(quantile: float) -> str:
     """How many steps a verdict takes."""
-    return f"the {least_steps(quantile)} steps of a launch that its {quantile_name(quantile)} takes"
+    return f"the {least_steps(quantile)} steps that a launch's {quantile_name(quantile)} takes"
 
 
 def faults_of_steps(found: Match) -> list[str]:

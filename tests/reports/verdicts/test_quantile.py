@@ -113,6 +113,21 @@ def test_both_sides_with_the_same_tail_pass(tmp_path, capsys):
     assert judge(capsys, folder, "--quantile", 99)[0] == 0
 
 
+def test_a_tail_in_bursts_is_more_than_these_launches_can_exclude(tmp_path, reports):
+    """Some launches have a slow block, others none, and their P99s are five times apart."""
+    rng = np.random.default_rng(7)
+
+    def change(block):
+        slow = np.where(rng.random() < 0.03, 5.0, 1.0)
+        steps_us = slow * rng.lognormal(np.log(block.time_us), 0.03, N_STEPS)
+        return msgspec.structs.replace(block, n=N_STEPS, steps=steps_of(steps_us))
+
+    own = {"change": change}
+    folder = write_campaign(tmp_path / "bursts", ALIKE, options={"main": own, "new": own})
+    _, out, _ = reports("compare", folder, "--quantile", 99)
+    assert "12 pairs cannot exclude +100.0%" in " ".join(out.split())
+
+
 def test_a_faster_median_does_not_hide_a_worse_tail(tmp_path, reports):
     folder = tailed(tmp_path / "faster", {"main": no_effect, "new": slower(-10)})
     medians, tails = (
@@ -128,7 +143,7 @@ def test_cases_with_too_few_steps_are_not_judged_and_nothing_passes(tmp_path, re
     status, said = judge(capsys, folder, "--quantile", 99)
     assert status == 5
     assert re.search(
-        r"UNUSABLE: no case has the \d+ steps of a launch that its P99 takes, but 48 at most: "
+        r"UNUSABLE: no case has the \d+ steps that a launch's P99 takes, but 48 at most: "
         r"fewer sizes, a longer --max-time or --quantile (\d+) \(exit",
         said,
     )

@@ -2,9 +2,8 @@
 block are alike, and slow ones come together, so a case is worth fewer steps than it has.
 
 The design effect of a share of steps is its variance between clusters over that of independent
-steps (Kish, "Survey Sampling", 1965). Fewer clusters make it less sure: Student's quantile lowers
-the count further, and the bounds are those of a binomial with what is left (Korn and Graubard,
-Survey Methodology 24, 1998)."""
+steps (Kish, "Survey Sampling", 1965). The bounds are those of a binomial with the steps that are
+left (Korn and Graubard, Survey Methodology 24, 1998)."""
 
 from math import ceil, log
 from statistics import NormalDist
@@ -40,8 +39,8 @@ def effective(steps: Tally, below: Floats, outside: float = OUTSIDE) -> Floats:
     given the steps of each block below it, (blocks, limits). At most the steps themselves.
 
     The clusters are the launches, or the blocks of a single one. Then neighbours may be correlated,
-    as an AR(1), whose correlation is estimated as `stats.autocorrelation` does. It widens what
-    exceeds the variance of independent steps, and lowers the degrees of freedom."""
+    as an AR(1), whose correlation is estimated as `stats.autocorrelation` does. What the variance
+    is beyond that of independent steps is raised by it, and by Student's quantile."""
     n_in = steps.counts.sum(axis=1)
     shares = below.sum(axis=0) / steps.n
     excess = below - shares * n_in[:, None]
@@ -55,15 +54,15 @@ def effective(steps: Tally, below: Floats, outside: float = OUTSIDE) -> Floats:
         inflation = _inflation(excess)
 
     n = len(excess)
-    # The deviations from a mean hide what their correlation adds to the mean itself.
-    hidden = (inflation - 1) / (n - 1)
     variance = np.sum(excess**2, axis=0) * n / (n - 1)
     independent = shares * (1 - shares) * steps.n
-    design = np.divide(variance, independent, out=np.ones(len(shares)), where=independent > 0)
-    design = np.maximum(design, 1 + (design - 1) * inflation / (1 - hidden))
+    beyond = np.divide(variance, independent, out=np.ones(len(shares)), where=independent > 0) - 1
+    # The deviations from a mean hide what their correlation adds to the mean itself.
+    hidden = (inflation - 1) / (n - 1)
     sigmas = NormalDist().inv_cdf(1 - outside)
     wider = (student_quantile(np.maximum(n / inflation - 1, 1), sigmas) / sigmas) ** 2
-    return np.asarray(np.maximum(steps.n / np.maximum(design * wider, 1), 1))
+    design = 1 + np.maximum(beyond, 0) * inflation / (1 - hidden) * wider
+    return np.asarray(np.maximum(steps.n / design, 1))
 
 
 def _inflation(excess: Floats) -> Floats:

@@ -132,7 +132,8 @@ def plan_pages(store: Store) -> Iterator[Job]:
         yield file_name("compare", str(path)), "", partial(campaign_page, path)
 
     newest = {node: entry.run.run_id for entry in store.runs for node in entry.run.nodes}
-    sides = {run_id for event in store.history.standing for run_id in event.sides}
+    events = [*store.history.standing, *store.history.tails]
+    sides = {run_id for event in events for run_id in event.sides}
     if len(newest) > 1:
         fleet = fleet_of(store.contents)
         sides |= {newest[node] for node in fleet_page.named_in(fleet) if node in newest}

@@ -12,6 +12,7 @@ from reports.kit.chart import LEAST_MARKS, Chart, Curve, signs, spark
 from reports.kit.page import Banner, Cell, Page, Row, Section, command_after
 from reports.site.run_page import run_page
 from reports.site.shared import file_name, history_file
+from reports.site.tails import tail_text
 from reports.tables.figure import roles_of
 from reports.tables.sentences import (
     before_command,
@@ -34,6 +35,7 @@ from wiretax.record.schema import Run
 
 WORST_FIRST = ("worse", "suspect", "better", "noisy", "too early", "steady")
 MOST_PANELS, MOST_EVENTS, MOST_CHANGES = 60, 40, 8  # on a page
+MOST_TAILS = 3  # in a sentence each; the page of the history has all
 TOO_EARLY = "Too early"
 MOST_POINTS = 400  # of a line; of more runs a point is the median of several
 
@@ -50,6 +52,7 @@ def part_of(history: History, key: tuple[str, str]) -> History:
         series=[*filter(is_own, history.series)],
         links=[*filter(is_own, history.links)],
         events=[event for event in history.events if is_own(event.series)],
+        tails=[event for event in history.tails if is_own(event.series)],
         failed=[own for own in history.failed if is_own(own[-1].run)],
     )
 
@@ -62,6 +65,7 @@ def banner_of(history: History) -> Banner:
     counts = ", ".join(f"{count} {word}" for word, count in words.items())
     said = f"The newest of {n_runs}, {last.benchmark} on {machine_name(last)}:"
     facts: list[Cell] = [[f"Cases: {counts or 'none'}. {said}", newest(history)]]
+    facts[:0] = [f"{tail_text(event)}." for event in history.tails[:MOST_TAILS]]
     failed = [f"{failed_text(own)}." for own in reversed(history.failed)]
     events = history.standing
     if failed and not any(event.word == "worse" for event in events):
@@ -182,7 +186,7 @@ def history_page(history: History) -> Page:
         f"History: {last.benchmark} on {machine_name(last)}",
         banner_of(history),
         [
-            *(event_section(each) for each in [*current, *rest][:MOST_EVENTS]),
+            *(event_section(each) for each in [*current, *history.tails, *rest][:MOST_EVENTS]),
             Section("Each size over time", charts=charts),
             Section("How this was judged", notes, folded=True),
             Section("All series", rows=rows, folded=bool(charts)),
@@ -199,7 +203,7 @@ def event_section(event: Event) -> Section:
     return Section(
         event.finding,
         [where(event), *event.facts],
-        charts=[panel_chart(event.series.label, [event.series])],
+        charts=[panel_chart(event.series.title, [event.series])],
         rows=[each.row(step) for each, step in event.changes[:MOST_CHANGES]],
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 from reports.kit.chart import LEAST_MARKS, spark
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section, command_after
 from reports.site.history_page import (
+    MOST_TAILS,
     TOO_EARLY,
     WORST_FIRST,
     banner_of,
@@ -20,6 +21,7 @@ from reports.site.history_page import (
     part_of,
 )
 from reports.site.shared import Store, file_name, history_file, status_text
+from reports.site.tails import tail_text
 from reports.tables.sentences import (
     IMPORT,
     TOKEN_CALL_SIZE_BYTES,
@@ -76,7 +78,7 @@ def overview_page(store: Store, pages: Pages) -> Page:
                 for page in others
             ],
         ),
-        *map(event_section, events[:MOST_CHARTS]),
+        *map(event_section, [*events, *store.history.tails][:MOST_CHARTS]),
         Section("Left out", store.left_out),
         Section(
             f"The newest {MOST_RUNS} runs of each machine and benchmark",
@@ -151,7 +153,7 @@ def _card(store: Store, key: tuple[str, str], entries: list[Entry], pages: Pages
             status, figure = step.word, f"{np.expm1(step.log_ratio[0]):+.1%}"
         elif status == TOO_EARLY.lower():
             lines.append(missing(part))
-    lines.append(when)
+    lines += [*map(tail_text, part.tails[:MOST_TAILS]), when]
     if series and (drawn := spark(series.costs_us, series.steps)):
         lines += [f"{series.label}, {counted(len(series.costs_us), 'run')}:", drawn]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from reports.site.tails import tail_events
 from reports.tables.sentences import counted
 from reports.trends.history import KEY, History, history_of
 from wiretax.common.grouped import grouped
@@ -46,6 +47,7 @@ def find(folder: Path) -> Store:
         ),
     ]
     history = history_of(contents)
+    history.tails = tail_events(contents, history)
     if (runs or campaigns) and not history.runs:
         left_out += history.skipped
 

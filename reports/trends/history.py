@@ -66,6 +66,7 @@ class History:
     events: list[Event] = field(default_factory=list)  # those of links first, then the largest
     judged: list[Judgement] = field(default_factory=list)  # of series that were tested together
     quantile: str = ""  # one of QUANTILES
+    tails: list[Event] = field(default_factory=list)  # of the P99, beside medians
 
     @property
     def rho(self) -> float | None:

@@ -13,6 +13,8 @@ from reports.verdicts.sides import Side, log_costs
 from reports.verdicts.verdict import INTERVAL_P, MIN_PAIRS, SAME_P, Floats, evidence
 from wiretax.record.folder import read_store
 from wiretax.record.observations import Entry, alike_of, entry_of, in_one_state
+from wiretax.record.quantiles import launch_quantile_us, launch_steps, least_steps, quantile_name
+from wiretax.record.result import read
 
 MIN_DAYS = 5  # fewer days know their spread too badly
 WIDER_P = 0.05  # cells that scatter more than this chance allows replace the prior
@@ -91,13 +93,42 @@ def assumed_spread(log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:
     )
 
 
-def spread_between_days(baseline: Side, current: Side) -> DaySpread | None:
-    """The spread between the days of `other_entries`: without the current side's runs, because a
-    slowdown must not hide itself. None below five days."""
+def spread_between_days(
+    baseline: Side, current: Side, quantile: float | None = None
+) -> DaySpread | None:
+    """The spread between the days of `other_entries`, of median costs or of a quantile of steps:
+    without the current side's runs, because a slowdown must not hide itself. None below five
+    days."""
     entries, _ = in_one_state(other_entries(baseline, current))
-    logs = log_costs(entries)
+    logs = log_quantiles(entries, quantile) if quantile else log_costs(entries)
     logs["day"] = np.array([entry.run.run_id[:10] for entry in entries])[logs.run]
-    return spread_of(logs)
+    return spread_of(logs, is_tail=bool(quantile))
+
+
+def log_quantiles(entries: Sequence[Entry], quantile: float) -> pd.DataFrame:
+    """The log of this quantile of each case's steps, as `log_cost`, with the case's `key` and the
+    place of its `run`. Raises ResultError for damaged counts."""
+    least = least_steps(quantile)
+    rows = [
+        (number, str(key), np.log(launch_quantile_us(steps, quantile)))
+        for number, entry in enumerate(entries)
+        for key, steps in launch_steps(read(entry.path))
+        if steps.n >= least
+    ]
+    logs = pd.DataFrame(rows, columns=["run", "key", "log_cost"])
+    return logs.astype({"run": int, "log_cost": float})
+
+
+def unknown_spread(quantile: float) -> DaySpread:
+    """What is known of days without five of them: the share of slow steps may differ by any
+    factor."""
+    name = quantile_name(quantile)
+    return DaySpread(
+        np.inf,
+        1.0,
+        f"how much the {name} differs between days is not known, so that nothing is decided: the "
+        f"folders of these runs hold fewer than {MIN_DAYS} other days",
+    )
 
 
 def other_entries(baseline: Side, current: Side) -> list[Entry]:
@@ -117,13 +148,16 @@ def other_entries(baseline: Side, current: Side) -> list[Entry]:
     return [*others.values()]
 
 
-def spread_of(logs: pd.DataFrame) -> DaySpread | None:
+def spread_of(logs: pd.DataFrame, is_tail: bool = False) -> DaySpread | None:
     """The spread between days of logs of costs: a row has a case's `key`, its `day` and `log_cost`.
     Medians and median absolute deviations, because a launch that an event slows, or a day that is
     unlike all others, must not set it. They are pooled over the cases. A day is assumed to shift
     all cases as much as it shifts each, so that half of the variance is common to k cases; a pooled
     variance then varies like one with 4 k / (k + 3) degrees of freedom for each day but one
-    (Satterthwaite), and here like one with fewer. None below five days."""
+    (Satterthwaite), and here like one with fewer. None below five days.
+
+    A tail is long on a few days, which the plain variance shows and deviations do not: the larger
+    of both counts."""
     by_day = logs.groupby(["key", "day"]).log_cost
     levels = by_day.median().unstack()
     levels = levels.loc[:, levels.notna().mean() > 0.5].dropna()
@@ -136,6 +170,8 @@ def spread_of(logs: pd.DataFrame) -> DaySpread | None:
     own = np.pi / 2 * within.median() ** 2 / by_day.size()  # of a day's median
     few = n_days / (n_days - 0.8)  # of few values the deviation is too small
     variance = (few * (between**2).mean() - own.mean()) / NORMAL_MAD**2
+    if is_tail:
+        variance = max(variance, levels.var(axis=1).mean() - own.mean() / NORMAL_MAD**2)
     sd = float(np.sqrt(max(variance, 0.0)))
     return DaySpread(
         sd,

@@ -99,9 +99,11 @@ class Comparison(msgspec.Struct, frozen=True):
     @property
     def slowdown_to_exclude(self) -> float:
         """What a gate must exclude unless the user says it: what the launches resolve, or beside a
-        kept baseline DEFAULT_EFFECT."""
+        kept baseline DEFAULT_EFFECT, of a quantile MOST_RESOLVABLE_TAIL."""
         if self.is_interleaved:
             return self.resolved_slowdown
+        if self.quantile:
+            return MOST_RESOLVABLE_TAIL
         return max(DEFAULT_EFFECT, self.margin)
 
     @property

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from reports.tables.sentences import counted, some, spoken
-from reports.verdicts.days import DaySpread, assumed_spread, spread_between_days
+from reports.verdicts.days import DaySpread, assumed_spread, spread_between_days, unknown_spread
 from reports.verdicts.links_apart import links_apart
 from reports.verdicts.sides import (
     Side,
@@ -156,7 +156,9 @@ class Match:
         if self.is_interleaved:
             return None
         groups = [(case.algorithm, case.variant) for case in self.cases.values()]
-        known = spread_between_days(self.baseline, self.variant)
+        known = spread_between_days(self.baseline, self.variant, self.quantile)
+        if self.quantile:
+            return known or unknown_spread(self.quantile)
         return known or assumed_spread(self.log_ratios, groups)
 
     @cached_property

@@ -78,7 +78,7 @@ def add_rule(parser: argparse.ArgumentParser) -> None:
         metavar="PERCENT",
         type=percent,
         help="the slowdown that fails, and that a pass excludes in every cell (1 fails; a pass "
-        "excludes what the launches decide, beside a kept baseline 5)",
+        "excludes what the launches decide, beside a kept baseline 5, of a percentile 100)",
     )
     add_allow(parser)
 

@@ -3,8 +3,9 @@ verdicts promise with its limit (docs/calibration.md). Synthetic launches go thr
 judge real launches; `calibrated_layers` checks runs of compute with communication,
 `calibrated_links` chains without their links, `calibrated_gates` `regress`, `calibrated_states` its
 states of the link, `calibrated_tail_gates` its tails, `calibrated_events` the same on a disturbed
-machine, `calibrated_trends` histories, `calibrated_steps` how soon they raise an alarm,
-`calibrated_fleets` fleets, `calibrated_fits` `fit`."""
+machine, `calibrated_trends` histories, `calibrated_tail_days` percentiles from day to day,
+`calibrated_steps` how soon they raise an alarm, `calibrated_fleets` fleets, `calibrated_fits`
+`fit`."""
 
 import argparse
 import os
@@ -29,6 +30,7 @@ from tests.calibration import (
     calibrated_links,
     calibrated_states,
     calibrated_steps,
+    calibrated_tail_days,
     calibrated_tail_gates,
     calibrated_trends,
     synthetic,
@@ -222,6 +224,7 @@ CLAIMS: dict[str, list[Simulation]] = {
     **calibrated_steps.CLAIMS,
     **calibrated_links.CLAIMS,
     **calibrated_tail_gates.CLAIMS,
+    **calibrated_tail_days.CLAIMS,
 }
 
 

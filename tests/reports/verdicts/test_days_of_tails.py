@@ -1,0 +1,67 @@
+"""A percentile beside a kept baseline: tails differ between days too, and by more than medians."""
+
+import re
+
+import pytest
+
+from tests.reports.synthetic_nights import write_night
+from tests.reports.synthetic_run import rewrite_head
+from tests.reports.verdicts.test_regress import gate
+
+pytestmark = pytest.mark.unit
+
+LAUNCHES = 6
+# The share of slow steps on each day, by chance.
+SHARES = 0.004, 0.008, 0.003, 0.006, 0.010, 0.005
+
+
+def on_day(store, day, slow):
+    """The launches of a day, whose steps are slow with this share."""
+    for number in range(LAUNCHES):
+        path = write_night(store, 10 * day + number, slow)
+        run_id = f"2026-11-{day:02d}T03-0{number}-00Z-allreduce-made{day}{number}"
+        rewrite_head(path, run_id=run_id)
+        path.rename(path.with_name(f"{run_id}.jsonl"))
+    return f"{store}/2026-11-{day:02d}*.jsonl"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Nights of which some have more slow steps, a usual one, and one with many."""
+    folder = tmp_path_factory.mktemp("nightly")
+    for day, share in enumerate(SHARES, 1):
+        on_day(folder, day, share)
+    on_day(folder, 8, 0.007)
+    on_day(folder, 9, 0.2)
+    return folder
+
+
+def days(store, day):
+    return f"{store}/2026-11-{day:02d}*.jsonl"
+
+
+def test_a_day_with_more_slow_steps_by_chance_is_no_regression(store, capsys):
+    """Days whose medians are alike have P99s that differ by half: as medians are judged, nearly
+    every third night is a slowdown."""
+    status, printed = gate(capsys, days(store, 1), days(store, 8), "--quantile", 99)
+    assert status in (0, 3), printed
+    differ = re.search(r"days differ by ([\d.]+)%, estimated from 7 other days", printed)
+    assert differ
+    assert float(differ[1]) > 10
+    assert "days differ by 0" in gate(capsys, days(store, 1), days(store, 8))[1]
+
+
+def test_a_day_with_many_slow_steps_is_one(store, capsys):
+    status, printed = gate(capsys, days(store, 6), days(store, 9), "--quantile", 99)
+    assert (status, "P99 SLOWER" in printed) == (1, True), printed
+    assert gate(capsys, days(store, 6), days(store, 9))[0] != 1
+
+
+def test_without_other_days_nothing_is_decided(tmp_path, capsys):
+    """Two nights alone: 12 to 35 % of equal ones were a slowdown, with days that were assumed to
+    differ by 2 %."""
+    first, second = (on_day(tmp_path, day, share) for day, share in ((1, 0.001), (2, 0.05)))
+    status, printed = gate(capsys, first, second, "--quantile", 99)
+    assert status == 3
+    assert "how much the P99 differs between days is not known" in printed
+    assert "a P99 slowdown of 100.0% could hide" in printed

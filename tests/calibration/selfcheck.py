@@ -5,7 +5,7 @@ judge real launches; `calibrated_layers` checks runs of compute with communicati
 states of the link, `calibrated_tail_gates` its tails, `calibrated_events` the same on a disturbed
 machine, `calibrated_trends` histories, `calibrated_tail_days` percentiles from day to day,
 `calibrated_steps` how soon they raise an alarm, `calibrated_fleets` fleets, `calibrated_fits`
-`fit`."""
+`fit`, `calibrated_tails` the intervals of percentiles."""
 
 import argparse
 import os
@@ -32,6 +32,7 @@ from tests.calibration import (
     calibrated_steps,
     calibrated_tail_days,
     calibrated_tail_gates,
+    calibrated_tails,
     calibrated_trends,
     synthetic,
 )
@@ -225,6 +226,7 @@ CLAIMS: dict[str, list[Simulation]] = {
     **calibrated_links.CLAIMS,
     **calibrated_tail_gates.CLAIMS,
     **calibrated_tail_days.CLAIMS,
+    **calibrated_tails.CLAIMS,
 }
 
 

@@ -1,16 +1,31 @@
 """The tail of a case: percentiles and shares of its steps, and intervals that contain the truth."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.special import bdtrc, betaincinv
 
-from wiretax.record.effective_steps import LEAST_BLOCKS, effective_needed, rank_bounds, share_bounds
+from wiretax.record.effective_steps import (
+    LEAST_BLOCKS,
+    LEAST_LAUNCHES,
+    effective_needed,
+    rank_bounds,
+    share_bounds,
+)
 from wiretax.record.histogram import Tally, add, steps_of, tally
 from wiretax.record.schema import Block
-from wiretax.record.tails import PERCENTILES, percentile, share_above, steps_needed, tail_of
+from wiretax.record.tails import (
+    LEAST_APART,
+    PERCENTILES,
+    percentile,
+    share_above,
+    steps_needed,
+    tail_of,
+)
 
 TABLES = 120
 QUIET_US, SLOW_US = 20.0, 100.0
@@ -179,3 +194,17 @@ def test_a_case_has_the_percentiles_that_its_steps_support():
     assert [name for name in PERCENTILES if tail[name] is None] == ["step_p999_us"]
     assert tail["step_p50_us"].ci_low < tail["step_p50_us"].value < tail["step_p50_us"].ci_high
     assert tail["slow_share"].ci_low < 0.02 < tail["slow_share"].ci_high
+
+
+def test_the_page_says_what_the_program_needs():
+    page = (Path(__file__).parents[2] / "docs" / "tails.md").read_text()
+    for share in PERCENTILES.values():
+        numbers = rf"\| P{100 * share:g} \| {steps_needed(share):,}( steps)? \|"
+        assert re.search(rf"{numbers} {effective_needed(share):,}( effective steps)? \|", page)
+    written = {5: "five", 6: "six"}
+    for words in (
+        f"from {LEAST_BLOCKS} blocks on",
+        f"from {written[LEAST_LAUNCHES]} on",
+        f"from fewer than {written[LEAST_APART]} blocks",
+    ):
+        assert words in page.replace("\n", " ")

@@ -17,6 +17,8 @@ from wiretax.record.quantiles import launch_quantile_us, launch_steps, least_ste
 from wiretax.record.result import read
 
 MIN_DAYS = 5  # fewer days know their spread too badly
+# A tail is long on a few days: this one is the worst of all by chance once in 20.
+MIN_TAIL_DAYS = 19
 WIDER_P = 0.05  # cells that scatter more than this chance allows replace the prior
 SCATTER_EFFICIENCY = 0.82  # of a quartile of differences, for normal values
 NORMAL_MAD = 0.6745  # the median absolute deviation of normal values
@@ -97,8 +99,8 @@ def spread_between_days(
     baseline: Side, current: Side, quantile: float | None = None
 ) -> DaySpread | None:
     """The spread between the days of `other_entries`, of median costs or of a quantile of steps:
-    without the current side's runs, because a slowdown must not hide itself. None below five
-    days."""
+    without the current side's runs, because a slowdown must not hide itself. None below five days,
+    or MIN_TAIL_DAYS for a quantile."""
     entries, _ = in_one_state(other_entries(baseline, current))
     logs = log_quantiles(entries, quantile) if quantile else log_costs(entries)
     logs["day"] = np.array([entry.run.run_id[:10] for entry in entries])[logs.run]
@@ -120,14 +122,13 @@ def log_quantiles(entries: Sequence[Entry], quantile: float) -> pd.DataFrame:
 
 
 def unknown_spread(quantile: float) -> DaySpread:
-    """What is known of days without five of them: the share of slow steps may differ by any
-    factor."""
+    """What is known of a quantile on few days: the share of slow steps may differ by any factor."""
     name = quantile_name(quantile)
     return DaySpread(
         np.inf,
         1.0,
         f"how much the {name} differs between days is not known, so that nothing is decided: the "
-        f"folders of these runs hold fewer than {MIN_DAYS} other days",
+        f"folders of these runs hold fewer than {MIN_TAIL_DAYS} other days",
     )
 
 
@@ -162,7 +163,7 @@ def spread_of(logs: pd.DataFrame, is_tail: bool = False) -> DaySpread | None:
     levels = by_day.median().unstack()
     levels = levels.loc[:, levels.notna().mean() > 0.5].dropna()
     n_cases, n_days = levels.shape
-    if n_days < MIN_DAYS or not n_cases:
+    if n_days < (MIN_TAIL_DAYS if is_tail else MIN_DAYS) or not n_cases:
         return None
 
     within = (logs.log_cost - by_day.transform("median")).abs().groupby([logs.key, logs.day])

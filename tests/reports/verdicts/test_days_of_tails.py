@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from tests.reports.synthetic_nights import write_night
@@ -10,9 +11,8 @@ from tests.reports.verdicts.test_regress import gate
 
 pytestmark = pytest.mark.unit
 
-LAUNCHES = 6
-# The share of slow steps on each day, by chance.
-SHARES = 0.004, 0.008, 0.003, 0.006, 0.010, 0.005
+LAUNCHES, DAYS = 6, 19
+USUAL, MANY = 25, 26  # days
 
 
 def on_day(store, day, slow):
@@ -29,10 +29,11 @@ def on_day(store, day, slow):
 def store(tmp_path_factory):
     """Nights of which some have more slow steps, a usual one, and one with many."""
     folder = tmp_path_factory.mktemp("nightly")
-    for day, share in enumerate(SHARES, 1):
-        on_day(folder, day, share)
-    on_day(folder, 8, 0.007)
-    on_day(folder, 9, 0.2)
+    shares = 0.005 * np.random.default_rng(4).lognormal(0, 0.4, DAYS + 1)
+    for day, share in enumerate(shares, 1):
+        on_day(folder, day, float(share))
+    on_day(folder, USUAL, 0.007)
+    on_day(folder, MANY, 0.2)
     return folder
 
 
@@ -43,23 +44,25 @@ def days(store, day):
 def test_a_day_with_more_slow_steps_by_chance_is_no_regression(store, capsys):
     """Days whose medians are alike have P99s that differ by half: as medians are judged, nearly
     every third night is a slowdown."""
-    status, printed = gate(capsys, days(store, 1), days(store, 8), "--quantile", 99)
+    status, printed = gate(capsys, days(store, 1), days(store, USUAL), "--quantile", 99)
     assert status in (0, 3), printed
-    differ = re.search(r"days differ by ([\d.]+)%, estimated from 7 other days", printed)
+    differ = re.search(r"days differ by ([\d.]+)%, estimated from 21 other days", printed)
     assert differ
     assert float(differ[1]) > 10
-    assert "days differ by 0" in gate(capsys, days(store, 1), days(store, 8))[1]
+    assert "days differ by 0" in gate(capsys, days(store, 1), days(store, USUAL))[1]
 
 
 def test_a_day_with_many_slow_steps_is_one(store, capsys):
-    status, printed = gate(capsys, days(store, 6), days(store, 9), "--quantile", 99)
+    status, printed = gate(capsys, days(store, 6), days(store, MANY), "--quantile", 99)
     assert (status, "P99 SLOWER" in printed) == (1, True), printed
-    assert gate(capsys, days(store, 6), days(store, 9))[0] != 1
+    assert gate(capsys, days(store, 6), days(store, MANY))[0] != 1
 
 
-def test_without_other_days_nothing_is_decided(tmp_path, capsys):
-    """Two nights alone: 12 to 35 % of equal ones were a slowdown, with days that were assumed to
-    differ by 2 %."""
+def test_with_few_other_days_nothing_is_decided(tmp_path, capsys):
+    """Of two nights alone, with days that were assumed to differ by 2 %, 12 to 35 % of equal ones
+    were a slowdown; with ten other days 8 %."""
+    for day in range(3, 9):
+        on_day(tmp_path, day, 0.001)
     first, second = (on_day(tmp_path, day, share) for day, share in ((1, 0.001), (2, 0.05)))
     status, printed = gate(capsys, first, second, "--quantile", 99)
     assert status == 3

@@ -134,7 +134,7 @@ def announce(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
             f"{pairs} pairs {found} of {n_cells} cells: it takes {needed} "
             f"({typed('--pairs', needed)}), and a budget for them."
         )
-    elif len(effects):
+    elif len(effects) and not head.quantile:  # three pilots do not tell how tails scatter
         progress.write(
             f"In {time_text(all_s)} this machine finds a slowdown of {max(effects):.1%} four "
             f"times in five ({np.median(effects):.1%} at half of the sizes); with twice the "

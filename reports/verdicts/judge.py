@@ -308,7 +308,11 @@ def final_verdicts(found: Match, cells: pd.DataFrame, margin: float) -> "pd.Seri
         # are decided whose interval lies wholly beyond what these launches resolve. Of equal
         # variants with 6 to 27 pairs it calls a cell in at most 1.4 % of tables (simulated, spreads
         # of 1 to 20 %).
-        large = 1 + resolved_slowdown(cells, margin, found.quantile)
+        # Of equal P99s that scatter by 7 times it would call one in 10 % of tables, but for that
+        # nothing limits what these launches resolve.
+        large = 1 + resolved_slowdown(cells, margin)
+        if found.quantile:
+            large = 1 + excludable(cells, margin)
         is_open = verdicts == AMBIGUOUS
         verdicts = verdicts.mask(is_open & (cells.low > large), SLOWER)
         verdicts = verdicts.mask(is_open & (cells.high < 1 / large), FASTER)
@@ -327,9 +331,14 @@ def resolved_slowdown(cells: pd.DataFrame, margin: float, quantile: float | None
     """The slowdown (0.03: 3 %), from the margin to `most_resolvable`, that all judged cells
     together exclude with power 0.8 by these launches. No pilot sets it: the variance of three
     launches of which one is an event would hide slowdowns that these launches show."""
+    return min(excludable(cells, margin), most_resolvable(quantile))
+
+
+def excludable(cells: pd.DataFrame, margin: float) -> float:
+    """The same however wide it is."""
     cells = cells[is_judged(cells)]
     effects = verdict.detectable(cells, INTERVAL_P, 0.0, POWER ** (1 / len(cells)))
-    return min(np.max(effects[np.isfinite(effects)], initial=margin), most_resolvable(quantile))
+    return float(np.max(effects[np.isfinite(effects)], initial=margin))
 
 
 def most_resolvable(quantile: float | None) -> float:

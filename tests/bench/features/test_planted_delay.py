@@ -1,0 +1,46 @@
+"""A real launch in which one rank comes back late from every 50th call: the run says so."""
+
+import re
+
+import pytest
+
+from reports.tables.slow_steps import why_slow
+from tests.bench.launches import run
+
+pytestmark = pytest.mark.alone  # other work delays the ranks too
+
+LATE = """
+TITLE = "late"
+import time
+
+def bind(case):
+    from mpi4py import MPI
+
+    (send, receive), mpi, calls = case.arrays, case.mpi, 0
+
+    def reduce():
+        nonlocal calls
+        calls += 1
+        mpi.Allreduce(send, receive)
+        end_ns = time.perf_counter_ns() + 100_000 * (mpi.rank == 1 and calls % 50 == 0)
+        while time.perf_counter_ns() < end_ns:
+            pass
+
+    return reduce
+"""
+
+
+def test_the_rank_and_the_period_of_a_delay_are_named(tmp_path):
+    file = tmp_path / "late.py"
+    file.write_text(LATE)
+    words = "--sizes 16K --mode isolated --algorithm library --quiet -n 12000 --max-time 60"
+    printed, result = run(tmp_path, words, "--contender", file)
+    [case] = [case for case in result.cases if case.algorithm == "late"]
+    told = why_slow(result, case)
+    found = re.search(
+        r"of its slow calls (\d+) of (\d+) were slow on rank 1 alone; (\d+)% came every 50 calls",
+        told,
+    )
+    assert found, told
+    assert int(found[1]) > 0.5 * int(found[2])
+    assert "why: of its slow calls" in printed

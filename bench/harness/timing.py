@@ -31,6 +31,7 @@ PILOT_S = 0.02
 CACHE_WARMUP_S = 0.005
 MOST_WARMUP = 50
 OWN_MEDIAN_STEPS = 10  # of a block, from which on its median is its own
+FULL_BLOCKS = 16  # of a case, as a run has: of later ones one slow step is enough
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -201,8 +202,10 @@ def slow_steps(
         return []
     slow = slow[np.diff(slow, prepend=-2) > 1]
     # Every so many of them would add a period of its own.
-    draw, found = random.Random(len(iteration.usual_us)), list[SlowStep]()
-    for number in sorted(draw.sample(slow.tolist(), min(len(slow), MOST_SLOW_STEPS))):
+    n_before = len(iteration.usual_us) - 1
+    most = MOST_SLOW_STEPS if n_before < FULL_BLOCKS else 1
+    chosen, found = random.Random(n_before).sample(slow.tolist(), min(len(slow), most)), []
+    for number in sorted(chosen):
         by_rank_us = times.time_by_rank[:, number]
         if not iteration.chain_calls:
             by_rank_us = by_rank_us + times.after_by_rank[:, number]

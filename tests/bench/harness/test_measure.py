@@ -149,6 +149,12 @@ def test_the_wake_of_a_slow_step_is_no_other_one_and_a_few_of_many_are_kept():
     assert len({*np.diff(kept)}) > 1, "a choice with a period would be taken for the steps' own"
 
 
+def test_long_runs_keep_one_slow_step_of_a_late_block():
+    own_us, iteration = np.where(np.arange(100) % 10 == 3, 40.0, 10.0), iteration_of()
+    kept = [len(slow_of(own_us, own_us, iteration=iteration)) for _ in range(30)]
+    assert kept == [MOST_SLOW_STEPS] * 16 + [1] * 14
+
+
 @pytest.mark.parametrize(("n_slow", "is_kept"), [(4, False), (5, True)])
 def test_steps_that_are_too_few_for_a_tail_take_no_room(n_slow, is_kept):
     own_us = np.full(5000, 10.0)

@@ -44,6 +44,7 @@ from wiretax.record.tails import PERCENTILES, steps_needed
 # Up to this correlation of neighbouring runs, and from so many series on that are tested together:
 # the share of months without a change that have an alarm at the most (docs/calibration.md).
 RATES = (0.4, 6, 0.05), (0.4, 1, 0.06), (0.7, 24, 0.05), (0.7, 6, 0.10), (0.7, 1, 0.20)
+TAIL_RATES = RATES[:2]  # those of a percentile were measured up to there
 KEY = attrgetter("machine_id", "benchmark")  # of a run or a series
 # The picture: its panels.
 PANEL_IN = 4.5, 2.4
@@ -344,7 +345,10 @@ def headline(history: History) -> str:
 
 def closing(history: History) -> list[str]:
     """Sentences on the error rate, the disturbed runs and what is left out."""
-    texts = [] if history.rho is None else [rates(history.rho, history.fewest), seen(history)]
+    texts = list[str]()
+    if history.rho is not None:
+        known = TAIL_RATES if history.quantile else RATES
+        texts = [rates(history.rho, history.fewest, known), seen(history)]
     if history.disturbed:
         texts.append(
             f"disturbed, above {MOST_STEAL:.0%} of the CPU time withheld by the hypervisor: "
@@ -354,15 +358,15 @@ def closing(history: History) -> list[str]:
     return [*texts, *history.skipped]
 
 
-def rates(rho: float, series: int) -> str:
+def rates(rho: float, series: int, known: Sequence[tuple[float, int, float]] = RATES) -> str:
     """The rate of false alarms at this correlation of neighbouring runs, of so many series that are
-    tested together at the least."""
+    tested together at the least, by the `known` ones."""
     text = f"Neighbouring runs have a correlation of {rho:.2f}"
-    for most, fewest, alarms in RATES:
+    for most, fewest, alarms in known:
         if rho <= most and series >= fewest:
             return f"{text}: at most {alarms:.0%} of months without a change have an alarm."
 
-    return f"{text}, above {RATES[-1][0]:g}: no error rates were measured there."
+    return f"{text}, above {known[-1][0]:g}: no error rates were measured there."
 
 
 def seen(history: History) -> str:

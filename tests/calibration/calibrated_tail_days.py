@@ -91,7 +91,8 @@ def months(
 def found(share: float, series: int, rng: Rng, n: int) -> list[Figure]:
     """From a run on, this share of the steps of one series is slow: whether it is told by the
     eighth and by the fifteenth run, and whether the interval of its size has the truth."""
-    quiet, slow = (np.median(p99s_of_runs(rng, np.full((1, 400), each))) for each in (QUIET, share))
+    quiet, slow = (p99s_of_runs(rng, np.full((1, 400), each))[0] for each in (QUIET, share))
+    truth = np.median(slow[:, None] - quiet)
     told: dict[int, list[bool]] = {LATE_RUNS: [], 15: []}
     inside = list[bool]()
     for _ in range(max(n // 40, 2)):
@@ -102,7 +103,7 @@ def found(share: float, series: int, rng: Rng, n: int) -> list[Figure]:
             steps = [step for step in steps_in(logs[:, : STEP + age])[0] if step.word == "worse"]
             own.append(bool(steps))
         for step in steps:
-            inside.append(bool(step.log_ratio[1] <= slow - quiet <= step.log_ratio[2]))
+            inside.append(bool(step.log_ratio[1] <= truth <= step.log_ratio[2]))
     name = f"{share:.1%} slow, {series} series"
     figures = [Figure(f"{name}: by run {age}", own) for age, own in told.items()]
     return [*figures, Figure(f"{name}: interval", inside)]

@@ -12,7 +12,7 @@ from reports.kit.chart import LEAST_MARKS, Chart, Curve, signs, spark
 from reports.kit.page import Banner, Cell, Page, Row, Section, command_after
 from reports.site.run_page import run_page
 from reports.site.shared import file_name, history_file
-from reports.site.tails import tail_text
+from reports.site.tail_events import tail_text
 from reports.tables.figure import roles_of
 from reports.tables.sentences import (
     before_command,

@@ -21,7 +21,7 @@ from reports.site.history_page import (
     part_of,
 )
 from reports.site.shared import Store, file_name, history_file, status_text
-from reports.site.tails import tail_text
+from reports.site.tail_events import tail_text
 from reports.tables.sentences import (
     IMPORT,
     TOKEN_CALL_SIZE_BYTES,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from reports.site.tails import tail_events
+from reports.site.tail_events import tail_events
 from reports.tables.sentences import counted
 from reports.trends.history import KEY, History, history_of
 from wiretax.common.grouped import grouped

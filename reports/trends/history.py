@@ -31,7 +31,7 @@ from reports.trends.events import Change, Event, event_at, events_of
 from reports.trends.links import by_state, cost_beside, link_of
 from reports.trends.panels import Panel, panel_of, tested_together
 from reports.trends.series import Series
-from reports.trends.tails import QUANTILES, confirmed, runs_to_tell
+from reports.trends.tail_changes import QUANTILES, confirmed, runs_to_tell
 from wiretax.common.grouped import grouped
 from wiretax.common.program import answer, complain
 from wiretax.common.untrusted import printable

@@ -12,7 +12,7 @@ import pandas as pd
 from reports.tables.sentences import sized, without_version
 from reports.trends.changes import LEAST_BASE, Judgement, LevelChange
 from reports.trends.series import Series, label_of, place_of, point_of
-from reports.trends.tails import QUANTILES
+from reports.trends.tail_changes import QUANTILES
 from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
 from wiretax.record.observations import COST_US, Entry, costs_of, method_of

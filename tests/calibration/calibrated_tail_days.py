@@ -11,7 +11,7 @@ from scipy.special import betainc
 
 from reports.trends.changes import LevelChange, judge
 from reports.trends.step_test import LATE_RUNS
-from reports.trends.tails import confirmed
+from reports.trends.tail_changes import confirmed
 from reports.verdicts import days, verdict
 from reports.verdicts.judge import MOST_RESOLVABLE_TAIL
 from reports.verdicts.verdict import DEFAULT_MARGIN as MARGIN

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from reports.trends.changes import judge
-from reports.trends.tails import confirmed, limit_of, rank_sum_p, runs_to_tell
+from reports.trends.tail_changes import confirmed, limit_of, rank_sum_p, runs_to_tell
 from tests.reports.synthetic_nights import write_night
 from tests.reports.synthetic_run import run_id
 

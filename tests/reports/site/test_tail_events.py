@@ -3,7 +3,7 @@
 import pytest
 
 from reports.site.shared import find
-from reports.site.tails import tail_text
+from reports.site.tail_events import tail_text
 from tests.reports.site.test_dashboard import Read
 from tests.reports.synthetic_nights import write_night
 from tests.reports.synthetic_site import make_site

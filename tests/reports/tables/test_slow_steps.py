@@ -46,6 +46,7 @@ def test_chance_explains_nothing(cause, shape):
     [
         (timer(100), "100% came at multiples of 10 ms, as from a timer of 100 Hz"),
         (timer(250), "100% came at multiples of 4 ms, as from a timer of 250 Hz"),
+        (timer(1000), "100% came at multiples of 1 ms, as from timers"),
         (every(250), "100% came every 250 calls"),
         (every(250, rank=1), r"(\d+) of \1 were slow on rank 1 alone; 100% came every 250 calls"),
         (on_rank(1), r"(\d+) of \1 were slow on rank 1 alone"),
@@ -70,6 +71,12 @@ def test_a_cause_of_most_is_found_among_others(cause, told):
     assert sum(told in each for each in said) >= 9
     shares = [float(share) for each in said for share in re.findall(r"(\d+)% came", each)]
     assert all(50 < share < 98 for share in shares)
+
+
+def test_a_programs_timer_beside_the_kernels_is_not_taken_for_a_third_one():
+    said = [why(both(timer(100), timer(250)), seed) for seed in range(10)]
+    assert all("Hz" not in each or "250 Hz" in each for each in said)
+    assert sum("at multiples of 1 ms, as from timers" in each for each in said) >= 8
 
 
 def test_the_link_is_named_if_slow_steps_came_while_it_was_in_another_state():

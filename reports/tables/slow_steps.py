@@ -82,10 +82,13 @@ def period(events: Events, blocks: Sequence[Block], result: Result, step: str) -
         starts[block.round] = done + before
         done += before + block.n + checks
 
-    # A period of the blocks themselves is that of any place in them.
     numbers, of_blocks = np.arange(2, MOST_PERIOD), np.array([*starts.values()])
-    numbers = numbers[mean_phases(of_blocks, numbers) < 0.5]
-    every, share = common_period([starts[b.round] + slow.iteration for b, slow in events], numbers)
+    calls = {(b.round, slow.iteration): starts[b.round] + slow.iteration for b, slow in events}
+    every, share = common_period([*calls.values()], numbers)
+    if share and mean_phases(of_blocks, every) > 0.5:
+        # The blocks have this period, and so has any place in them: a place counts once.
+        once = {place // (every / 2): call for (_, place), call in calls.items()}
+        every, share = common_period([*once.values()], [every], len(numbers))
     periods_us = 1e6 / np.array(TIMERS_HZ)
     period_us, of_timer = common_period([slow.at_us for _, slow in events], periods_us)
     if share > of_timer:
@@ -97,11 +100,11 @@ def period(events: Events, blocks: Sequence[Block], result: Result, step: str) -
     return ""
 
 
-def common_period(at: ArrayLike, periods: ArrayLike) -> tuple[float, float]:
+def common_period(at: ArrayLike, periods: ArrayLike, n_tried: int = 0) -> tuple[float, float]:
     """The period, among some, that explains most events, and their share: the length of their mean
-    phase. (0, 0) if chance can explain that of each period, by Rayleigh's test (Mardia and Jupp,
-    "Directional Statistics", section 6.3.1), in which events closer than half a period count
-    once."""
+    phase. (0, 0) if chance can explain that of each period, or of each of `n_tried`, by Rayleigh's
+    test (Mardia and Jupp, "Directional Statistics", section 6.3.1), in which events closer than
+    half a period count once."""
     at, periods = np.sort(at), np.array(periods)
     if not len(at) or not len(periods):
         return 0.0, 0.0
@@ -117,7 +120,7 @@ def common_period(at: ArrayLike, periods: ArrayLike) -> tuple[float, float]:
             apart.append(each)
 
     share = float(mean_phases(np.array(apart), period))
-    p = len(periods) * np.exp(-len(apart) * share**2)
+    p = max(len(periods), n_tried) * np.exp(-len(apart) * share**2)
     return (float(period), share) if p < MOST_P and share > LEAST_SHARE else (0.0, 0.0)
 
 

@@ -79,6 +79,13 @@ def test_a_programs_timer_beside_the_kernels_is_not_taken_for_a_third_one():
     assert sum("at multiples of 1 ms, as from timers" in each for each in said) >= 8
 
 
+@pytest.mark.parametrize("n", [990, 1990, 3990, 4000])
+def test_blocks_with_almost_the_period_of_the_calls_name_no_wrong_one(n):
+    """Blocks of 4,000 steps with the untimed ones also have the period 250."""
+    said = [why(both(every(250), on_rank(-1, 0.001)), seed, n=n, n_blocks=13) for seed in range(5)]
+    assert {"", "250"} >= {"".join(re.findall(r"every (\d+)", each)) for each in said}
+
+
 def test_the_link_is_named_if_slow_steps_came_while_it_was_in_another_state():
     def while_other(draw, began_us, calls):
         is_other = calls[0] // (2000 + 10) in OTHER

@@ -34,17 +34,15 @@ def rows_with_steps(run: Result) -> Iterator[dict[str, Any]]:
 def samples_of(steps: Tally) -> list[Sample]:
     """The buckets, whose counts are exact, the count and the sum in s, by the middles of bins. A
     step that takes exactly as long as an edge counts above it."""
-    of_bins = steps.counts.sum(axis=0)
-    reached = np.append(0, np.cumsum(of_bins))
-    places = np.clip(np.multiply(EDGES, BINS_PER_OCTAVE) - steps.first, 0, len(of_bins))
+    reached = np.append(0, np.cumsum(steps.of_bins))
+    places = np.clip(np.multiply(EDGES, BINS_PER_OCTAVE) - steps.first, 0, len(steps.of_bins))
     below = reached[places].tolist()
     first = max(below.count(0) - 1, 0)
     samples: list[Sample] = [
         ("bucket", f"{2**edge / 1e9:.12g}", n)
         for edge, n in zip(EDGES[first:], below[first:], strict=True)
     ]
-    middles_us = (steps.edges_us[1:] + steps.edges_us[:-1]) / 2
-    sum_s = float(of_bins @ middles_us) / 1e6
+    sum_s = float(steps.of_bins @ steps.middles_us) / 1e6
     return [*samples, ("bucket", "+Inf", steps.n), ("count", "", steps.n), ("sum", "", sum_s)]
 
 

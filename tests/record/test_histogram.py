@@ -127,7 +127,7 @@ def test_damaged_steps_are_refused(damage):
     damaged = replace(right, steps=replace(right.steps, **damage))
     for blocks in ([damaged], [right, damaged], [damaged, right]):
         with pytest.raises(ValueError, match=r"steps?|base64|padding|ASCII"):
-            placed_steps(blocks)
+            list(placed_steps(blocks))
 
 
 def test_many_blocks_far_apart_take_little_memory(monkeypatch):

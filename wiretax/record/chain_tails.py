@@ -50,10 +50,9 @@ def chain_beside_calls(isolated: Sequence[Block], chained: Sequence[Block], call
 def beyond_middle_us(single: Tally, calls: int) -> tuple[float, float, float]:
     """How far, in us, the P99 of the sum of so many independent steps is above its P50, between the
     ends of its 95 % interval, by the jackknife over groups of blocks."""
-    whole = single.counts.sum(axis=0)
     groups = np.array_split(single.counts, GROUPS)
-    left = [whole - group.sum(axis=0) for group in groups]
-    found, *without = _distances_us(single, np.array([whole, *left]), calls)
+    left = [single.of_bins - group.sum(axis=0) for group in groups]
+    found, *without = _distances_us(single, np.array([single.of_bins, *left]), calls)
     error_us = np.std(without) * np.sqrt(GROUPS - 1)
     half_us = float(student_quantile(GROUPS - 1) * error_us)
     return found - half_us, found, found + half_us
@@ -62,14 +61,13 @@ def beyond_middle_us(single: Tally, calls: int) -> tuple[float, float, float]:
 def _distances_us(single: Tally, counts: NDArray[np.int64], calls: int) -> list[float]:
     """How far, in us, the P99 of the sum is above its P50, for steps with each of these (rows,
     bins) of counts in the bins of `single`."""
-    mid_us = (single.edges_us[:-1] + single.edges_us[1:]) / 2
     shares = counts / counts.sum(axis=1, keepdims=True)
-    mean_us = float(shares[0] @ mid_us)
-    sigma_us = float(np.sqrt(calls * shares[0] @ (mid_us - mean_us) ** 2))
+    mean_us = float(shares[0] @ single.middles_us)
+    sigma_us = float(np.sqrt(calls * shares[0] @ (single.middles_us - mean_us) ** 2))
     # Sums are as far from their mean at the most, but for one in a million. Each bin is at the two
     # points around its middle, with the weights that keep its mean.
     step_us = 2 * (10 * sigma_us + single.most_us) / POINTS
-    whole, part = np.divmod((mid_us - mean_us) / step_us, 1)
+    whole, part = np.divmod((single.middles_us - mean_us) / step_us, 1)
     points = np.zeros((len(shares), POINTS))
     for row, weights in zip(points, shares, strict=True):
         np.add.at(row, whole.astype(int) % POINTS, weights * (1 - part))

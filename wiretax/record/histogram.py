@@ -7,7 +7,7 @@ LEB128 of zigzag numbers, in which -n stands for n empty bins; without its heade
 longer than most blocks' counts, and in base64."""
 
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
@@ -21,8 +21,8 @@ BINS_PER_OCTAVE = 70
 # Steps take less than 1e15 us.
 MOST_BINS = int(BINS_PER_OCTAVE * np.log2(1e18)) + 1
 MOST_BYTES = 7  # of a number, so that those of all bins add up to less than 2^63
-AT_ONCE = 5000  # blocks that are decoded together: a file's strings have up to 4,000 letters
-MOST_CELLS = 20_000_000  # of the counts of a case, 160 MB
+AT_ONCE = 500  # blocks that are decoded together: hostile ones take 100 MB
+MOST_CELLS = 2_000_000  # of the counts of a case, 16 MB: 1,000 blocks of usual ones have 500,000
 Counts = NDArray[np.int64]
 
 
@@ -59,16 +59,16 @@ def _encoded(first: int, counts: Sequence[int]) -> str:
     return b64encode(content).decode()
 
 
-def placed_steps(blocks: Sequence[Block]) -> tuple[Counts, Counts, Counts]:
-    """For each bin with steps of these blocks, one or more that all have steps: the block's place,
-    the bin and the count, in the order of blocks and bins. Raises ValueError for damaged steps."""
-    parts = [_placed(blocks[at : at + AT_ONCE], at) for at in range(0, len(blocks), AT_ONCE)]
-    rows, bins, counts = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return rows, bins, counts
+def placed_steps(blocks: Sequence[Block]) -> Iterator[tuple[Counts, Counts, Counts]]:
+    """For each bin with steps of these blocks, which all have steps: the block's place, the bin and
+    the count, in the order of blocks and bins, of AT_ONCE blocks together. Raises ValueError for
+    damaged steps."""
+    for at in range(0, len(blocks), AT_ONCE):
+        rows, bins, counts = _placed(blocks[at : at + AT_ONCE])
+        yield at + rows, bins, counts
 
 
-def _placed(blocks: Sequence[Block], at: int) -> tuple[Counts, Counts, Counts]:
-    """The same of so few blocks that hostile ones fill no memory; the first one's place is `at`."""
+def _placed(blocks: Sequence[Block]) -> tuple[Counts, Counts, Counts]:
     steps = [block.steps for block in blocks if block.steps]
     contents = [b64decode(each.counts, validate=True) for each in steps]
     content = np.frombuffer(b"".join(contents), np.uint8)
@@ -104,7 +104,7 @@ def _placed(blocks: Sequence[Block], at: int) -> tuple[Counts, Counts, Counts]:
     # Times are rounded, which may be across the edge of a bin.
     if (told_us[0] > told_us[1]).any() or (abs(_bins_of(told_us) - found) > 1).any():
         raise ValueError("the shortest and the longest step are not those of the counts")
-    return at + owners, bins, counts
+    return owners, bins, counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +119,14 @@ class Tally:
     least_us: float
     most_us: float
 
+    @cached_property
+    def of_bins(self) -> Counts:
+        """The steps of all blocks, (bins,)."""
+        return np.asarray(self.counts.sum(axis=0))
+
     @property
     def n(self) -> int:
-        return int(self.counts.sum())
+        return int(self.of_bins.sum())
 
     @cached_property
     def edges_us(self) -> NDArray[np.float64]:
@@ -130,14 +135,17 @@ class Tally:
         edges_us = 2.0 ** (numbers / BINS_PER_OCTAVE) / 1e3
         return np.asarray(edges_us if self.first else np.append(0.0, edges_us[1:]))
 
+    @property
+    def middles_us(self) -> NDArray[np.float64]:
+        return np.asarray((self.edges_us[1:] + self.edges_us[:-1]) / 2)
+
     def quantile_us(self, share: float) -> float:
         """The least time, in us, that at least this share of all steps, from 0 to 1, does not
         exceed: to 1 %, between the ends of its bin by its place among the bin's steps."""
-        of_bins = self.counts.sum(axis=0)
-        reached, rank = np.cumsum(of_bins), share * self.n
+        reached, rank = np.cumsum(self.of_bins), share * self.n
         # The sum of shares may be above 1 by an error of rounding.
         place = min(int(np.searchsorted(reached, rank)), len(reached) - 1)
-        part = 1 - (reached[place] - rank) / max(of_bins[place], 1)
+        part = 1 - (reached[place] - rank) / max(self.of_bins[place], 1)
         low_us, high_us = self.edges_us[place : place + 2]
         return float(np.clip(low_us + part * (high_us - low_us), self.least_us, self.most_us))
 
@@ -150,30 +158,27 @@ class Tally:
         return np.asarray(self.counts @ np.clip(ends - below, 0.0, 1.0))
 
 
-def tally(blocks: Sequence[Block], launch: int = 0) -> Tally | None:
+def tally(blocks: Sequence[Block]) -> Tally | None:
     """The steps of these blocks of one case and launch: all of them, since the blocks that the
     state of the link leaves out are the tail. None if a block has none, as in runs of older
     versions. Raises ValueError for damaged counts."""
-    if not blocks or any(block.steps is None for block in blocks):
+    steps = [block.steps for block in blocks if block.steps]
+    if not steps or len(steps) < len(blocks):
         return None
 
-    rows, bins, placed = placed_steps(blocks)
-    low, width = int(bins.min()), int(np.ptp(bins)) + 1
+    least_us, most_us = min(each.least_us for each in steps), max(each.most_us for each in steps)
+    low, high = _bins_of(np.array([least_us, most_us])).tolist()
+    # Times are rounded, which may be across the edge of a bin.
+    low, width = max(low - 1, 0), high - low + 3
     # Blocks that follow each other share a row: very many, which would not fit; and blocks of one
     # step, which would hide that slow steps come together, in batches of the square root of n
     # (Flegal and Jones, Annals of Statistics 38, 2010).
     is_single = all(block.n == 1 for block in blocks)
-    rows //= max(1 + len(blocks) * width // MOST_CELLS, isqrt(len(blocks)) if is_single else 1)
-    counts = np.zeros((rows[-1] + 1, width), np.int64)
-    np.add.at(counts, (rows, bins - low), placed)
-    steps = [block.steps for block in blocks if block.steps]
-    return Tally(
-        low,
-        counts,
-        np.full(len(counts), launch),
-        min(each.least_us for each in steps),
-        max(each.most_us for each in steps),
-    )
+    of_a_row = max(1 + len(blocks) * width // MOST_CELLS, isqrt(len(blocks)) if is_single else 1)
+    counts = np.zeros((1 + (len(blocks) - 1) // of_a_row, width), np.int64)
+    for places, bins, placed in placed_steps(blocks):
+        np.add.at(counts, (places // of_a_row, bins - low), placed)
+    return Tally(low, counts, np.zeros(len(counts), np.int64), least_us, most_us)
 
 
 def add(tallies: Sequence[Tally]) -> Tally:

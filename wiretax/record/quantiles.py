@@ -33,10 +33,9 @@ def launch_quantile_us(steps: Tally, quantile: float, n: int | None = None) -> f
     steps are slow, the 99th of 100 jumps between launches, and this one is steady. It depends
     little on the number of steps if all launches have one `n`."""
     n = n or steps.n
-    reached = np.cumsum(np.append(0, steps.counts.sum(axis=0))) / steps.n
+    reached = np.cumsum(np.append(0, steps.of_bins)) / steps.n
     weights = np.diff(betainc((n + 1) * quantile, (n + 1) * (1 - quantile), reached))
-    middles_us = (steps.edges_us[1:] + steps.edges_us[:-1]) / 2
-    return float(weights @ np.clip(middles_us, steps.least_us, steps.most_us))
+    return float(weights @ np.clip(steps.middles_us, steps.least_us, steps.most_us))
 
 
 def launch_steps(result: Result, without: Sequence[str] = ()) -> Iterator[tuple[Key, Tally]]:
@@ -47,7 +46,6 @@ def launch_steps(result: Result, without: Sequence[str] = ()) -> Iterator[tuple[
     for case in result.cases:
         steps = tally(blocks.get(case.case, ())) if case.status == "ok" else None
         if steps:
-            counts = steps.counts.sum(axis=0)[None]
-            of_launch = replace(steps, counts=counts, launches=steps.launches[:1])
+            of_launch = replace(steps, counts=steps.of_bins[None], launches=steps.launches[:1])
             found.append((key_of(result.run.cases[case.case], without), of_launch))
     yield from sorted(found, key=lambda each: each[1].n)

@@ -92,9 +92,8 @@ def read(path: Path | str) -> Result:
         raise ResultError(f"{path}: a case has two blocks in one round")
 
     try:
-        with_steps = [block for block in blocks if block.steps]
-        if with_steps:
-            placed_steps(with_steps)
+        for _ in placed_steps([block for block in blocks if block.steps]):
+            pass  # which checks them
         for case in cases:
             check_tail(case)
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from math import comb, erfc
 from operator import itemgetter
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from reports.tables.sentences import MOST_STEAL_SHARE
 from wiretax.common.grouped import grouped
 from wiretax.record.case import is_own_work
-from wiretax.record.histogram import Tally
+from wiretax.record.histogram import Tally, tally
 from wiretax.record.schema import Block, Case, Result, SlowStep
 from wiretax.record.tails import SLOW_RATIO, steps_of_case
 
@@ -134,29 +135,32 @@ def other_state(steps: Tally, blocks: Sequence[Block], result: Result) -> str:
     Whitney, 1947) of the blocks' shares of slow steps. Blocks in a row in one state are not
     independent, and count as one."""
     counted = {id(block) for block in result.counted.by_case.get(blocks[0].case, blocks)}
-    is_out = np.array([id(block) not in counted for block in blocks])
+    limit_us = SLOW_RATIO * steps.quantile_us(0.5)
+    found = [
+        (is_out, stretch.above(limit_us).sum(), stretch.n)
+        for is_out, own in groupby(blocks, lambda block: id(block) not in counted)
+        if (stretch := tally([*own]))
+    ]
+    is_out, slow, n_steps = map(np.array, zip(*found, strict=True))
     if not is_out.any():
         return ""
 
-    slow = steps.above(SLOW_RATIO * steps.quantile_us(0.5))
-    stretch = np.cumsum(np.diff(is_out, prepend=is_out[0]))
-    shares = np.bincount(stretch, slow) / np.bincount(stretch, steps.counts.sum(axis=1))
+    shares = slow / n_steps
     _, place, counts = np.unique(shares, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    of_out = ranks[int(not is_out[0]) :: 2]
-    n, n_out = len(ranks), len(of_out)
+    n, n_out = len(ranks), int(is_out.sum())
     deviation = np.sqrt(ranks.var() * (n - n_out) / n_out / max(n - 1, 1))
     share = slow[is_out].sum() / max(slow.sum(), 1)
     if share < LEAST_SHARE or not deviation:
         return ""
-    if erfc((of_out.mean() - (n + 1) / 2) / deviation / np.sqrt(2)) / 2 > MOST_P:
+    if erfc((ranks[is_out].mean() - (n + 1) / 2) / deviation / np.sqrt(2)) / 2 > MOST_P:
         return ""
-    return f"{share:.0%} came in the {is_out.mean():.0%} of its blocks in another state of the link"
+    of_blocks = 1 - len(counted) / len(blocks)
+    return f"{share:.0%} came in the {of_blocks:.0%} of its blocks in another state of the link"
 
 
 def time_of_slow(steps: Tally) -> float:
     """The share of the time that the slow steps take beyond the P50."""
-    middle_us, counts = steps.quantile_us(0.5), steps.counts.sum(axis=0)
-    centres_us = (steps.edges_us[1:] + steps.edges_us[:-1]) / 2
-    beyond_us = np.where(centres_us > SLOW_RATIO * middle_us, centres_us - middle_us, 0)
-    return float((counts @ beyond_us) / (counts @ centres_us))
+    p50_us, middles_us = steps.quantile_us(0.5), steps.middles_us
+    beyond_us = np.where(middles_us > SLOW_RATIO * p50_us, middles_us - p50_us, 0)
+    return float((steps.of_bins @ beyond_us) / (steps.of_bins @ middles_us))

@@ -1,6 +1,7 @@
 """Why a case has a tail: a planted cause is named, and chance names none."""
 
 import re
+import tracemalloc
 
 import msgspec
 import numpy as np
@@ -95,6 +96,28 @@ def test_the_link_is_named_if_slow_steps_came_while_it_was_in_another_state():
     found = re.fullmatch(told, why(while_other, other=OTHER))
     assert found
     assert 80 < int(found[1]) < 100
+
+
+def test_blocks_of_one_long_call_each_have_causes_too():
+    """`show` ended in a traceback where the link's state left some of them out."""
+    other = np.arange(2, 300, 3)
+
+    def while_other(draw, began_us, calls):
+        is_slow = calls[0] // (1 + 10) % 3 == 0 and draw.random() < 0.3
+        return tail.on_ranks(np.array([is_slow]), -1)
+
+    said = why(while_other, n=1, n_blocks=300, other=other)
+    assert "100% came in the 33% of its blocks in another state of the link" in said
+
+
+def test_many_blocks_take_little_memory():
+    """A case of 5,000 blocks took 1 GB, so that `show` was killed on small machines."""
+    result = run_of(on_rank(1, 0.05), n=1, n_blocks=1500)
+    tracemalloc.start()
+    assert "on rank 1 alone" in why_slow(result, result.cases[0])
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 150e6
 
 
 def test_stolen_time_is_named_if_it_is_as_long_as_the_slow_steps_took():

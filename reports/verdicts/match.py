@@ -33,6 +33,7 @@ from wiretax.record.schema import Case
 COMPARED_FIELDS = "algorithm", "variant", "memory", "in_place", "datatype", "redop"
 # Left out of the keys of cases: it contains the library's version, in which sides may differ.
 VERSIONED_FIELD = "library"
+Place = tuple[int, int]  # of a launch: the number of its pair, and 0 for the baseline or 1
 
 
 class NothingInCommon(ResultError):
@@ -105,42 +106,38 @@ class Match:
         return costs_us
 
     @cached_property
-    def steps(self) -> dict[Key, list[list[Tally | None]]]:
-        """The steps of each common case that was never wrong in the two launches of each pair, the
-        baseline's first; None where a launch stores none."""
-        keys = [key for key in self.cases if key not in self.wrong]
-        launches = [
-            [dict(launch_steps(launch, self.without)) for launch in pair]
-            for pair in self.judged.pairs
-        ]
-        return {key: [[steps.get(key) for steps in pair] for pair in launches] for key in keys}
+    def steps(self) -> dict[Key, dict[Place, Tally]]:
+        """The steps of each common case that was never wrong, of the launches that store some."""
+        found: dict[Key, dict[Place, Tally]] = {
+            key: {} for key in self.cases if key not in self.wrong
+        }
+        for number, pair in enumerate(self.judged.pairs):
+            for side, launch in enumerate(pair):
+                for key, steps in launch_steps(launch, self.without):
+                    if key in found:
+                        found[key][number, side] = steps
+        return found
 
     @cached_property
     def n_steps(self) -> dict[Key, int]:
         """How many steps half of the launches have at least, by case."""
+        places = [*np.ndindex(len(self.judged.pairs), 2)]
         return {
-            key: int(
-                np.median([steps.n if steps else 0 for pair in pairs for steps in pair] or [0])
-            )
-            for key, pairs in self.steps.items()
+            key: int(np.median([own[each].n if each in own else 0 for each in places] or [0]))
+            for key, own in self.steps.items()
         }
 
     def quantiles_us(self, quantile: float) -> Floats:
         """As `costs_us`, of a quantile, for which all launches of a case count equally many
         steps."""
         costs_us = np.full((len(self.cases), len(self.judged.pairs), 2), np.nan)
-        places = {key: place for place, key in enumerate(self.cases)}
         least = least_steps(quantile)
-        for key, pairs in self.steps.items():
-            is_enough = {
-                (number, side): steps
-                for number, pair in enumerate(pairs)
-                for side, steps in enumerate(pair)
-                if steps and steps.n >= least
-            }
-            n = min((steps.n for steps in is_enough.values()), default=0)
-            for (number, side), steps in is_enough.items():
-                costs_us[places[key], number, side] = launch_quantile_us(steps, quantile, n)
+        for of_case, key in zip(costs_us, self.cases, strict=True):
+            own = self.steps.get(key, {})
+            enough = {place: steps for place, steps in own.items() if steps.n >= least}
+            n = min((steps.n for steps in enough.values()), default=0)
+            for place, steps in enough.items():
+                of_case[place] = launch_quantile_us(steps, quantile, n)
         return costs_us
 
     @cached_property

@@ -54,7 +54,7 @@ def faults_of_steps(found: Match) -> list[str]:
     without = [
         side.label
         for place, side in enumerate(found.sides)
-        if not any(pair[place] for pairs in found.steps.values() for pair in pairs)
+        if not any(side == place for own in found.steps.values() for _, side in own)
     ]
     if without:
         return [

@@ -20,13 +20,15 @@ def warning_on_tails(found: Match, among: Collection[str]) -> list[str]:
         return []
 
     titles = dict(zip(found.cases, titles_of([*found.cases.values()]), strict=True))
-    steps = {titles[key]: pairs for key, pairs in found.steps.items() if titles[key] in among}
-    shares = np.array([slow_shares(pairs) for pairs in steps.values()])
-    shares = shares.reshape(len(steps), len(found.judged.pairs), 2)
+    steps = {titles[key]: own for key, own in found.steps.items() if titles[key] in among}
+    shares = np.full((len(steps), len(found.judged.pairs), 2), np.nan)
+    for number, own in enumerate(steps.values()):
+        for place, share in zip(own, slow_shares([*own.values()]), strict=True):
+            shares[(number, *place)] = share
     told = list[str]()
-    for place in np.flatnonzero(has_worse_tail(shares)).tolist():
-        base, variant = np.nanmean(shares[place], axis=0)
-        told.append(f"{[*steps][place]} {variant:.2%} ({found.baseline.label} {base:.2%})")
+    for number in np.flatnonzero(has_worse_tail(shares)).tolist():
+        base, variant = np.nanmean(shares[number], axis=0)
+        told.append(f"{[*steps][number]} {variant:.2%} ({found.baseline.label} {base:.2%})")
     if not told:
         return []
     return [
@@ -35,21 +37,13 @@ def warning_on_tails(found: Match, among: Collection[str]) -> list[str]:
     ]
 
 
-def slow_shares(pairs: Sequence[Sequence[Tally | None]]) -> Floats:
+def slow_shares(launches: Sequence[Tally]) -> list[float]:
     """The share of the steps of each of these launches of a case that takes over SLOW_RATIO times
-    the P50 of all of them, (pairs, 2); NaN without steps."""
-    shares = np.full((len(pairs), 2), np.nan)
-    known = {
-        (number, side): steps
-        for number, pair in enumerate(pairs)
-        for side, steps in enumerate(pair)
-        if steps
-    }
-    if known:
-        limit_us = SLOW_RATIO * add([*known.values()]).quantile_us(0.5)
-        for place, steps in known.items():
-            shares[place] = steps.above(limit_us).sum() / steps.n
-    return shares
+    the P50 of all of them."""
+    if not launches:
+        return []
+    limit_us = SLOW_RATIO * add(launches).quantile_us(0.5)
+    return [float(steps.above(limit_us).sum() / steps.n) for steps in launches]
 
 
 def has_worse_tail(shares: Floats) -> Bools:

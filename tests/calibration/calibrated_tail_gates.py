@@ -73,7 +73,7 @@ class Sides:
         ]
         us = [[launch_quantile_us(each, QUANTILE, n) for each in side] for side in members]
         self.logs = np.log(us)
-        self.shares = slow_shares([[*pair] for pair in zip(*members, strict=True)]).T
+        self.shares = np.reshape(slow_shares([*members[0], *members[1]]), (2, MEMBERS))
 
     def draw(self, rng: Rng, tables: int, pairs: int, equal: bool) -> tuple[Floats, Floats]:
         """The log ratios of the pairs of tables, (tables, cells, pairs), and the shares of slow

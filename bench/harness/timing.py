@@ -4,7 +4,6 @@ Before and after a block a flag bounces between the ranks, which shows the state
 first iteration of a block, and one after its last, are checked bit by bit on the timed path.
 Iterations of a block are not independent, so intervals and the stop use block medians alone."""
 
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +14,14 @@ import numpy as np
 
 from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, nothing
 from bench.harness.session import Session
+from bench.harness.stored_slow_steps import slow_steps
 from bench.harness.verify import first_wrong
 from collectives.collective import Array, Datatype
 from collectives.operation import Operation, World
 from kernels.devices.device import WRONG_BYTES, Counts, DeviceError, Stamps, Step
 from wiretax.record.histogram import steps_of
-from wiretax.record.schema import MOST_SLOW_STEPS, Block, LinkBlock, SlowStep
+from wiretax.record.schema import Block, LinkBlock
 from wiretax.record.stats import warmup_length
-from wiretax.record.tails import LEAST_SLOW_SHARE, SLOW_RATIO
 
 PILOT_S = 0.02
 # After another case the cache lines of the slabs are in the caches of other cores: the next three
@@ -30,8 +29,6 @@ PILOT_S = 0.02
 # of both halves has moved between its ranks twice, but only for this long.
 CACHE_WARMUP_S = 0.005
 MOST_WARMUP = 50
-OWN_MEDIAN_STEPS = 10  # of a block, from which on its median is its own
-FULL_BLOCKS = 16  # of a case, as a run has: of later ones one slow step is enough
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -169,7 +166,7 @@ def block_record(iteration: Iteration, block: int, times: Times, began_ns: int =
     chained = iteration.chain_calls > 0
     after_us, skew_us = float(np.median(times.after)), float(np.median(times.skew))
     total_us = times.time if chained else times.time + times.after
-    usual_us = float(np.median(total_us))
+    iteration.usual_us.append(float(np.median(total_us)))
     return Block(
         case=iteration.number,
         block=block,
@@ -178,42 +175,13 @@ def block_record(iteration: Iteration, block: int, times: Times, began_ns: int =
         warmup=iteration.warmup,
         time_us=float(np.median(times.time)),
         mean_us=round(float(times.time.mean()), 6),  # a picosecond: the rest is noise of rounding
-        total_us=round(usual_us, 6),
+        total_us=round(iteration.usual_us[-1], 6),
         steps=steps_of(total_us * max(1, iteration.chain_calls)),
-        slow=slow_steps(iteration, times, total_us, usual_us, began_ns) or msgspec.UNSET,
+        slow=slow_steps(iteration, times, total_us, began_ns) or msgspec.UNSET,
         consume_us=None if chained else after_us,
         chain_only_us=after_us if chained else None,
         arrival_skew_us=None if np.isnan(skew_us) else skew_us,
     )
-
-
-def slow_steps(
-    iteration: Iteration, times: Times, total_us: Floats, usual_us: float, began_ns: int
-) -> list[SlowStep]:
-    """At most MOST_SLOW_STEPS of those that take over twice the block's median, `usual_us`, at
-    random; none if they are too few for a tail. For a short block the median of the case's blocks
-    so far takes its place. Slow steps in a row count once: the others are the first one's wake.
-    Without a shared clock a rank's time has its waits for late ranks, and so names no rank."""
-    iteration.usual_us.append(usual_us)
-    if len(total_us) < OWN_MEDIAN_STEPS:
-        usual_us = float(np.median(iteration.usual_us))
-    slow = np.flatnonzero(total_us > SLOW_RATIO * usual_us)
-    if len(slow) < LEAST_SLOW_SHARE * len(total_us):
-        return []
-    slow = slow[np.diff(slow, prepend=-2) > 1]
-    # Every so many of them would add a period of its own.
-    n_before = len(iteration.usual_us) - 1
-    most = MOST_SLOW_STEPS if n_before < FULL_BLOCKS else 1
-    chosen, found = random.Random(n_before).sample(slow.tolist(), min(len(slow), most)), []
-    for number in sorted(chosen):
-        by_rank_us = times.time_by_rank[:, number]
-        if not iteration.chain_calls:
-            by_rank_us = by_rank_us + times.after_by_rank[:, number]
-        late = np.flatnonzero(by_rank_us > SLOW_RATIO * usual_us)
-        is_alone = len(late) == 1 and not np.isnan(times.skew[number])
-        at_us = max(int(times.at_ns[number]) - began_ns, 0) // 1000
-        found.append(SlowStep(number, at_us, times.ranks[late[0]] if is_alone else -1))
-    return found
 
 
 def samples_of(iteration: Iteration, block: int, times: Times) -> Array:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from math import comb
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 from reports.trends.changes import ALPHA, Judgement, LevelChange
 from reports.trends.step_test import SPELL_RUNS, neighbours
@@ -18,6 +18,8 @@ from wiretax.record.tails import PERCENTILES
 
 # The percentiles that runs keep, as they are typed, and their names in observations.
 QUANTILES = {f"{100 * share:g}": name for name, share in PERCENTILES.items()}
+MOST_EXACT = 50  # runs on one side: beyond them a normal p is at most twice the exact one of 1e-6
+MOST_SIZED = 1000  # runs on each side: 8 MB of differences
 
 
 def limit_of(n_series: int) -> float:
@@ -61,11 +63,14 @@ def confirmed_in(steps: Sequence[LevelChange], logs: Floats, limit: float) -> li
 
 
 def rank_sum_p(before: Floats, after: Floats) -> float:
-    """The two-sided p of Wilcoxon's rank-sum test (Biometrics Bulletin 1, 1945), exact without
-    equal values, and too large with some."""
-    n, m = len(before), len(after)
-    wins = np.sum(after[:, None] > before) + np.sum(after[:, None] == before) / 2
+    """The two-sided p of Wilcoxon's rank-sum test (Biometrics Bulletin 1, 1945), up to MOST_EXACT
+    runs on one side exact without equal values, and too large with some."""
+    n, m, ordered = len(before), len(after), np.sort(before)
+    wins = np.sum(np.searchsorted(ordered, after) + np.searchsorted(ordered, after, "right")) / 2
     least = int(min(wins, n * m - wins))
+    if min(n, m) > MOST_EXACT:
+        return min(2 * float(ndtr((least + 0.5 - n * m / 2) / deviation_of_wins(n, m))), 1.0)
+
     # How many orders have so many wins: the coefficients of the Gaussian binomial.
     orders = np.zeros(least + 1)
     orders[0] = 1
@@ -77,13 +82,20 @@ def rank_sum_p(before: Floats, after: Floats) -> float:
     return min(2 * float(orders.sum()) / comb(n + m, n), 1.0)
 
 
+def deviation_of_wins(n: int, m: int) -> float:
+    """Of how many of the n x m pairs one side wins, where both are alike."""
+    return float(np.sqrt(n * m * (n + m + 1) / 12))
+
+
 def size_by_ranks(before: Floats, after: Floats, rho: float) -> Floats:
     """The shift that these values have with its 95 % interval, (3,): the median of all differences,
     and those that the rank-sum test does not exclude (Hodges and Lehmann, Annals of Mathematical
-    Statistics 34, 1963), of runs of which neighbours have this correlation."""
+    Statistics 34, 1963), of runs of which neighbours have this correlation. The nearest MOST_SIZED
+    runs on each side count."""
+    before, after = before[-MOST_SIZED:], after[:MOST_SIZED]
     differences = np.sort((after[:, None] - before).ravel())
     n, m = len(before), len(after)
-    deviation = np.sqrt(n * m * (n + m + 1) / 12 * (1 + rho) / (1 - rho))
+    deviation = deviation_of_wins(n, m) * np.sqrt((1 + rho) / (1 - rho))
     beyond = int(np.clip(n * m / 2 + ndtri(0.025) * deviation, 0, n * m // 2))
     return np.array([np.median(differences), differences[beyond], differences[-1 - beyond]])
 

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from reports.trends.changes import judge
-from reports.trends.tail_changes import confirmed, limit_of, rank_sum_p, runs_to_tell
+from reports.trends.tail_changes import confirmed, limit_of, rank_sum_p, runs_to_tell, size_by_ranks
 from tests.reports.synthetic_nights import write_night
 from tests.reports.synthetic_run import run_id
 
@@ -138,6 +138,17 @@ def test_ranks_are_as_in_scipy(n, m, shift):
     assert rank_sum_p(before, after) == pytest.approx(
         mannwhitneyu(before, after, method="exact").pvalue
     )
+
+
+def test_thousands_of_runs_have_ranks_too():
+    """A dashboard of three years ended in a traceback: the orders of 1,100 runs are too many."""
+    rng = np.random.default_rng(5)
+    before, after = rng.normal(0, 1, 1500), rng.normal(0, 1, 700)
+    for shift in (0.05, 0.15, 0.2):
+        found = rank_sum_p(before, after + shift)
+        assert found == pytest.approx(mannwhitneyu(before, after + shift).pvalue, rel=1e-3)
+    _, low, high = size_by_ranks(before, after + 0.2, 0.0)
+    assert low < 0.2 < high
 
 
 def test_the_report_says_how_many_runs_can_confirm_a_change():

@@ -51,10 +51,10 @@ def _at_size(size: int, step: str, lines: Sequence[DrawnLine], result: Result) -
         if case.size_bytes == size and (steps := steps_of_case(result, case.case))
     ]
     most = max((steps.n for _, steps in tallies), default=0)
-    one_in = [each for each in ONE_IN if steps_needed(1 - 1 / each) <= most]
-    if one_in[-1:] < [2]:
+    if most < steps_needed(0.5):
         return None
 
+    one_in = [each for each in ONE_IN if steps_needed(1 - 1 / each) <= most]
     curves = []
     for line, steps in tallies:
         spans = [_span(percentile(steps, 1 - 1 / each)) for each in one_in]

@@ -7,11 +7,9 @@ from rich.table import Table
 from reports.tables.sentences import number, plain_table
 from wiretax.record.effective_steps import LEAST_BLOCKS
 from wiretax.record.schema import FIGURES, Case, Estimate
-from wiretax.record.tails import PERCENTILES, steps_needed
+from wiretax.record.tails import PERCENTILES, STEP_FIELDS, steps_needed
 
-# The fields of a case that tell its steps, and their columns by heading.
-FIELDS = ("n_steps", *PERCENTILES, "step_worst_us", "slow_share")
-HEADINGS = [FIGURES[field].heading for field in FIELDS]
+HEADINGS = [FIGURES[field].heading for field in STEP_FIELDS]
 # The footnotes of a table by what is in its cells.
 NOTES = {
     "- (": "- (n): this percentile takes n steps",
@@ -20,8 +18,8 @@ NOTES = {
 
 
 def step_text(case: Case, field: str) -> str:
-    """The cell of one of FIELDS: a figure with its interval, of which an end may be unknown, `5.1
-    [4.9 -]`; a share in %; or `- (1000)`, of a percentile that takes 1000 steps."""
+    """The cell of one of STEP_FIELDS: a figure with its interval, of which an end may be unknown,
+    `5.1 [4.9 -]`; a share in %; or `- (1000)`, of a percentile that takes 1000 steps."""
     value = getattr(case, field)
     if value is None and case.n_steps and field in PERCENTILES:
         return f"- ({steps_needed(PERCENTILES[field])})"

@@ -47,6 +47,7 @@ from wiretax.record.case import is_own_work, late_us
 from wiretax.record.chain_links import leads
 from wiretax.record.schema import FIGURES, Case, Result, Summary
 from wiretax.record.stats import Interval
+from wiretax.record.tails import STEP_FIELDS
 
 # Columns that stand in the title if all cells are alike; figures declare it (`Shown.is_folded`).
 FOLDED = (
@@ -347,7 +348,7 @@ def _their_text(case: Case) -> str:
 
 def _text(case: Case, name: str) -> str:
     """A figure in few digits: of a summary the median, with its interval for the whole cost."""
-    if name in step_table.FIELDS:
+    if name in STEP_FIELDS:
         return step_table.step_text(case, name)
 
     value = getattr(case, name)

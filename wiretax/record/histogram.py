@@ -184,19 +184,19 @@ def tally(blocks: Sequence[Block]) -> Tally | None:
 def add(tallies: Sequence[Tally]) -> Tally:
     """All steps of these tallies, whose launches become different ones."""
     low = min(each.first for each in tallies)
-    high = max(each.first + each.counts.shape[1] for each in tallies)
-    counts = np.zeros((sum(len(each.counts) for each in tallies), high - low), np.int64)
-    launches = np.zeros(len(counts), np.int64)
-    row, n_launches = 0, 0
+    width = max(each.first + each.counts.shape[1] for each in tallies) - low
+    counts = np.zeros((sum(len(each.counts) for each in tallies), width), np.int64)
+    launches, row = list[Counts](), 0
     for each in tallies:
-        rows, start = slice(row, row + len(each.counts)), each.first - low
-        counts[rows, start : start + each.counts.shape[1]] = each.counts
-        launches[rows] = each.launches + n_launches
-        row, n_launches = rows.stop, n_launches + int(each.launches.max()) + 1
+        start = each.first - low
+        n_rows, n_bins = each.counts.shape
+        counts[row : row + n_rows, start : start + n_bins] = each.counts
+        launches.append(each.launches + (launches[-1].max() + 1 if launches else 0))
+        row += n_rows
     return Tally(
         low,
         counts,
-        launches,
+        np.concatenate(launches),
         min(each.least_us for each in tallies),
         max(each.most_us for each in tallies),
     )

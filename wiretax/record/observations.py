@@ -23,7 +23,7 @@ from wiretax.record.blocks import main_state
 from wiretax.record.case import Key, key_of
 from wiretax.record.flight_records import read_flight
 from wiretax.record.schema import CaseHeader, End, Estimate, Result, Run
-from wiretax.record.tails import PERCENTILES
+from wiretax.record.tails import STEP_FIELDS
 
 MIN_BLOCKS = 5  # of a case, to count
 # A run from which the hypervisor withheld more than this share of the CPU time is disturbed: its
@@ -35,14 +35,13 @@ QUIET_S = 900  # a run without an end that was not written to for so long was cu
 # An observation: the number of the case, the number of its blocks that count, the medians of their
 # cost and of the time of the collective alone, and what the run keeps of its steps, NaN without
 # any, to 1 %: float32 is enough.
-OF_STEPS = "n_steps", *PERCENTILES, "step_worst_us", "slow_share"
 OBSERVED = np.dtype(
     [
         ("case", np.int32),
         ("n_blocks", np.int32),
         ("cost_us", np.float64),
         ("time_us", np.float64),
-        *((name, np.float32) for name in OF_STEPS),
+        *((name, np.float32) for name in STEP_FIELDS),
     ]
 )
 Figure = Callable[[NDArray[Any]], NDArray[Any]]  # of observations, (n,)
@@ -135,7 +134,7 @@ def observed_of(result: Result) -> NDArray[Any]:
         if case.status == "ok" and len(costs_us) >= least:
             times_us = counted.times_us[case.case]
             medians_us = median(costs_us.values()), median(times_us.values())
-            steps = [getattr(case, name) for name in OF_STEPS]
+            steps = [getattr(case, name) for name in STEP_FIELDS]
             values = [each.value if isinstance(each, Estimate) else each for each in steps]
             rows.append((case.case, len(costs_us), *medians_us, *values))
 

@@ -25,6 +25,8 @@ PERCENTILES = {
     "step_p99_us": 0.99,
     "step_p999_us": 0.999,
 }
+# All fields of a case that tell its steps.
+STEP_FIELDS = "n_steps", *PERCENTILES, "step_worst_us", "slow_share"
 LEAST_BEYOND = 10  # steps beyond a percentile, for it to be shown
 LEAST_APART = 6  # blocks with steps beyond it: the bursts of fewer do not tell how many more come
 SLOW_RATIO = 2  # of a slow step to the P50, at the least

@@ -9,17 +9,18 @@ import pytest
 
 import wiretax
 from reports.tables import sentences
-from reports.tables.step_table import FIELDS, step_text
+from reports.tables.step_table import step_text
 from reports.tables.table import render
 from tests.reports.archived import unpack
 from tests.reports.synthetic_log import write_log
 from tests.reports.synthetic_steps import CALL_US, N_BLOCKS, N_STEPS, write_steps
 from wiretax.record.effective_steps import LEAST_BLOCKS
 from wiretax.record.schema import Estimate
+from wiretax.record.tails import STEP_FIELDS
 
 pytestmark = pytest.mark.unit
 
-STEPS = [name for field in FIELDS for name in (field, f"{field}_ci_low", f"{field}_ci_high")]
+STEPS = [name for field in STEP_FIELDS for name in (field, f"{field}_ci_low", f"{field}_ci_high")]
 
 
 def step_rows(text):
@@ -84,7 +85,7 @@ def test_steps_are_null_where_none_were_stored(tmp_path, reports):
     for path in (older, write_log(tmp_path, {"us": 5})):
         assert wiretax.load(path).reindex(columns=STEPS).isna().all(axis=None)
         cases = json.loads(reports("show", path, "--json")[1])["cases"]
-        assert {case[field] for case in cases for field in FIELDS} == {None}
+        assert {case[field] for case in cases for field in STEP_FIELDS} == {None}
         assert not {*STEPS} & {*next(csv.reader(io.StringIO(reports("export", path, "--csv")[1])))}
         assert "steps" not in reports("show", path, "--long")[1]
 

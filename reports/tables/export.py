@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.tables.step_buckets import rows_with_steps, step_lines
+from reports.tables.step_buckets import STEPS, rows_with_steps, step_lines
 from wiretax.common.program import complain
 from wiretax.common.untrusted import spreadsheet_cell
 from wiretax.record.case import CASE_KEY
@@ -129,18 +129,27 @@ def as_openmetrics(rows: Iterable[dict[str, Any]], is_textfile: bool = False) ->
             *([f"# UNIT {name} {unit}"] if unit else []),
             f"# HELP {name} {meaning}",
         ]
-        series: dict[str, dict[int, float]] = defaultdict(dict)
-        for labels, at_s, row in cases:
-            if row.get(column) is not None:
-                series[labels][at_s] = row[column] * scale
-        for labels, points in series.items():
-            shown = sorted(points)[-1 if is_textfile else 0 :]
-            lines += [
-                f"{name}{{{labels}}} {points[at_s]:.12g}{'' if is_textfile else f' {at_s}'}"
-                for at_s in shown
-            ]
+        lines += [
+            f"{name}{{{labels}}} {value * scale:.12g}{time}"
+            for labels, time, value in points_of(cases, column, is_textfile)
+        ]
 
-    return "\n".join([*lines, *step_lines(cases, is_textfile), "# EOF\n"])
+    lines += step_lines([*points_of(cases, STEPS, is_textfile)], is_textfile)
+    return "\n".join([*lines, "# EOF\n"])
+
+
+def points_of(
+    cases: Iterable[tuple[str, int, dict[str, Any]]], column: str, is_textfile: bool
+) -> Iterator[tuple[str, str, Any]]:
+    """The labels, the time and the value of each point in a column, of cases by their labels and
+    their time in s."""
+    series: dict[str, dict[int, Any]] = defaultdict(dict)
+    for labels, at_s, row in cases:
+        if row.get(column) is not None:
+            series[labels][at_s] = row[column]
+    for labels, points in series.items():
+        for at_s in sorted(points)[-1 if is_textfile else 0 :]:
+            yield labels, "" if is_textfile else f" {at_s}", points[at_s]
 
 
 def gauges() -> Iterator[tuple[str, str, str, float, str]]:

@@ -5,7 +5,7 @@ All cases and runs have the same edges, so that `sum by (le)` adds them up: powe
 at which bins of the record begin. Of the edges without a step below, only the last is written;
 those above are needed, because a series that lacks one is missing from the sum there."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from wiretax.record.histogram import BINS_PER_OCTAVE, Tally
 from wiretax.record.schema import Result
 from wiretax.record.tails import steps_of_case
 
+STEPS = "samples"  # the column of rows that has them
 NAME = "wiretax_step_time_seconds"
 MEANING = (
     "Time of a step until its result is consumed, a call or a whole chain with its links, in all "
@@ -25,10 +26,10 @@ Sample = tuple[str, str, float]  # the ending of a name, its `le` if it is a buc
 
 
 def rows_with_steps(run: Result) -> Iterator[dict[str, Any]]:
-    """The rows of `case_rows`, each with its `samples`, which are empty without steps."""
+    """The rows of `case_rows`, each with its samples as STEPS; None without steps."""
     for case, row in zip(run.cases, case_rows(run), strict=True):
         steps = steps_of_case(run, case.case)
-        yield row | {"samples": samples_of(steps) if steps else []}
+        yield row | {STEPS: steps and samples_of(steps)}
 
 
 def samples_of(steps: Tally) -> list[Sample]:
@@ -46,22 +47,13 @@ def samples_of(steps: Tally) -> list[Sample]:
     return [*samples, ("bucket", "+Inf", steps.n), ("count", "", steps.n), ("sum", "", sum_s)]
 
 
-def step_lines(cases: Iterable[tuple[str, int, dict[str, Any]]], is_textfile: bool) -> list[str]:
-    """The lines of the cases of `export.as_openmetrics`: (labels, time in s, row)."""
-    series: dict[str, dict[int, Sequence[Sample]]] = {}
-    for labels, at_s, row in cases:
-        if row.get("samples"):
-            series.setdefault(labels, {})[at_s] = row["samples"]
-    if not series:
-        return []
-
+def step_lines(points: Sequence[tuple[str, str, list[Sample]]], is_textfile: bool) -> list[str]:
+    """The lines of these points: labels, time, samples."""
     kind, prefix = ("histogram", "") if is_textfile else ("gaugehistogram", "g")
     lines = [f"# TYPE {NAME} {kind}", f"# UNIT {NAME} seconds", f"# HELP {NAME} {MEANING}"]
-    for labels, points in series.items():
-        for at_s in sorted(points)[-1 if is_textfile else 0 :]:
-            time = "" if is_textfile else f" {at_s}"
-            for ending, edge, value in points[at_s]:
-                name = f"{NAME}_{ending if edge else prefix + ending}"
-                le = f',le="{edge}"' if edge else ""
-                lines.append(f"{name}{{{labels}{le}}} {value:.12g}{time}")
-    return lines
+    for labels, time, samples in points:
+        for ending, edge, value in samples:
+            name = f"{NAME}_{ending if edge else prefix + ending}"
+            le = f',le="{edge}"' if edge else ""
+            lines.append(f"{name}{{{labels}{le}}} {value:.12g}{time}")
+    return lines if points else []

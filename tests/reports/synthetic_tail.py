@@ -18,6 +18,7 @@ from wiretax.record.schema import CaseHeader, End, Result
 from wiretax.record.summarise import build_cases
 
 NOTHING = Step("nothing", 0, None)
+WORLD = mock.MagicMock()  # costs more to make than a block
 WARMUP = 8
 STEP_US, PAUSE_US = 10.0, 5.0  # of a step, and between two
 SLOW_US = 40.0  # that a slow step takes longer
@@ -52,7 +53,7 @@ def run_of(
         own_us += SLOW_US * cause(draw, began_us, calls) * draw.lognormal(0, 0.3, n)
         stamps_us = np.stack([np.broadcast_to(began_us, (2, n)), *3 * [began_us + own_us]], axis=-1)
         stamps = [*(1e3 * stamps_us).astype(np.int64)]
-        block = block_record(iteration, number, times_us(iteration, stamps, mock.MagicMock()))
+        block = block_record(iteration, number, times_us(iteration, stamps, WORLD))
         is_other = other is not None and number in other
         block.link_rtt_ns = (OTHER_NS, OTHER_NS) if is_other else (FAST_NS, FAST_NS)
         blocks.append(block)

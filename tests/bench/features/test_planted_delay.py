@@ -22,7 +22,7 @@ def bind(case):
         nonlocal calls
         calls += 1
         mpi.Allreduce(send, receive)
-        end_ns = time.perf_counter_ns() + 100_000 * (mpi.rank == 1 and calls % 50 == 0)
+        end_ns = time.perf_counter_ns() + 1_000_000 * (mpi.rank == 1 and calls % 50 == 0)
         while time.perf_counter_ns() < end_ns:
             pass
 
@@ -33,7 +33,7 @@ def bind(case):
 def test_the_rank_and_the_period_of_a_delay_are_named(tmp_path):
     file = tmp_path / "late.py"
     file.write_text(LATE)
-    words = "--sizes 16K --mode isolated --algorithm library --quiet -n 12000 --max-time 60"
+    words = "--sizes 16K --mode isolated --algorithm library --quiet -n 4000 --max-time 60"
     printed, result = run(tmp_path, words, "--contender", file)
     [case] = [case for case in result.cases if case.algorithm == "late"]
     told = why_slow(result, case)

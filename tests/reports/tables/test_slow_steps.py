@@ -37,8 +37,8 @@ CHANCE = {
 @pytest.mark.parametrize("shape", [{}, {"n": 200, "n_blocks": 40}, {"other": OTHER}])
 @pytest.mark.parametrize("cause", CHANCE.values(), ids=CHANCE)
 def test_chance_explains_nothing(cause, shape):
-    said = [why(cause, seed, **shape) for seed in range(20)]
-    assert said.count("") >= 19, [each for each in said if each]
+    said = [why(cause, seed, **shape) for seed in range(10)]
+    assert said.count("") >= 9, [each for each in said if each]
 
 
 @pytest.mark.parametrize("n", [300, 2000])
@@ -150,7 +150,7 @@ def test_runs_without_slow_steps_have_no_cause():
 
 def test_a_foreign_file_cannot_make_it_slow_or_fail():
     """Ranks that are not there, steps behind the end of a block, and one instant for all."""
-    result = run_of(on_rank(1), n=200, n_blocks=600)
+    result = run_of(on_rank(1), n=50, n_blocks=200)
     for block in result.blocks:
         block.slow = [SlowStep(10**14, 10**14, 10**8)] * 4
     assert "rank 100000000" in why_slow(result, result.cases[0])

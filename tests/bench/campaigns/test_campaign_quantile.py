@@ -12,6 +12,8 @@ from wiretax.record.manifest import MANIFEST, read_manifest
 
 __all__ = ["side"]
 
+PAIRS = 8  # of launches of 400 steps
+
 # Prints the steps of one case, of which a share takes five times as long: one rank of its
 # all-reduce is late.
 STEPS = """
@@ -31,25 +33,28 @@ def late(tmp_path, name, share):
     return shlex.join([sys.executable, str(path), name, str(share), "{seed}"])
 
 
-@pytest.fixture
-def sides(tmp_path):
-    """The commands of a base, and of a head whose rank is late in one call of a hundred."""
-    return late(tmp_path, "base", 0), late(tmp_path, "head", 0.01)
+@pytest.fixture(scope="module")
+def by_medians(tmp_path_factory):
+    """The folder of a gate of medians, of a base and of a head whose rank is late in one call of a
+    hundred."""
+    folder = tmp_path_factory.mktemp("late")
+    sides = late(folder, "base", 0), late(folder, "head", 0.01)
+    assert judged(folder / "gate", *sides, pairs=PAIRS) == 0
+    return folder / "gate"
 
 
-def test_a_late_rank_passes_with_a_warning_by_default(tmp_path, sides):
+def test_a_late_rank_passes_with_a_warning_by_default(by_medians):
     """Its median is that of the base."""
-    folder = tmp_path / "gate"
-    assert judged(folder, *sides, pairs=12) == 0
-    summary, junit, page = said(folder)
+    summary, junit, page = said(by_medians)
     for text in (summary, junit, page):
         assert "tails: steps that take over 2 x the P50" in text
     assert "<failure" not in junit
 
 
-def test_a_late_rank_fails_the_gate_of_the_p99(tmp_path, sides, capsys):
+def test_a_late_rank_fails_the_gate_of_the_p99(tmp_path, capsys):
     folder = tmp_path / "gate"
-    assert judged(folder, *sides, "--quantile", "99", pairs=12) == 1
+    sides = late(tmp_path, "base", 0), late(tmp_path, "head", 0.01)
+    assert judged(folder, *sides, "--quantile", "99", pairs=PAIRS) == 1
     assert all("P99 SLOWER" in text for text in said(folder))
     # The folder is judged later as the gate judged it.
     words = ["regress", "--baseline", folder / "base", "--current", folder / "head"]
@@ -60,7 +65,7 @@ def test_a_late_rank_fails_the_gate_of_the_p99(tmp_path, sides, capsys):
 def test_two_sides_that_are_late_alike_pass(tmp_path):
     folder = tmp_path / "gate"
     both = [late(tmp_path, name, 0.01) for name in ("base", "head")]
-    assert judged(folder, *both, "--quantile", "99", pairs=12) == 0
+    assert judged(folder, *both, "--quantile", "99", pairs=PAIRS) == 0
     assert all("P99" in text for text in said(folder))
 
 
@@ -74,11 +79,8 @@ def test_a_gate_whose_launches_have_too_few_steps_ends_after_its_pilots(tmp_path
     assert {launch.stage for launch in manifest.launches} == {"pilot"}
 
 
-def test_manifests_of_older_versions_judge_medians(tmp_path, side):
-    folder = tmp_path / "gate"
-    assert judged(folder, side(), side(1.1)) == 1
-    head, *rest = (folder / MANIFEST).read_text().splitlines()
-    older = msgspec.json.decode(head)
+def test_manifests_of_older_versions_judge_medians(by_medians, tmp_path):
+    older = msgspec.json.decode((by_medians / MANIFEST).read_text().splitlines()[0])
     assert older.pop("quantile") is None
-    (folder / MANIFEST).write_text("\n".join([msgspec.json.encode(older).decode(), *rest, ""]))
-    assert read_manifest(folder).campaign.quantile is None
+    (tmp_path / MANIFEST).write_bytes(msgspec.json.encode(older) + b"\n")
+    assert read_manifest(tmp_path).campaign.quantile is None

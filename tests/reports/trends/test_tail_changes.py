@@ -15,6 +15,7 @@ from tests.reports.synthetic_run import run_id
 pytestmark = pytest.mark.unit
 
 RUNS, STEP = 42, 30
+ONE_SIZE = {"sizes": [16384]}  # half of the cases
 
 
 @pytest.fixture
@@ -71,19 +72,20 @@ def test_a_faster_median_with_a_worse_tail_is_both(tmp_path, history):
     """The one hides the other in a mean, and each alone is half of the truth."""
     for night in range(36):
         later = night >= 24
-        write_night(tmp_path, night, 0.03 if later else 0.001, scale=0.8 if later else 1.0)
+        scale = 0.8 if later else 1.0
+        write_night(tmp_path, night, 0.03 if later else 0.001, scale=scale, **ONE_SIZE)
     status, answer = asked(history, tmp_path)
     assert (status, {each["verdict"] for each in answer["series"]}) == (0, {"better"})
     status, answer = asked(history, tmp_path, "--quantile", "99")
     assert (status, {each["verdict"] for each in answer["series"]}) == (1, {"worse"})
-    assert answer["events"][0]["headline"].startswith("P99 of all 2 cases takes ")
+    assert answer["events"][0]["headline"].startswith("P99 of 16 KiB two_shot takes ")
 
 
 def test_nights_with_a_heavy_tail_that_are_all_alike_are_no_alarm(tmp_path, history):
     """Three nights whose P99 is a slow step by chance would be "five times longer"."""
     shares = 0.006 * np.exp(np.random.default_rng(8).normal(0, 0.4, 40))
     for night, share in enumerate(shares):
-        write_night(tmp_path, night, float(share))
+        write_night(tmp_path, night, float(share), **ONE_SIZE)
     status, answer = asked(history, tmp_path, "--quantile", "99")
     assert (status, answer["events"]) == (0, [])
 
@@ -104,13 +106,13 @@ def test_older_runs_without_steps_are_counted_and_the_others_are_a_series(tmp_pa
     """Half of a store was measured before steps were kept."""
     for night in range(44):
         if night < 20:
-            write_night(tmp_path, night, change=lambda block: block)
+            write_night(tmp_path, night, change=lambda block: block, **ONE_SIZE)
         else:
-            write_night(tmp_path, night, 0.03 if night >= 36 else 0.001)
+            write_night(tmp_path, night, 0.03 if night >= 36 else 0.001, **ONE_SIZE)
     status, answer = asked(history, tmp_path, "--quantile", "99")
     assert (status, answer["runs"]) == (1, 44)
     assert {each["runs"] for each in answer["series"]} == {24}
-    said = "left out, without a P99, of older versions or fewer than 1,000 steps: 80 of 176 results"
+    said = "left out, without a P99, of older versions or fewer than 1,000 steps: 40 of 88 results"
     assert said in answer["left_out"]
     assert asked(history, tmp_path)[1]["series"][0]["runs"] == 44
 

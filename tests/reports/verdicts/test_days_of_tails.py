@@ -11,14 +11,15 @@ from tests.reports.verdicts.test_regress import gate
 
 pytestmark = pytest.mark.unit
 
-LAUNCHES, DAYS = 6, 19
+LAUNCHES, DAYS = 6, 19  # launches of a day that is judged; other days have two
+JUDGED = 1, 6  # and the last two
 USUAL, MANY = 25, 26  # days
 
 
-def on_day(store, day, slow):
+def on_day(store, day, slow, launches=LAUNCHES):
     """The launches of a day, whose steps are slow with this share."""
-    for number in range(LAUNCHES):
-        path = write_night(store, 10 * day + number, slow)
+    for number in range(launches):
+        path = write_night(store, 10 * day + number, slow, sizes=[16384])
         run_id = f"2026-11-{day:02d}T03-0{number}-00Z-allreduce-made{day}{number}"
         rewrite_head(path, run_id=run_id)
         path.rename(path.with_name(f"{run_id}.jsonl"))
@@ -31,7 +32,7 @@ def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nightly")
     shares = 0.005 * np.random.default_rng(4).lognormal(0, 0.4, DAYS + 1)
     for day, share in enumerate(shares, 1):
-        on_day(folder, day, float(share))
+        on_day(folder, day, float(share), LAUNCHES if day in JUDGED else 2)
     on_day(folder, USUAL, 0.007)
     on_day(folder, MANY, 0.2)
     return folder
@@ -62,7 +63,7 @@ def test_with_few_other_days_nothing_is_decided(tmp_path, capsys):
     """Of two nights alone, with days that were assumed to differ by 2 %, 12 to 35 % of equal ones
     were a slowdown; with ten other days 8 %."""
     for day in range(3, 9):
-        on_day(tmp_path, day, 0.001)
+        on_day(tmp_path, day, 0.001, launches=2)
     first, second = (on_day(tmp_path, day, share) for day, share in ((1, 0.001), (2, 0.05)))
     status, printed = gate(capsys, first, second, "--quantile", 99)
     assert status == 3

@@ -35,19 +35,20 @@ def with_steps(share=0.0, times=5.0, n=N_STEPS, spread=0.03, seed=0, case=None):
 
 
 TWO_SHOT_16K = 2  # its number among the cases of `SMALL`
+ONE_SIZE, TWO_SIZES = [16384], [16384, 65536]
 
 
-def tailed(folder, variants=None, pairs=12, base=None, **steps):
+def tailed(folder, variants=None, pairs=12, base=None, sizes=ONE_SIZE, **steps):
     """A campaign in which these steps are those of one case of `new`."""
     new = with_steps(**{"case": TWO_SHOT_16K, "share": 0.01} | steps, seed=1)
     options = {"main": base or with_steps(n=steps.get("n", N_STEPS)), "new": new}
-    return write_campaign(folder, variants or ALIKE, pairs=pairs, options=options)
+    return write_campaign(folder, variants or ALIKE, pairs=pairs, options=options, sizes=sizes)
 
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
     """One call in a hundred of one case takes five times as long."""
-    return tailed(tmp_path_factory.mktemp("tailed") / "campaign")
+    return tailed(tmp_path_factory.mktemp("tailed") / "campaign", sizes=TWO_SIZES)
 
 
 def cells_of(compared):
@@ -109,7 +110,8 @@ def test_the_campaign_says_what_is_judged(campaign, tmp_path, reports, capsys):
 
 
 def test_both_sides_with_the_same_tail_pass(tmp_path, capsys):
-    folder = tailed(tmp_path / "same", base=with_steps(share=0.01, case=TWO_SHOT_16K))
+    base = with_steps(share=0.01, case=TWO_SHOT_16K)
+    folder = tailed(tmp_path / "same", base=base, sizes=TWO_SIZES)
     assert judge(capsys, folder, "--quantile", 99)[0] == 0
 
 
@@ -123,7 +125,8 @@ def test_a_tail_in_bursts_is_more_than_these_launches_can_exclude(tmp_path, repo
         return msgspec.structs.replace(block, n=N_STEPS, steps=steps_of(steps_us))
 
     own = {"change": change}
-    folder = write_campaign(tmp_path / "bursts", ALIKE, options={"main": own, "new": own})
+    options = {"main": own, "new": own}
+    folder = write_campaign(tmp_path / "bursts", ALIKE, options=options, sizes=ONE_SIZE)
     _, out, _ = reports("compare", folder, "--quantile", 99)
     assert "12 pairs cannot exclude +100.0%" in " ".join(out.split())
 
@@ -148,7 +151,7 @@ def test_cases_with_too_few_steps_are_not_judged_and_nothing_passes(tmp_path, re
         said,
     )
     _, out, _ = reports("compare", folder, "--quantile", 99)
-    assert len(re.findall(r"48 of \d+ steps", out)) == 6
+    assert len(re.findall(r"48 of \d+ steps", out)) == 3
     # What it recommends is possible.
     lower = said.partition("or --quantile ")[2].split()[0]
     assert judge(capsys, folder, "--quantile", lower)[0] == 0
@@ -158,7 +161,8 @@ def test_one_case_with_too_few_steps_leaves_the_gate_undecided(tmp_path, capsys)
     few = with_steps(n=8)["change"]
     enough = with_steps()["change"]
     own = {"change": lambda block: (few if block.case == TWO_SHOT_16K else enough)(block)}
-    folder = write_campaign(tmp_path / "one", ALIKE, options={"main": own, "new": own})
+    both = {"main": own, "new": own}
+    folder = write_campaign(tmp_path / "one", ALIKE, options=both, sizes=ONE_SIZE)
     options, (*_, page) = forms(tmp_path)
     status, said = judge(capsys, folder, "--quantile", 99, *options)
     assert (status, "a P99 slowdown of" in said, SLOW in said) == (3, True, True)
@@ -166,7 +170,8 @@ def test_one_case_with_too_few_steps_leaves_the_gate_undecided(tmp_path, capsys)
 
 
 def test_runs_without_steps_are_named(tmp_path, capsys):
-    folder = write_campaign(tmp_path / "old", ALIKE, options={"new": with_steps()})
+    options = {"new": with_steps()}
+    folder = write_campaign(tmp_path / "old", ALIKE, pairs=6, options=options, sizes=ONE_SIZE)
     status, said = judge(capsys, folder, "--quantile", 99)
     assert status == 5
     assert "main stored no steps, as runs of older versions and of other programs: no P99" in said

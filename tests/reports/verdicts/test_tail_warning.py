@@ -8,6 +8,7 @@ import pytest
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
 from tests.reports.verdicts.test_quantile import (
     ALIKE,
+    ONE_SIZE,
     SLOW,
     TWO_SHOT_16K,
     campaign,
@@ -76,14 +77,14 @@ def test_what_the_median_shows_is_told_once(tmp_path, reports):
     """A case that takes three times as long has all its steps above the limit."""
     options = {"main": with_steps(), "new": with_steps(seed=1)}
     variants = {"main": no_effect, "new": slower(200)}
-    folder = write_campaign(tmp_path / "slower", variants, options=options)
+    folder = write_campaign(tmp_path / "slower", variants, options=options, sizes=ONE_SIZE)
     assert not warned(folder, reports)
 
 
 def test_runs_without_steps_are_compared_as_ever(tmp_path, reports):
-    assert not warned(write_campaign(tmp_path / "old", ALIKE), reports)
-    half = write_campaign(tmp_path / "half", ALIKE, options={"new": with_steps(share=0.01)})
-    assert not warned(half, reports)
+    for name, options in (("old", {}), ("half", {"new": with_steps(share=0.01)})):
+        folder = write_campaign(tmp_path / name, ALIKE, options=options, sizes=ONE_SIZE)
+        assert not warned(folder, reports)
 
 
 def test_library_tails_are_not_the_codes(tmp_path, reports):

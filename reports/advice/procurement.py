@@ -158,7 +158,7 @@ def evaluate(path: Path) -> Procurement:
     if any(requirement.figure[0] in FIELDS for requirement in requirements):
         sentences.append(
             "Percentiles are of single calls, each until its result is consumed, over all launches "
-            "alike, in any state of the link, with intervals of their ranks."
+            "alike, in any state of the link."
         )
     if n_verdicts:
         sentences.append(

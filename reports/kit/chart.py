@@ -28,6 +28,7 @@ SIGNS = (
     (r"(?<=\d) ?%", "\u00a0%"),
     (r"(?<![A-Za-z_./-])us(?![\w./-])", "µs"),
     (r"(?<![\w.-])(\d+(?:\.\d+)?)x(?!\w)", r"\1×"),  # not of mi300x or NCCL 1.x
+    (r"(?<=\d) x (?=the |its )", "× "),
     (r"\+-", "±"),
     (r"->", "→"),
     (r"<=", "≤"),
@@ -89,7 +90,7 @@ class Chart:
     def label(self, number: int) -> str:
         """The name at the end of a line; a long one is cut, behind its number in the table."""
         name = signs(self.lines[number].name)
-        return name if len(name) <= MOST_LETTERS else f"{number + 1} {name[: MOST_LETTERS - 3]}…"
+        return name if len(name) <= MOST_LETTERS else f"{number + 1}. {name[: MOST_LETTERS - 4]}…"
 
     @property
     def json(self) -> Markup:

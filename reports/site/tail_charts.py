@@ -34,8 +34,8 @@ def percentiles_section(result: Result, lines: Sequence[DrawnLine]) -> list[Sect
     needed = [f"P{100 * share:g} {steps_needed(share):,}" for share in PERCENTILES.values()]
     numbers = sorted(case.n_steps or 0 for case in cases)
     said = (
-        f"Each percentile takes so many {step.partition(' ')[0]}s: {', '.join(needed)}. Cases here "
-        f"have {numbers[0]:,} to {numbers[-1]:,}"
+        f"{step.partition(' ')[0].capitalize()}s needed: {', '.join(needed)}. The cases here have "
+        f"{numbers[0]:,} to {numbers[-1]:,}"
     )
     said += "." if result.run.imported_from else "; --iters sets how many."
     drawings = [*filter(None, charts), *_over_sizes(step, drawn)]

@@ -374,7 +374,7 @@ def fitting(table: "Table") -> "list[Table]":
 
     tables = [copy(table) for _ in parts]
     for part, own in zip(tables, parts, strict=True):
-        part.caption = table.caption if part is tables[0] else None
+        part.caption = table.caption if part is tables[-1] else None
         part.columns = [replace(column, _index=place) for place, column in enumerate(own)]
 
     return tables

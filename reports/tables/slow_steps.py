@@ -39,7 +39,7 @@ def why_slow(result: Result, case: Case) -> str:
     step = step_word(case)
     shares = one_rank(events, result), period(events, blocks, result, step)
     causes = [*filter(None, (*shares, other_state(steps, blocks, result)))]
-    said = [f"of its slow {step}s {'; '.join(causes)}"] if causes else []
+    said = [f"of its slow {step}s, {'; '.join(causes)}"] if causes else []
     stolen = result.end.steal_share if result.end else None
     if stolen and stolen > max(MOST_STEAL_SHARE, time_of_slow(steps)):
         said.append(f"the hypervisor withheld {stolen:.1%} of the CPU time, enough for all of them")

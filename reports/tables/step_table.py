@@ -51,7 +51,8 @@ def table_of_steps(
     headings = (name.removeprefix("step ").replace(" ", "\n", 1) for name in names)
     every = " ".join(cell for row in cells for cell in row)
     notes = [note for mark, note in NOTES.items() if mark in every]
-    if any(case.slow_share and case.slow_share.ci_low is None for case in cases):
-        notes.append(f"without [ ]: fewer than {LEAST_BLOCKS} blocks")
+    figures = (getattr(case, field) for case in cases for field in FIELDS)
+    if any(isinstance(each, Estimate) and each.ci_low is None for each in figures):
+        notes.append(f"without [ ]: fewer than {LEAST_BLOCKS} blocks, or steps too alike")
     title = f"{cases[0].mode} steps: us of {what}; slow: over twice P50"
     return [(title, plain_table(headings, cells, notes))]

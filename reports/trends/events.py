@@ -111,13 +111,14 @@ class Event:
             cases = f"{len(names)} of {self.n_series} cases"
         verb = "take" if names[1:] else "takes"
         if tail := self.series.tail:
-            cases, verb = f"{tail} of {cases.replace('All', 'all')}", "takes"
+            cases, verb = f"{tail} of {cases.replace('All', 'all')}", "is"
         change = abs(np.expm1(np.median([step.log_ratio[0] for _, step in changes])))
         since = self.run
         if self.crept:
             since = self.crept.first
             change = abs(np.expm1(self.crept.log_ratio[0]))
-        more = "longer" if self.word == "worse" else "less"
+        less = "shorter" if tail else "less"
+        more = "longer" if self.word == "worse" else less
         text = f"{cases} {verb} {change:.1%} {more} since {time_of(since):%-d %b %Y}"
         if self.crept:
             text += ", little by little"

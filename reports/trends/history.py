@@ -198,7 +198,7 @@ def without_quantile(entries: Collection[Entry], quantile: str) -> list[str]:
     n_results = sum(len(entry.observed) for entry in entries)
     least = steps_needed(PERCENTILES[name])
     return [
-        f"left out, without a P{quantile}, of older versions or fewer than {least:,} steps: {lack} "
+        f"left out, without a P{quantile} (older versions, or fewer than {least:,} steps): {lack} "
         f"of {n_results} results"
     ]
 
@@ -389,7 +389,8 @@ def seen_tail(history: History) -> str:
     if not age:
         return f"So few runs show no change of P{history.quantile}."
     return (
-        f"A change of P{history.quantile} is told when the ranks of {age} runs or more confirm it."
+        f"A change of P{history.quantile} is reported once a rank-sum test confirms it, after "
+        f"{age} runs at the earliest."
     )
 
 

@@ -227,7 +227,7 @@ def judged_tails(comparison: Comparison) -> list[str]:
     if comparison.is_interleaved and comparison.cells.high.notna().any():
         slowdown = comparison.resolved_slowdown
         can = "can" if slowdown < judge.most_resolvable(comparison.quantile) else "cannot"
-        judged += f"; {counted(pairs, 'pair')} {can} exclude {slowdown:+.1%}"
+        judged += f"; {counted(pairs, 'pair')} {can} exclude a slowdown of {slowdown:.1%}"
     return [judged]
 
 

@@ -11,7 +11,7 @@ from reports.verdicts.sides import Side
 from wiretax.common.arguments import percentile
 from wiretax.record.quantiles import LEAST_BEYOND, least_steps, quantile_name
 
-REMEDY = "fewer sizes, a longer --max-time or a lower --quantile"
+REMEDY = "use fewer sizes, a longer --max-time or a lower --quantile"
 
 
 def add_quantile(parser: argparse.ArgumentParser) -> None:

@@ -32,7 +32,7 @@ def warning_on_tails(found: Match, among: Collection[str]) -> list[str]:
     if not told:
         return []
     return [
-        f"tails: steps that take over {SLOW_RATIO} x the P50: {some(told)}; not judged: "
+        f"tails: more slow steps, over {SLOW_RATIO} x the P50: {some(told)}; not judged: "
         "--quantile 99 judges the P99"
     ]
 

@@ -38,7 +38,7 @@ def test_the_rank_and_the_period_of_a_delay_are_named(tmp_path):
     [case] = [case for case in result.cases if case.algorithm == "late"]
     told = why_slow(result, case)
     found = re.search(
-        r"of its slow calls (\d+) of (\d+) were slow on rank 1 alone; (\d+)% came every 50 calls",
+        r"of its slow calls, (\d+) of (\d+) were slow on rank 1 alone; (\d+)% came every 50 calls",
         told,
     )
     assert found, told

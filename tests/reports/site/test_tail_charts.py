@@ -94,7 +94,7 @@ def test_too_few_steps_are_a_gap_and_say_how_many_it_takes(tmp_path):
     few = run_with_steps(tmp_path / "few", lambda block: alike(1)(block))
     section, charts, over_sizes = percentiles(few)
     assert (charts, over_sizes) == ({}, None)
-    assert "calls: P50 20" in section.sentences[0]
+    assert "Calls needed: P50 20" in section.sentences[0]
 
 
 def test_a_chain_is_a_step_as_a_whole(tmp_path):
@@ -103,7 +103,7 @@ def test_a_chain_is_a_step_as_a_whole(tmp_path):
     section, charts, over_sizes = percentiles(result)
     assert section.heading == "Percentiles of a chain of 160 calls"
     assert charts["16 KiB"].title == "16 KiB: time of a chain of 160 calls by percentile"
-    assert "so many chains" in section.sentences[0]
+    assert section.sentences[0].startswith("Chains needed: P50 20, ")
     assert over_sizes is None, "one size has no line"
 
 

@@ -35,7 +35,7 @@ def test_a_tail_that_grew_is_on_the_card_and_has_its_chart(tmp_path):
     assert page.text.count("P99 of 16 KiB two-shot: 4.") == 2  # beside the verdict, and on the card
     [history] = site.glob("history-*.html")
     for each in (page, Read(history)):
-        assert "P99 of 16 KiB two-shot takes 3" in each.text
+        assert "P99 of 16 KiB two-shot is 3" in each.text
         assert any(
             "P99 of 16 KiB two-shot;" in attrs.get("aria-label", "") for attrs in each.all("div")
         )

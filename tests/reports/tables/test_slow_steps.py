@@ -54,7 +54,7 @@ def test_chance_explains_nothing(cause, shape):
     ],
 )
 def test_a_cause_is_named_with_its_share(cause, told, n):
-    assert re.fullmatch(f"of its slow calls {told}", why(cause, n=n, n_blocks=30))
+    assert re.fullmatch(f"of its slow calls, {told}", why(cause, n=n, n_blocks=30))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_the_link_is_named_if_slow_steps_came_while_it_was_in_another_state():
         is_other = calls[0] // (2000 + 10) in OTHER
         return tail.on_ranks(draw.random(len(calls)) < (0.03 if is_other else 0.002), -1)
 
-    told = r"of its slow calls (\d+)% came in the 40% of its blocks in another state of the link"
+    told = r"of its slow calls, (\d+)% came in the 40% of its blocks in another state of the link"
     found = re.fullmatch(told, why(while_other, other=OTHER))
     assert found
     assert 80 < int(found[1]) < 100
@@ -168,10 +168,10 @@ def test_events_in_a_row_count_once():
 def test_the_cause_stands_below_the_tail_and_among_the_facts_of_the_page():
     result = run_of(on_rank(1), n_blocks=30)
     [told] = re.findall(
-        r"why: of its slow calls (\d+) of \1 were slow on rank 1 alone", render(result)
+        r"why: of its slow calls, (\d+) of \1 were slow on rank 1 alone", render(result)
     )
     assert (
-        f"why: of its slow calls {told} of {told} were slow on rank 1 alone."
+        f"why: of its slow calls, {told} of {told} were slow on rank 1 alone."
         in banner_of(result).facts
     )
     assert "why:" not in render(run_of(tail.now_and_then, n_blocks=30))

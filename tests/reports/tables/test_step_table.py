@@ -66,7 +66,18 @@ def test_an_unknown_end_of_an_interval_is_a_dash(tmp_path):
 def test_steps_without_intervals_say_how_many_blocks_they_take(tmp_path):
     assert "without [ ]" not in render(write_steps(tmp_path, n_blocks=LEAST_BLOCKS), long=True)
     few = render(write_steps(tmp_path / "few", n_blocks=LEAST_BLOCKS - 1), long=True)
-    assert few.endswith(f"without [ ]: fewer than {LEAST_BLOCKS} blocks\n")
+    note = f"without [ ]: fewer than {LEAST_BLOCKS} blocks, or steps too alike\n"
+    assert few.endswith(note)
+    # Blocks are enough, but the steps are worth too few independent ones for this percentile.
+    alike = write_steps(tmp_path / "alike", n_blocks=LEAST_BLOCKS)
+    alike.cases[1].step_p99_us = Estimate(value=5.1)
+    assert render(alike, long=True).endswith(note)
+
+
+def test_footnotes_stand_below_the_last_part_of_a_table_that_is_cut(tmp_path):
+    """The dashes that they explain are in the later parts."""
+    text = render(write_steps(tmp_path, 50), long=True)
+    assert re.search(r"- \(10000\).*- \(n\): this percentile takes n steps\n$", text, re.DOTALL)
 
 
 @pytest.mark.usefixtures("wide")

@@ -55,9 +55,11 @@ def test_a_tail_that_grew_is_an_alarm_although_no_median_changed(store, history,
 
     picture = tmp_path / "tail.svg"
     status, text, _ = history(store, "--quantile", "99", "--plot", picture)
-    said = r"1 change: P99 of 16 KiB two_shot takes \d\d\.\d% longer since \d+ Feb 2026"
+    said = r"1 change: P99 of 16 KiB two_shot is \d\d\.\d% longer since \d+ Feb 2026"
     assert re.match(said, text)
-    assert re.search(r"A change of P99 is told when the ranks of \d+ runs or more confirm it", text)
+    assert re.search(
+        r"A change of P99 is reported once a rank-sum test confirms it, after \d+ runs at", text
+    )
     assert "P99 of 16 KiB two_shot, us" in picture.read_text()
     assert history(store, "--quantile", "99", "--since", run_id(STEP + 2))[0] == 0
 
@@ -78,7 +80,7 @@ def test_a_faster_median_with_a_worse_tail_is_both(tmp_path, history):
     assert (status, {each["verdict"] for each in answer["series"]}) == (0, {"better"})
     status, answer = asked(history, tmp_path, "--quantile", "99")
     assert (status, {each["verdict"] for each in answer["series"]}) == (1, {"worse"})
-    assert answer["events"][0]["headline"].startswith("P99 of 16 KiB two_shot takes ")
+    assert answer["events"][0]["headline"].startswith("P99 of 16 KiB two_shot is ")
 
 
 def test_nights_with_a_heavy_tail_that_are_all_alike_are_no_alarm(tmp_path, history):
@@ -112,7 +114,7 @@ def test_older_runs_without_steps_are_counted_and_the_others_are_a_series(tmp_pa
     status, answer = asked(history, tmp_path, "--quantile", "99")
     assert (status, answer["runs"]) == (1, 44)
     assert {each["runs"] for each in answer["series"]} == {24}
-    said = "left out, without a P99, of older versions or fewer than 1,000 steps: 40 of 88 results"
+    said = "left out, without a P99 (older versions, or fewer than 1,000 steps): 40 of 88 results"
     assert said in answer["left_out"]
     assert asked(history, tmp_path)[1]["series"][0]["runs"] == 44
 

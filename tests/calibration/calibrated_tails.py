@@ -28,21 +28,21 @@ TRUTH = 4000, 700  # blocks and steps of each from which the truth is taken
 @dataclass(frozen=True)
 class Noise:
     """How steps scatter: `draw` gives them in us, (blocks, n), of rng, blocks and n. Launches of
-    `per_launch` blocks, if it is not 0, and else one of all. Blocks of `unequal` noise are cut to a
-    tenth of n or more. `least` is the promised coverage."""
+    `per_launch` blocks, if it is not 0, and else one of all. Blocks have lengths from `shortest` to
+    n, evenly spread by their logs, if it is not 0. `least` is the promised coverage."""
 
     name: str
     draw: Callable[[Rng, int, int], Floats]
     n_blocks: int = 16
     n: int = 700
     per_launch: int = 0
-    unequal: bool = False
+    shortest: int = 0
     least: float = 0.9
 
     def table(self, rng: Rng) -> Tally:
         times_us = [*self.draw(rng, self.n_blocks, self.n)]
-        if self.unequal:
-            lengths = rng.integers(self.n // 10, self.n + 1, self.n_blocks)
+        if self.shortest:
+            lengths = rng.permutation(np.geomspace(self.shortest, self.n, self.n_blocks, dtype=int))
             times_us = [row[:length] for row, length in zip(times_us, lengths, strict=True)]
         if not self.per_launch:
             return tallied(times_us)
@@ -132,12 +132,13 @@ NOISES = [
     Noise("independent", independent),
     Noise("rho 0.9 between steps", partial(correlated, 0.9)),
     Noise("rho 0.99 between steps", partial(correlated, 0.99)),
-    Noise("rho 0.9, blocks of 70 to 700", partial(correlated, 0.9), unequal=True),
+    Noise("rho 0.9, blocks of 70 to 700", partial(correlated, 0.9), shortest=70),
     Noise("rho 0.4 between blocks", partial(neighbours, 0.4), least=0.85),
     Noise("1.5 % slow, 12 x 200", partial(bursts, 0.015, 1.0), n_blocks=12, n=200),
     Noise("1.5 % slow, one by one", partial(bursts, 0.015, 1.0)),
     Noise("1.5 % slow, 3 in a row, 16 x 100", partial(bursts, 0.015, 3.0), n=100),
     Noise("1.5 % slow, 3 in a row", partial(bursts, 0.015, 3.0)),
+    Noise("the same, blocks of 3 to 14,000", partial(bursts, 0.015, 3.0), n=14_000, shortest=3),
     Noise("1 % slow, 3 in a row", partial(bursts, 0.01, 3.0)),
     Noise("1.5 % slow, 10 in a row", partial(bursts, 0.015, 10.0)),
     Noise("0.1 % slow, one by one", partial(bursts, 0.001, 1.0)),

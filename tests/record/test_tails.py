@@ -104,6 +104,15 @@ def test_intervals_contain_the_truth_also_where_slow_steps_come_together(length,
     assert (covered(tables, of_independent_slow_steps, 0.015) >= 0.9) == naive_holds
 
 
+def test_a_block_that_has_most_of_the_steps_does_not_hide_how_blocks_differ():
+    lengths = np.geomspace(3, 8000, 16, dtype=int)
+    tables = [
+        [row[:length] for row, length in zip(rows, lengths, strict=True)]
+        for rows in (drawn(seed, 16, 8000, 0.015, 3.0) for seed in range(TABLES))
+    ]
+    assert covered(tables, of_slow, 0.015) >= 0.93
+
+
 def test_intervals_are_no_wider_than_they_must_be():
     tables = [drawn(seed, 16, 100, 0.0, 1.0) for seed in range(TABLES)]
     misses = 1 - covered(tables, lambda steps: ends(steps, 0.5), QUIET_US)

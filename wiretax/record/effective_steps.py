@@ -40,7 +40,9 @@ def effective(steps: Tally, below: Floats, outside: float = OUTSIDE) -> Floats:
 
     The clusters are the launches, or the blocks of a single one. Then neighbours may be correlated,
     as an AR(1), whose correlation is estimated as `stats.autocorrelation` does. What the variance
-    is beyond that of independent steps is raised by it, and by Student's quantile."""
+    is beyond that of independent steps is raised by it, and by Student's quantile. Clusters of
+    unequal size are worth fewer (Kish, section 8.2): a large one sets the mean that its own
+    deviation is taken from."""
     n_in = steps.counts.sum(axis=1)
     shares = below.sum(axis=0) / steps.n
     excess = below - shares * n_in[:, None]
@@ -49,11 +51,11 @@ def effective(steps: Tally, below: Floats, outside: float = OUTSIDE) -> Floats:
     if launches.max():
         of_launches = np.zeros((int(launches.max()) + 1, len(shares)))
         np.add.at(of_launches, launches, excess)
-        excess = of_launches
+        excess, n_in = of_launches, np.bincount(launches, n_in)
     else:
         inflation = _inflation(excess)
 
-    n = len(excess)
+    n = max(n_in.sum() ** 2 / (n_in**2).sum(), 2.0)
     variance = np.sum(excess**2, axis=0) * n / (n - 1)
     independent = shares * (1 - shares) * steps.n
     beyond = np.divide(variance, independent, out=np.ones(len(shares)), where=independent > 0) - 1

@@ -126,7 +126,7 @@ class Tally:
 
     @property
     def n(self) -> int:
-        return int(self.of_bins.sum())
+        return round(float(self.of_bins.sum()))
 
     @cached_property
     def edges_us(self) -> NDArray[np.float64]:

@@ -202,3 +202,10 @@ def test_other_percentiles_and_units_are_refused_in_one_sentence(tmp_path, capsy
     assert (status, out, error.count("\n")) == (2, "", 1)
     assert FORMS in error
     assert requirement in error
+
+
+def test_a_thousand_calls_are_enough_in_launches_that_had_unequal_numbers(tmp_path):
+    """Weighted alike, they add up to 999.9999999999999."""
+    for number, n in enumerate((29, 29, 32, 23, 33, 29, 25)):
+        write(tmp_path / "box", launches=1, first=number, n=n, blocks=5)
+    assert figure(evaluate(spec(tmp_path, ["16K p99 <= 20 us"])), "16 KiB P99").value < 20

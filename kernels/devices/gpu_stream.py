@@ -1,10 +1,11 @@
 """How a GPU runs iterations: launches into one stream, behind a gate, stamped by events."""
 
 import ctypes
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -134,8 +135,8 @@ class GpuStream(Device):
         """Runs iterations in batches behind a closed gate, which hides the host's launch time. The
         first iteration of an operation has no gate: a library connects then, and waits for the
         device, as a new graph does. Blocks without timed iterations have none either: these may be
-        longer than a stream. Stamps are ns since the first event of their iteration. Raises
-        DeviceError."""
+        longer than a stream. Stamps are ns of the host's monotonic clock, exact within an
+        iteration; its place is as exact as the host sees the batch end. Raises DeviceError."""
         rows: list[list[int]] = []
         begun = 0
         with self.calling("the timed loop"):
@@ -155,8 +156,9 @@ class GpuStream(Device):
                     for number in range(begun, stop)
                 ]
                 self._open_gate()
+                end = time.monotonic_ns(), next(reversed(marks[-1].values()), None)
                 rows += [
-                    self._stamps_ns(events)
+                    self._stamps_ns(events, *end)
                     for number, events in enumerate(marks, begun)
                     if counts.is_timed(number) and not watch.stop
                 ]
@@ -189,11 +191,15 @@ class GpuStream(Device):
         event.ptr = self.runtime.eventCreateWithFlags(HIP_WITHOUT_FENCE)
         return event
 
-    def _stamps_ns(self, events: dict[int, Any]) -> list[int]:
-        origin = next(iter(events.values()), None)
-        stamps_ns = [0] * STAMPS
+    def _stamps_ns(self, events: dict[int, Any], ended_ns: int, last: Any) -> list[int]:
+        """Of an iteration with these events, one or more, whose batch ended then, after the last
+        event."""
+        origin = next(iter(events.values()))
+        since_ms = partial(self.cupy.cuda.get_elapsed_time, origin)
+        began_ns = ended_ns - round(1e6 * since_ms(last))
+        stamps_ns = [began_ns] * STAMPS
         for column, event in events.items():
-            stamps_ns[column] = round(1e6 * self.cupy.cuda.get_elapsed_time(origin, event))
+            stamps_ns[column] += round(1e6 * since_ms(event))
         return stamps_ns
 
     def _close_gate(self, watch: Watch) -> None:

@@ -282,19 +282,26 @@ def test_ranks_that_see_one_gpu_each_use_both_on_a_fake_gpu(tmp_path):
     assert [rank["pci_bus_id"] for rank in result.run.world["ranks"]] == BOTH
 
 
-def loop_times_us(host_s, count):
-    """What `times_us` of tests/ranks/gpu_loop.py returns on a software GPU."""
-    program = f"from tests.ranks import gpu_loop; print(gpu_loop.times_us({host_s}, {count}))"
+def loop(call):
+    """What a call of tests/ranks/gpu_loop.py returns on a software GPU."""
+    program = f"from tests.ranks import gpu_loop; print(gpu_loop.{call})"
     done = python(program, **fake_gpu.environment())
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def test_stamps_tell_when_in_a_run_an_iteration_was_on_a_fake_gpu():
+    """Otherwise slow steps of all blocks would seem to come at once, and no timer would be seen."""
+    first, second = loop("arrivals_ms(0.2)")
+    assert 0 == first[0] < first[1] < first[2] < second[0] - 100
+    assert second[0] < second[1] < second[2] < 60_000
 
 
 @pytest.mark.alone
 def test_measured_times_exclude_the_hosts_enqueue_time_on_a_fake_gpu():
     """Enqueuing takes 20 ms here. The measured time is the kernel's time alone, except in the first
     iteration."""
-    times_us = loop_times_us(0.02, 6)
+    times_us = loop("times_us(0.02, 6)")
     assert len(times_us) == 6
     assert statistics.median(times_us) < 15_000
 
@@ -303,5 +310,5 @@ def test_measured_times_exclude_the_hosts_enqueue_time_on_a_fake_gpu():
 def test_more_launches_than_a_stream_holds_run_in_batches_on_a_fake_gpu():
     """On a full stream, the host would wait for a gate that only the host can open."""
     began_s = time.monotonic()
-    assert len(loop_times_us(0.0, 600)) == 600
+    assert len(loop("times_us(0.0, 600)")) == 600
     assert time.monotonic() - began_s < 30

@@ -51,7 +51,7 @@ def table_of_steps(
     headings = (name.removeprefix("step ").replace(" ", "\n", 1) for name in names)
     every = " ".join(cell for row in cells for cell in row)
     notes = [note for mark, note in NOTES.items() if mark in every]
-    figures = (getattr(case, field) for case in cases for field in FIELDS)
+    figures = (getattr(case, field) for case in cases for field in STEP_FIELDS)
     if any(isinstance(each, Estimate) and each.ci_low is None for each in figures):
         notes.append(f"without [ ]: fewer than {LEAST_BLOCKS} blocks, or steps too alike")
     title = f"{cases[0].mode} steps: us of {what}; slow: over twice P50"

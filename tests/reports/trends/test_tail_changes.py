@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tests.reports.synthetic_run import run_id
 pytestmark = pytest.mark.unit
 
 RUNS, STEP = 42, 30
-ONE_SIZE = {"sizes": [16384]}  # half of the cases
+ONE_SIZE: Any = {"sizes": [16384]}  # half of the cases
 
 
 @pytest.fixture

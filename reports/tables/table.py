@@ -1,6 +1,7 @@
 """The default table of a run with its head and its sentences, and the table of all cases."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 
 from msgspec.structs import replace
 from rich.table import Table
@@ -342,7 +343,7 @@ def long_rows(cases: Iterable[Case], ratios: Mapping[int, Interval | None]) -> l
 
 
 def _their_text(case: Case) -> str:
-    parts = (case.theirs or {}).items()
+    parts = sorted((case.theirs or {}).items(), key=itemgetter(1))
     return " ".join(f"{name.removesuffix('_us').upper()} {number(us)}" for name, us in parts) or "-"
 
 

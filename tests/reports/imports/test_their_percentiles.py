@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import pytest
 
@@ -170,6 +171,12 @@ def test_their_percentiles_are_shown_and_exported_as_theirs(tmp_path, capsys):
     line, *_ = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert (line["their_p99_us"], "step_p99_us" in line) == ("30.25", False)
     assert wiretax.load(path).their_max_us.tolist() == [31.0]
+
+
+def test_their_percentiles_stand_in_their_order_and_not_in_that_of_the_log(tmp_path, reports):
+    """OSU prints P99, P90 and P50."""
+    [path] = imported(tmp_path / "runs", put(tmp_path / "a.log", OSU))
+    assert re.search(r"P50 1\.25 P90 [\d.]+ P99 19\.8", reports("show", path, "--long")[1])
 
 
 def test_percentiles_of_several_rows_do_not_become_one():

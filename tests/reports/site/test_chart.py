@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 
-from reports.kit.chart import Chart, Curve, chart_of, forest
+from reports.kit.chart import Chart, Curve, chart_of, forest, signs
 from reports.site.history_page import MOST_POINTS, panel_chart
 from reports.site.run_page import run_page
 from reports.tables.plot import draw_sweep, drawn_of
@@ -34,12 +34,17 @@ def section(page, heading):
     return found
 
 
+def test_a_page_has_the_sign_of_times_also_behind_a_space():
+    assert signs("1 call in 50 takes 4.5 x the median") == "1 call in 50 takes 4.5× the median"
+    assert signs("2 x 8 GPUs, tok/s x theirs") == "2 x 8 GPUs, tok/s x theirs"
+
+
 def test_data_in_the_page_cannot_end_its_script():
     line = Curve(HOSTILE, "ours", np.array([1.0, np.nan]))
     chart = Chart(HOSTILE, [1024, 2048], [line], HOSTILE, links=["", HOSTILE])
     assert not set("<>&\x1b\u202e") & set(chart.json)
     data = json.loads(chart.json)
-    assert data["lines"][0]["name"] == "1 </script><sc…"
+    assert data["lines"][0]["name"] == "1. </script><s…"
     assert data["lines"][0]["points"] == [[1.0, None]]
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from reports.tables.sentences import some, type_text
 from reports.verdicts import days, verdict
 from reports.verdicts.match import Match, caveats_of, faults_of_match, match, unchecked_results
-from reports.verdicts.quantile import REMEDY, faults_of_steps, needs, of_quantile
+from reports.verdicts.quantile import REMEDY, faults_of_steps, needs, of_quantile, uneven_steps
 from reports.verdicts.sides import COMPARABLE, Pair, Side, case_names, tell_apart, titles_of
 from reports.verdicts.tail_warning import warning_on_tails
 from reports.verdicts.verdict import (
@@ -268,6 +268,7 @@ def conclude(
     verdicts = final_verdicts(found, cells, margin)
     watched = cells.title[is_judged(cells) & (verdicts != SLOWER)]
     caveats = [*caveats_of(found, [*differences.values()]), *overestimated(found, cells)]
+    caveats += uneven_steps(found)
     return Comparison(
         found.baseline,
         found.variant,

@@ -6,12 +6,16 @@ from math import floor
 
 import numpy as np
 
+from reports.tables.sentences import some
 from reports.verdicts.match import Match
 from reports.verdicts.sides import Side
 from wiretax.common.arguments import percentile
 from wiretax.record.quantiles import LEAST_BEYOND, least_steps, quantile_name
 
 REMEDY = "use fewer sizes, a longer --max-time or a lower --quantile"
+# Times as many steps on one side: of 1.2 times as many, equal tails have verdicts in at most 5 % of
+# tables, of 1.5 in 3 to 7, of twice as many in 9 to 15 (docs/calibration.md).
+MOST_UNEVEN = 1.3
 
 
 def add_quantile(parser: argparse.ArgumentParser) -> None:
@@ -65,3 +69,22 @@ def faults_of_steps(found: Match) -> list[str]:
     lower = floor(100 * (1 - LEAST_BEYOND / most)) if most else 0
     remedy = REMEDY.replace("a lower --quantile", f"--quantile {lower}") if lower >= 50 else REMEDY
     return [f"no case has {needs(quantile)}, but {most} at most: {remedy}"]
+
+
+def uneven_steps(found: Match) -> list[str]:
+    """A sentence on the cases of which one side's launches have over MOST_UNEVEN times as many
+    steps as the other's: P99s of more steps scatter less and are less skewed, so that pairs of
+    equal tails are not symmetric around 0."""
+    titles = list[str]()
+    for key, pairs in found.steps.items() if found.quantile else ():
+        n = [
+            np.median([each.n for each in side if each] or [0]) for side in zip(*pairs, strict=True)
+        ]
+        if n and max(n) > MOST_UNEVEN * min(n) > 0:
+            titles.append(found.titles[key])
+    if not titles:
+        return []
+    return [
+        f"one side has over {MOST_UNEVEN:g} times as many steps as the other of {some(titles)}, so "
+        "that verdicts on tails are false more often: give both one --iters"
+    ]

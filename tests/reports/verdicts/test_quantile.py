@@ -131,6 +131,16 @@ def test_a_tail_in_bursts_is_more_than_these_launches_can_exclude(tmp_path, repo
     assert "12 pairs cannot exclude a slowdown of 100.0%" in " ".join(out.split())
 
 
+@pytest.mark.parametrize(("n", "is_told"), [(1.5, True), (1.2, False)])
+def test_a_side_with_many_more_steps_is_told(tmp_path, reports, n, is_told):
+    """Of equal tails, that of more steps scatters less, which pairs show as a difference."""
+    base = with_steps(share=0.01, n=round(n * N_STEPS))
+    folder = tailed(tmp_path / "uneven", base=base, case=None)
+    for options, expected in (["--quantile", 99], is_told), ([], False):
+        said = " ".join(reports("compare", folder, *options)[1].split())
+        assert ("one side has over 1.3 times as many steps" in said) == expected
+
+
 def test_a_faster_median_does_not_hide_a_worse_tail(tmp_path, reports):
     folder = tailed(tmp_path / "faster", {"main": no_effect, "new": slower(-10)})
     medians, tails = (

@@ -153,7 +153,7 @@ def check_steps(campaign: OpenCampaign, pilots: Sequence[Side]) -> None:
         if faults := faults_of_steps(found):
             raise Stop(CANNOT, faults[0], True)
         n_judged = int(np.isfinite(found.log_ratios).any(axis=1).sum())
-        if n_judged < len(found.cases):
+        if n_judged < len(found.cases) and found.judged.pairs:
             campaign.progress.write(
                 f"only {n_judged} of {len(found.cases)} cells of {variant.name} have "
                 f"{needs(quantile)}: {REMEDY}"

@@ -174,8 +174,8 @@ def rows_of(comparison: Comparison) -> list[dict[str, str]]:
         ratio_text = interval_text(ratio, lambda value: f"{value:.{3 if value < 10 else 0}f}")
         reach = max(cell.high - 1, 1 - cell.low)
         verdict = f"within +-{reach:.1%}" if word == "within" else word
-        if comparison.quantile and not cell.pairs and not cell.is_wrong:
-            verdict = f"{cell.n_steps} of {least_steps(comparison.quantile)} steps"
+        if comparison.quantile and not cell.pairs and pd.notna(cell.n_steps):
+            verdict = f"{cell.n_steps:.0f} of {least_steps(comparison.quantile)} steps"
         rows.append(
             {
                 "algorithm": cell.name,

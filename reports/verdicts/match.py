@@ -119,13 +119,23 @@ class Match:
         return found
 
     @cached_property
-    def n_steps(self) -> dict[Key, int]:
-        """How many steps half of the launches have at least, by case."""
-        places = [*np.ndindex(len(self.judged.pairs), 2)]
+    def n_steps_of_sides(self) -> dict[Key, list[int]]:
+        """How many steps half of the launches of each side have at least, by case; of no case
+        without pairs."""
+        pairs = range(len(self.judged.pairs))
         return {
-            key: int(np.median([own[each].n if each in own else 0 for each in places] or [0]))
+            key: [
+                int(np.median([own[at, side].n if (at, side) in own else 0 for at in pairs]))
+                for side in (0, 1)
+            ]
             for key, own in self.steps.items()
+            if pairs
         }
+
+    @property
+    def n_steps(self) -> dict[Key, int]:
+        """The same of the side with fewer."""
+        return {key: min(of_sides) for key, of_sides in self.n_steps_of_sides.items()}
 
     def quantiles_us(self, quantile: float) -> Floats:
         """As `costs_us`, of a quantile, for which all launches of a case count equally many

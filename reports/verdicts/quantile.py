@@ -52,7 +52,7 @@ def needs(quantile: float) -> str:
 def faults_of_steps(found: Match) -> list[str]:
     """Why no gate can judge the quantile: no pair of launches has enough steps of any case."""
     quantile = found.quantile
-    if not quantile or np.isfinite(found.log_ratios).any():
+    if not quantile or not found.judged.pairs or np.isfinite(found.log_ratios).any():
         return []
 
     without = [
@@ -75,13 +75,13 @@ def uneven_steps(found: Match) -> list[str]:
     """A sentence on the cases of which one side's launches have over MOST_UNEVEN times as many
     steps as the other's: P99s of more steps scatter less and are less skewed, so that pairs of
     equal tails are not symmetric around 0."""
-    titles = list[str]()
-    for key, pairs in found.steps.items() if found.quantile else ():
-        n = [
-            np.median([each.n for each in side if each] or [0]) for side in zip(*pairs, strict=True)
-        ]
-        if n and max(n) > MOST_UNEVEN * min(n) > 0:
-            titles.append(found.titles[key])
+    if not found.quantile:
+        return []
+    titles = [
+        found.titles[key]
+        for key, (n_base, n_variant) in found.n_steps_of_sides.items()
+        if max(n_base, n_variant) > MOST_UNEVEN * min(n_base, n_variant) > 0
+    ]
     if not titles:
         return []
     return [

@@ -179,12 +179,27 @@ def test_one_case_with_too_few_steps_leaves_the_gate_undecided(tmp_path, capsys)
     assert "--quantile 99" in text_of(page)  # the gate to type next
 
 
-def test_runs_without_steps_are_named(tmp_path, capsys):
+def test_runs_without_steps_are_named(tmp_path, reports, capsys):
     options = {"new": with_steps()}
     folder = write_campaign(tmp_path / "old", ALIKE, pairs=6, options=options, sizes=ONE_SIZE)
     status, said = judge(capsys, folder, "--quantile", 99)
     assert status == 5
     assert "main stored no steps, as runs of older versions and of other programs: no P99" in said
+    # The table showed half of the other side's 600 steps, which are enough: "300 of 200 steps".
+    _, out, _ = reports("compare", folder, "--quantile", 99)
+    assert out.count(" 0 of 200 steps") == 3
+
+
+def test_launches_in_different_states_of_the_link_do_not_seem_to_lack_steps(tmp_path, reports):
+    folder = tailed(tmp_path / "states", pairs=6)
+    for path in (folder / "main").glob("*.jsonl"):
+        path.write_text(
+            re.sub(r'"link_rtt_ns":\[[\d.,]+\]', '"link_rtt_ns":[90,90]', path.read_text())
+        )
+    sides = [min((folder / side).glob("*.jsonl")) for side in ("main", "new")]
+    status, out, _ = reports("compare", *sides, "--quantile", 99)
+    assert (status, "the link changed its state" in " ".join(out.split())) == (0, True)
+    assert (" steps" in out.partition("verdict")[2], "stored no steps" in out) == (False, False)
 
 
 @pytest.mark.parametrize("text", ["0.99", "100", "49", "nan", "p99", "-1"])

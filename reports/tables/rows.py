@@ -15,6 +15,7 @@ from reports.tables.sentences import (
     EVEN_RATIO,
     algorithm_of,
     interval_text,
+    shape_words,
     shares_places,
     size_text,
     spoken,
@@ -164,6 +165,12 @@ def views(result: Result) -> list[View]:
         distinct.values() or [("isolated", None)],  # another harness may have been cut off early
         key=lambda view: (view[0] != first, late_us(view[1])),
     )
+
+
+def own_words(result: Result, shape: Any) -> list[str]:
+    """The words of a shape that the run's first table does not have."""
+    first = shape_words(views(result)[0][1])
+    return [word for word in shape_words(shape) if word not in first]
 
 
 def shown_cases(result: Result, view: View) -> list[Case]:

@@ -21,6 +21,7 @@ from reports.tables.rows import (
     cost_us,
     default_rows,
     is_noisy,
+    own_words,
     ratio_text,
     shown_cases,
     speed_ups,
@@ -110,8 +111,7 @@ def unsettled(rows: Iterable[SizeRow]) -> list[Case]:
 def _title(result: Result, view: View) -> list[str]:
     """What a table shows that the first one does not, and what its times contain."""
     mode, shape = view
-    first_shape = views(result)[0][1]
-    words = [word for word in shape_words(shape) if word not in shape_words(first_shape)]
+    words = own_words(result, shape)
 
     if words and late_us(shape):
         words[-1] += ": us count from its arrival"

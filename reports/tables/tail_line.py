@@ -4,8 +4,8 @@ chain has another tail than its calls would give it."""
 from collections.abc import Iterable
 from operator import attrgetter, itemgetter
 
-from reports.tables.rows import SizeRow
-from reports.tables.sentences import EVEN_RATIO, algorithm_of, describe
+from reports.tables.rows import SizeRow, own_words
+from reports.tables.sentences import EVEN_RATIO, algorithm_of, describe, type_text
 from reports.tables.slow_steps import step_word, why_slow
 from wiretax.common.grouped import grouped
 from wiretax.record.case import key_of
@@ -22,9 +22,9 @@ def tail_line(result: Result, rows: Iterable[SizeRow]) -> list[str]:
 
 def worst_tail(result: Result, rows: Iterable[SizeRow]) -> list[str]:
     """The sentence on the case of these rows whose slow steps add most to its time: `1 MiB: 1 call
-    in 90 takes 4 x the median`. By the low end of their share they are at least LEAST_SLOW_SHARE,
-    and add as much as makes two costs uneven; and there are LEAST_BEYOND of them. A second sentence
-    says why, if the run tells."""
+    in 90 takes 4 x the median`, with the words of a later table's title. By the low end of their
+    share they are at least LEAST_SLOW_SHARE, and add as much as makes two costs uneven; and there
+    are LEAST_BEYOND of them. A second sentence says why, if the run tells."""
     found = list[tuple[float, str, Case]]()
     for row in rows:
         for case in (row.ours, row.library, *(each.case for each in row.named.values())):
@@ -37,10 +37,14 @@ def worst_tail(result: Result, rows: Iterable[SizeRow]) -> list[str]:
             times = slow_over_median(result, case, share.value)
             added = (share.ci_low or 0) * (times - 1)
             if added > EVEN_RATIO - 1:
-                name = "" if case is row.ours else f", {case.library or algorithm_of(case)}"
+                words = [] if case is row.ours else [case.library or algorithm_of(case)]
+                words += own_words(result, case.shape)
+                if type_text(case) != type_text(result.cases[0]):
+                    words.append(type_text(case))
                 one = f"1 {step_word(case)} in {1 / share.value:.0f}"
                 told = f"takes {float(f'{times:.2g}'):g} x the median"
-                found.append((added, f"tail: {row.label}{name}: {one} {told}", case))
+                name = ", ".join([row.label, *words])
+                found.append((added, f"tail: {name}: {one} {told}", case))
     if not found:
         return []
 

@@ -44,6 +44,25 @@ def test_a_chain_is_no_call(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"shape": {"arrival_skew_us": 50.0}}, "one rank late by 50 us"),
+        ({"shape": {"way": "one_way"}}, "one way"),
+        ({"datatype": "int8"}, "int8 sum"),
+    ],
+    ids=["late", "way", "type"],
+)
+def test_a_tail_of_a_later_table_is_not_told_as_that_of_the_first(tmp_path, fields, words):
+    """16 KiB has a row in both."""
+    result = write_steps(tmp_path, 90, 4.0, modes=["isolated", "isolated"], n_blocks=27)
+    for case in result.cases[2:]:
+        for name, value in fields.items():
+            setattr(case, name, value)
+    said = " ".join(render(result).split())
+    assert f" tail: 16 KiB, {words}: 1 call in 90 takes 4 x the median (see --long)" in said
+
+
+@pytest.mark.parametrize(
     ("every", "times", "low"),
     [
         (None, 1.0, 0.6),  # no tail

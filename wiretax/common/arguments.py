@@ -78,5 +78,5 @@ def percentile(text: str) -> float:
     """A percentile from the median on, such as 99, as a share."""
     with suppress(ValueError):
         if 50 <= float(text) < 100:
-            return float(text) / 100
+            return round(float(text) / 100, 12)  # 99.9 is 0.999
     raise argparse.ArgumentTypeError(f"{text!r} is not a percentile from 50 to below 100")

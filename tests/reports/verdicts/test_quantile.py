@@ -202,6 +202,12 @@ def test_launches_in_different_states_of_the_link_do_not_seem_to_lack_steps(tmp_
     assert (" steps" in out.partition("verdict")[2], "stored no steps" in out) == (False, False)
 
 
+def test_a_percentile_is_the_share_that_a_reader_of_json_looks_for(campaign, reports):
+    """99.9 / 100 is 0.9990000000000001."""
+    compared = json.loads(reports("compare", campaign, "--quantile", 99.9, "--json")[1])
+    assert compared["comparisons"][0]["quantile"] == 0.999
+
+
 @pytest.mark.parametrize("text", ["0.99", "100", "49", "nan", "p99", "-1"])
 def test_other_percentiles_are_refused(text, campaign, capsys):
     with pytest.raises(SystemExit, match="2"):

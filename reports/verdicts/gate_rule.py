@@ -240,15 +240,18 @@ def _pairs_needed(cells: pd.DataFrame, slowdown: float) -> float:
 def _remedy(comparison: Comparison, cells: pd.DataFrame, slowdown: float) -> str:
     """What would decide these cells, in which this slowdown can hide."""
     larger = typed("--min-effect", "PERCENT")
+    # It is at most 100 %, and no interval of any length ends where there is none.
+    can_be_larger = slowdown < 1 and np.isfinite(cells.log_high).any()
     if not comparison.is_interleaved:
-        in_turn = f"{RUN}{BENCH}campaign"
-        return f"launches in turn decide more: {in_turn}; so does a larger {larger}"
+        in_turn = f"launches in turn decide more: {RUN}{BENCH}campaign"
+        return f"{in_turn}; so does a larger {larger}" if can_be_larger else in_turn
 
     needed = _pairs_needed(cells, slowdown)
     pairs = max(needed, cells.pairs.max() + 1)  # those that there are did not decide
     if not np.isfinite(pairs):
         return f"more pairs decide more: {typed('--pairs', 'N')}, or {typed('--budget', 'TIME')}"
     if pairs > MOST_PAIRS:
-        return f"no affordable number of pairs decides; a larger slowdown to exclude does: {larger}"
+        other = f"; a larger slowdown to exclude does: {larger}" if can_be_larger else ""
+        return f"no affordable number of pairs decides{other}"
 
     return f"about {pairs:.0f} pairs would decide: {typed('--pairs', f'{pairs:.0f}')}"

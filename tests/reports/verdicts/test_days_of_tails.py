@@ -69,3 +69,7 @@ def test_with_few_other_days_nothing_is_decided(tmp_path, capsys):
     assert status == 3
     assert "how much the P99 differs between days is not known" in printed
     assert "a P99 slowdown of 100.0% could hide" in printed
+    # It has no interval, so that no --min-effect would pass; and 100 is the largest one.
+    for percent in (100, 5):
+        options = "--quantile", 99, "--min-effect", percent
+        assert "larger --min-effect" not in gate(capsys, first, second, *options)[1]

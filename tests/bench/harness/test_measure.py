@@ -138,6 +138,18 @@ def test_a_slow_step_says_when_it_began_and_which_rank_alone_was_slow():
     assert b"slow" not in to_line(block_of()), "a block without them is as short as before"
 
 
+def test_the_step_of_a_chain_is_the_whole_chain():
+    """A token waits for all its calls; the other times of a chain are of one."""
+    record = block_record(
+        iteration_of(chain_calls=10),
+        3,
+        times(iteration_of(chain_calls=10), stamps_of([50.0], [70.0])),
+    )
+    assert record.total_us == pytest.approx(7.0)
+    assert record.steps
+    assert record.steps.most_us == pytest.approx(70.0)
+
+
 def test_the_wake_of_a_slow_step_is_no_other_one_and_a_few_of_many_are_kept():
     own_us = np.full(400, 10.0)
     own_us[50:60] = 40.0

@@ -57,6 +57,7 @@ def test_percentiles_are_those_of_all_blocks(tmp_path):
         fast_rounds=[3],
     )
     assert len(result.counted.by_case[1]) == 11
+    assert result.cases[1].n_steps == 12 * 100
     _, charts, _ = percentiles(result)
     chart = charts["16 KiB"]
     of_all_us = np.concatenate([np.full(1100, 10.0), np.full(100, 30.0)])

@@ -2,7 +2,6 @@
 
 import json
 import re
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from tests.reports.synthetic_run import run_id
 pytestmark = pytest.mark.unit
 
 RUNS, STEP = 42, 30
-ONE_SIZE: Any = {"sizes": [16384]}  # half of the cases
+ONE_SIZE = [16384]  # half of the cases
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def test_a_faster_median_with_a_worse_tail_is_both(tmp_path, history):
     for night in range(36):
         later = night >= 24
         scale = 0.8 if later else 1.0
-        write_night(tmp_path, night, 0.03 if later else 0.001, scale=scale, **ONE_SIZE)
+        write_night(tmp_path, night, 0.03 if later else 0.001, scale=scale, sizes=ONE_SIZE)
     status, answer = asked(history, tmp_path)
     assert (status, {each["verdict"] for each in answer["series"]}) == (0, {"better"})
     status, answer = asked(history, tmp_path, "--quantile", "99")
@@ -88,7 +87,7 @@ def test_nights_with_a_heavy_tail_that_are_all_alike_are_no_alarm(tmp_path, hist
     """Three nights whose P99 is a slow step by chance would be "five times longer"."""
     shares = 0.006 * np.exp(np.random.default_rng(8).normal(0, 0.4, 40))
     for night, share in enumerate(shares):
-        write_night(tmp_path, night, float(share), **ONE_SIZE)
+        write_night(tmp_path, night, float(share), sizes=ONE_SIZE)
     status, answer = asked(history, tmp_path, "--quantile", "99")
     assert (status, answer["events"]) == (0, [])
 
@@ -109,9 +108,9 @@ def test_older_runs_without_steps_are_counted_and_the_others_are_a_series(tmp_pa
     """Half of a store was measured before steps were kept."""
     for night in range(44):
         if night < 20:
-            write_night(tmp_path, night, change=lambda block: block, **ONE_SIZE)
+            write_night(tmp_path, night, change=lambda block: block, sizes=ONE_SIZE)
         else:
-            write_night(tmp_path, night, 0.03 if night >= 36 else 0.001, **ONE_SIZE)
+            write_night(tmp_path, night, 0.03 if night >= 36 else 0.001, sizes=ONE_SIZE)
     status, answer = asked(history, tmp_path, "--quantile", "99")
     assert (status, answer["runs"]) == (1, 44)
     assert {each["runs"] for each in answer["series"]} == {24}

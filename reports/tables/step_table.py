@@ -43,7 +43,8 @@ def table_of_steps(
         return []
 
     calls = max(case.calls for case in cases)
-    what = "a call with reading its result"
+    is_read = any(case.consume_us for case in cases)
+    what = "a call with reading its result" if is_read else "a call"
     if calls > 1:
         what = f"a whole chain of {calls} calls and links"
     names = [*keys, *(name for name in HEADINGS if name in rows[0])]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
+from reports.tables.table import render
 from tests.reports.imports.test_import import imported, put, refused
 from tests.reports.imports.test_import_formats import cases_of, halves, read_tests
 from wiretax.record.result import read
@@ -216,6 +217,8 @@ def test_each_time_of_one_iteration_is_a_step(tmp_path):
     assert own.time_us == of_blocks.time_us
     assert own.time_us
     assert own.time_us.n_blocks == 1000
+    # The program's own clock may stop before anybody reads the result.
+    assert "isolated steps: us of a call; slow: over twice P50" in render(result, long=True)
 
 
 def test_slow_steps_that_come_together_are_seen_in_steps_of_one_block_each(tmp_path):

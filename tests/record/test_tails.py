@@ -1,6 +1,7 @@
 """The tail of a case: percentiles and shares of its steps, and intervals that contain the truth."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,15 +57,15 @@ def drawn(seed: int, n_blocks: int, n: int, share: float, length: float):
     return times_us[:, 100:]
 
 
-def covered(times_us, bounds, truth: float) -> float:
+def covered(tables: Sequence[Tally], bounds, truth: float) -> float:
     """The share of tables whose interval, which may have no upper end, has the truth. Most tables
     have an interval."""
     held = list[bool]()
-    for table in times_us:
-        low, high = bounds(tallied(table))
+    for table in tables:
+        low, high = bounds(table)
         if low is not None:
             held.append(low <= truth and (high is None or truth <= high))
-    assert len(held) > 0.9 * len(times_us)
+    assert len(held) > 0.9 * len(tables)
     return float(np.mean(held))
 
 
@@ -96,7 +97,7 @@ def of_independent_slow_steps(steps):
 
 @pytest.mark.parametrize(("length", "naive_holds"), [(1.0, True), (5.0, False)])
 def test_intervals_contain_the_truth_also_where_slow_steps_come_together(length, naive_holds):
-    tables = [drawn(seed, 16, 700, 0.015, length) for seed in range(TABLES)]
+    tables = [tallied(drawn(seed, 16, 700, 0.015, length)) for seed in range(TABLES)]
     truth_us = np.quantile(drawn(TABLES, 2000, 700, 0.015, length), 0.99)
     assert covered(tables, of_p99, truth_us) >= 0.93
     assert covered(tables, of_slow, 0.015) >= 0.93
@@ -114,7 +115,7 @@ def test_a_block_that_has_most_of_the_steps_does_not_hide_how_blocks_differ():
 
 
 def test_intervals_are_no_wider_than_they_must_be():
-    tables = [drawn(seed, 16, 100, 0.0, 1.0) for seed in range(TABLES)]
+    tables = [tallied(drawn(seed, 16, 100, 0.0, 1.0)) for seed in range(TABLES)]
     misses = 1 - covered(tables, lambda steps: ends(steps, 0.5), QUIET_US)
     assert 0.01 < misses < 0.08
 

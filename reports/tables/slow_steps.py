@@ -77,7 +77,7 @@ def one_rank(events: Events, result: Result) -> str:
 def period(events: Events, blocks: Sequence[Block], result: Result, step: str) -> str:
     """Whether they come at multiples of a timer's period, or at every so many steps of the case,
     those around the timed ones counted."""
-    starts, done, checks = dict[int, int](), 0, result.run.method.get("checks", 1)
+    starts, done, checks = dict[int, float](), 0.0, result.run.method.get("checks", 1)
     for block in blocks:
         before = (block.warmup or 0) + checks
         starts[block.round] = done + before

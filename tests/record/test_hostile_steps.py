@@ -101,3 +101,11 @@ def test_the_steps_of_a_case_are_of_all_its_blocks(run):
 def test_a_run_without_steps_in_one_block_has_no_steps(run):
     damage(run, steps=None)
     assert steps_of_case(read(run), 0) is None
+
+
+@pytest.mark.parametrize("checks", ["1", None, [1], 10**300, -1])
+def test_a_number_of_checks_that_is_none_is_refused(run, checks, capsys):
+    """Where a case had slow steps, `show` ended in a traceback."""
+    rewrite(run, lambda line: line.get("kind") == "run" and line["method"].update(checks=checks))
+    assert main(["show", str(run)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

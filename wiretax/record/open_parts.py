@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypedDict
 
 import msgspec
 
-from wiretax.record.schema import Case, NotNegative, Positive, Run
+from wiretax.record.schema import Case, Count, NotNegative, Positive, Run
 
 LinkRank = Annotated[int, msgspec.Meta(ge=0, lt=256)]  # a matrix of more takes too long to show
 
@@ -78,7 +78,8 @@ def check_open_parts(run: Run, results: Sequence[Case]) -> None:
     if not run.imported_from and not (run.cases and run.world.get("size")):
         raise msgspec.ValidationError("it has no case, or no rank")
     overhead_us = run.link.get("overhead_us", 0)
-    msgspec.convert((run.world, overhead_us), tuple[WorldFacts, NotNegative])
+    checks = run.method.get("checks", 0)
+    msgspec.convert((run.world, overhead_us, checks), tuple[WorldFacts, NotNegative, Count])
     msgspec.convert(cases, list[OpenParts], from_attributes=True)
 
     for case in () if run.imported_from else cases:

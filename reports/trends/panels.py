@@ -12,11 +12,11 @@ import pandas as pd
 from reports.tables.sentences import sized, without_version
 from reports.trends.changes import LEAST_BASE, Judgement, LevelChange
 from reports.trends.series import Series, label_of, place_of, point_of
+from reports.trends.steady_percentiles import steady_us
 from reports.trends.tail_changes import QUANTILES
 from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
 from wiretax.record.observations import COST_US, Entry, costs_of, method_of
-from wiretax.record.steady import steady_us
 
 LEAST_COMMON = 0.5  # of the runs of two series that are tested together
 

@@ -32,12 +32,12 @@ from reports.verdicts.judge import (
     WRONG_CELL,
     Comparison,
 )
+from reports.verdicts.launch_quantiles import least_steps, quantile_name
 from reports.verdicts.quantile import add_quantile, judged_quantile, of_quantile
 from reports.verdicts.sides import add_allow, read_sides
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SLOWER
 from wiretax.common.arguments import percent, positive_number, whole_number
 from wiretax.common.program import answer
-from wiretax.record.quantiles import least_steps, quantile_name
 from wiretax.record.result import ResultError
 
 # Notes of a run on how its ranks reach each other's memory; others say what its figures mean.

@@ -9,11 +9,16 @@ import numpy as np
 import pandas as pd
 from scipy.special import chdtri, ndtri, stdtr, stdtrit
 
+from reports.verdicts.launch_quantiles import (
+    launch_quantile_us,
+    launch_steps,
+    least_steps,
+    quantile_name,
+)
 from reports.verdicts.sides import Side, log_costs
 from reports.verdicts.verdict import INTERVAL_P, MIN_PAIRS, SAME_P, Floats, evidence
 from wiretax.record.folder import read_store
 from wiretax.record.observations import Entry, alike_of, entry_of, in_one_state
-from wiretax.record.quantiles import launch_quantile_us, launch_steps, least_steps, quantile_name
 from wiretax.record.result import read
 
 MIN_DAYS = 5  # fewer days know their spread too badly

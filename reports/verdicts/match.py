@@ -10,6 +10,7 @@ import numpy as np
 
 from reports.tables.sentences import counted, some, spoken
 from reports.verdicts.days import DaySpread, assumed_spread, spread_between_days, unknown_spread
+from reports.verdicts.launch_quantiles import launch_quantile_us, launch_steps, least_steps
 from reports.verdicts.links_apart import links_apart
 from reports.verdicts.sides import (
     Side,
@@ -25,7 +26,6 @@ from reports.verdicts.verdict import MIN_PAIRS, Floats
 from wiretax.record.case import Key, key_of
 from wiretax.record.histogram import Tally
 from wiretax.record.observations import observed_costs
-from wiretax.record.quantiles import launch_quantile_us, launch_steps, least_steps
 from wiretax.record.result import ResultError
 from wiretax.record.schema import Case
 

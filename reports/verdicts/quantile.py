@@ -7,10 +7,10 @@ from math import floor
 import numpy as np
 
 from reports.tables.sentences import some
+from reports.verdicts.launch_quantiles import LEAST_BEYOND, least_steps, quantile_name
 from reports.verdicts.match import Match
 from reports.verdicts.sides import Side
 from wiretax.common.arguments import percentile
-from wiretax.record.quantiles import LEAST_BEYOND, least_steps, quantile_name
 
 REMEDY = "use fewer sizes, a longer --max-time or a lower --quantile"
 # Times as many steps on one side: of 1.2 times as many, equal tails have verdicts in at most 5 % of

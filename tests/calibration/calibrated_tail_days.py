@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.special import betainc
 
 from reports.trends.changes import LevelChange, judge
+from reports.trends.steady_percentiles import steady_us
 from reports.trends.step_test import LATE_RUNS
 from reports.trends.tail_changes import confirmed
 from reports.verdicts import days, verdict
@@ -19,7 +20,6 @@ from reports.verdicts.verdict import Floats
 from tests.calibration.calibrated_gates import comparison_of, status_of
 from tests.calibration.synthetic import Figure, Rng, Simulation, ar1
 from wiretax.record.observations import OBSERVED
-from wiretax.record.steady import steady_us
 
 STEP_SPREAD, SLOW_RATIO, QUIET = 0.03, 5.0, 0.001
 DAY_SPREAD, CASE_SPREAD = 0.015, 0.01  # of all cases and of each, with the rho of days

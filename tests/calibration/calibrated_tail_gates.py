@@ -10,12 +10,12 @@ from scipy.special import ndtri
 
 from reports.verdicts import verdict
 from reports.verdicts.judge import resolved_slowdown
+from reports.verdicts.launch_quantiles import launch_quantile_us
 from reports.verdicts.tail_warning import has_worse_tail, slow_shares
 from reports.verdicts.verdict import DEFAULT_MARGIN as MARGIN
 from tests.calibration.calibrated_gates import CELLS, PAIRS, comparison_of, status_of
 from tests.calibration.synthetic import Figure, Floats, Rng, Simulation
 from wiretax.record.histogram import Tally, steps_of, tally
-from wiretax.record.quantiles import launch_quantile_us
 from wiretax.record.schema import Block
 
 QUANTILE, STEPS = 0.99, 200  # what is judged, and the fewest steps of a launch for that

@@ -208,6 +208,16 @@ def test_a_percentile_is_the_share_that_a_reader_of_json_looks_for(campaign, rep
     assert compared["comparisons"][0]["quantile"] == 0.999
 
 
+def test_steps_that_took_no_time_decide_nothing(tmp_path, capsys):
+    """As of a clock that stood still: their ratios are no numbers, of which numpy warns."""
+    folder = tailed(tmp_path / "still", times=0.0, share=1.1)
+    with np.errstate(divide="raise", invalid="raise"):
+        status, said = judge(capsys, folder, "--quantile", 99)
+    assert status == 3, said
+    assert "nan" not in said
+    assert "0 of 200 steps" in said, said
+
+
 @pytest.mark.parametrize("text", ["0.99", "100", "49", "nan", "p99", "-1"])
 def test_other_percentiles_are_refused(text, campaign, capsys):
     with pytest.raises(SystemExit, match="2"):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from reports.trends.steady_percentiles import steady_us
 from wiretax.record.observations import OBSERVED
-from wiretax.record.steady import steady_us
 
 N = 1000
 

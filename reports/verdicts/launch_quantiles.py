@@ -39,13 +39,13 @@ def launch_quantile_us(steps: Tally, quantile: float, n: int | None = None) -> f
 
 
 def launch_steps(result: Result, without: Sequence[str] = ()) -> Iterator[tuple[Key, Tally]]:
-    """The key and the steps of each case of a run that stores them and was not wrong, of all its
-    blocks in one row. A key leaves out the fields `without`: of two cases that have one key then,
-    the one with more steps comes last, and counts."""
+    """The key and the steps of each case of a run that stores them, if it was not wrong and any of
+    them took time, of all its blocks in one row. A key leaves out the fields `without`: of two
+    cases that have one key then, the one with more steps comes last, and counts."""
     blocks, found = grouped(result.blocks, attrgetter("case")), list[tuple[Key, Tally]]()
     for case in result.cases:
         steps = tally(blocks.get(case.case, ())) if case.status == "ok" else None
-        if steps:
+        if steps and steps.most_us:
             of_launch = replace(steps, counts=steps.of_bins[None], launches=steps.launches[:1])
             found.append((key_of(result.run.cases[case.case], without), of_launch))
     yield from sorted(found, key=lambda each: each[1].n)

@@ -108,7 +108,7 @@ def test_intervals_contain_the_truth_also_where_slow_steps_come_together(length,
 def test_a_block_that_has_most_of_the_steps_does_not_hide_how_blocks_differ():
     lengths = np.geomspace(3, 8000, 16, dtype=int)
     tables = [
-        [row[:length] for row, length in zip(rows, lengths, strict=True)]
+        tallied([row[:length] for row, length in zip(rows, lengths, strict=True)])
         for rows in (drawn(seed, 16, 8000, 0.015, 3.0) for seed in range(TABLES))
     ]
     assert covered(tables, of_slow, 0.015) >= 0.93

@@ -115,6 +115,9 @@ def common_period(at: ArrayLike, periods: ArrayLike, n_tried: int = 0) -> tuple[
     # The divisors of a period explain its events too, and by chance some others.
     is_multiple = np.abs(ratios - np.round(ratios)) < 1e-9
     period = periods[is_multiple & (shares > 0.75 * shares.max())].max()
+    # A multiple of a divisor may be beside the period, if events are few or blocks alike.
+    is_near = np.abs(periods / period - 1) < 0.05
+    period = periods[is_near & (shares == shares[is_near].max())].max()
     apart = at[:1].tolist()
     for each in at.tolist():
         if each - apart[-1] >= period / 2:

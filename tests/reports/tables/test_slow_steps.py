@@ -87,6 +87,12 @@ def test_blocks_with_almost_the_period_of_the_calls_name_no_wrong_one(n):
     assert {"", "250"} >= {"".join(re.findall(r"every (\d+)", each)) for each in said}
 
 
+@pytest.mark.parametrize(("n", "calls"), [(500, 340), (493, 333)])
+def test_few_blocks_do_not_make_a_neighbour_of_the_period_out_of_its_divisors(n, calls):
+    """They said 345 and 336, which are multiples of 5 and 3 too."""
+    assert f"came every {calls} calls" in why(every(calls), n=n, n_blocks=16)
+
+
 def test_the_link_is_named_if_slow_steps_came_while_it_was_in_another_state():
     def while_other(draw, began_us, calls):
         is_other = calls[0] // (2000 + 10) in OTHER

@@ -62,14 +62,23 @@ def steps_in(logs: Floats) -> list[list[LevelChange]]:
 
 
 def months(
-    share: float, vary: float, rho: float, series: int, rng: Rng, n: int, most: float = 0.05
+    share: float,
+    vary: float,
+    rho: float,
+    series: int,
+    rng: Rng,
+    n: int,
+    most: float = 0.05,
+    follow: float = 0.0,
 ) -> list[Figure]:
     """Months in which nothing changes: whether the P99s have an alarm after any of 30 runs, and
-    whether they or the medians have one."""
+    whether they or the medians have one. The shares of nights in a row have a correlation of
+    `follow`."""
     tails, either = list[bool](), list[bool]()
     for _ in range(max(n // 20, 2)):
         medians = noise_of_days(rng, series, rho)
-        shares = share * np.broadcast_to(differing(rng, RUNS, vary), medians.shape)
+        factors = np.exp(vary * ar1(rng.standard_normal(RUNS), follow))
+        shares = share * np.broadcast_to(factors, medians.shape)
         logs = medians + p99s_of_runs(rng, shares)
         tails.append(any(any(steps_in(logs[:, :runs])) for runs in MONTH))
         either.append(
@@ -82,6 +91,7 @@ def months(
             )
         )
     name = f"{share:.1%} slow, x{np.exp(vary):.1f}, rho {rho:g}, {series} series"
+    name += f", share's rho {follow:g}" if follow else ""
     return [
         Figure(f"{name}: an alarm", tails, most=most),
         Figure(f"{name}: of either", either, most=most),
@@ -151,6 +161,9 @@ CLAIMS: dict[str, list[Simulation]] = {
     ],
     "The same, rho 0.4; 0.7": [
         partial(months, 0.006, 0.5, rho, 24, most=most) for rho, most in ((0.4, 0.05), (0.7, 1.0))
+    ],
+    "The same, the share of slow steps follows that of the night before": [
+        partial(months, 0.008, 0.5, 0.3, series, most=0.15, follow=0.4) for series in (6, 24)
     ],
     "P99s over nights, of which one grows": [
         partial(found, share, 24) for share in (0.01, 0.012, 0.015, 0.03)

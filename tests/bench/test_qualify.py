@@ -317,7 +317,14 @@ def test_what_cannot_begin_is_one_sentence(tmp_path, monkeypatch, capsys, words,
     assert (out, sentence in err, err.count("\n")) == ("", True, 1)
 
 
-@pytest.mark.parametrize(("status", "ended"), [(0, 0), (1, 1), (3, 0)])
+@pytest.mark.parametrize(
+    ("status", "ended"),
+    [
+        (0, 0),
+        (1, 1),
+        (3, 0),
+    ],
+)
 def test_only_a_rejected_node_is_drained_by_the_prolog(tmp_path, status, ended):
     stub = tmp_path / "wiretax"
     stub.write_text(f'#!/bin/sh\necho "$HYDRA_LAUNCHER $*"\nexit {status}\n')

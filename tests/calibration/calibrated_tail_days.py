@@ -40,7 +40,14 @@ def p99s_of_runs(rng: Rng, shares: Floats) -> Floats:
     steps = sorted_steps(rng, shares, N_STEPS).reshape(-1, N_STEPS)
     observed: Any = np.zeros(len(steps), OBSERVED)
     observed["n_steps"], observed["step_worst_us"] = N_STEPS, steps[:, -1]
-    for name, place in ("step_p50_us", 499), ("step_p90_us", 899), ("step_p99_us", 989):
+    for name, place in (
+        ("step_p50_us", 499),
+        ("step_p90_us", 899),
+        (
+            "step_p99_us",
+            989,
+        ),
+    ):
         observed[name] = steps[:, place]
     observed["step_p999_us"] = np.nan
     observed["slow_share"] = np.mean(steps > 2 * observed["step_p50_us"][:, None], axis=1)
@@ -156,7 +163,13 @@ def kept(share: float, vary: float, n_days: int, times: float, rng: Rng, n: int)
 CLAIMS: dict[str, list[Simulation]] = {
     "P99s over nights, where nothing changes": [
         partial(months, share, vary, 0.3, series)
-        for share, vary in ((0.0, 0.0), (0.006, 0.0), (0.01, 0.0), (0.006, 0.5), (0.02, 0.5))
+        for share, vary in (
+            (0.0, 0.0),
+            (0.006, 0.0),
+            (0.01, 0.0),
+            (0.006, 0.5),
+            (0.02, 0.5),
+        )
         for series in (6, 24)
     ],
     "The same, rho 0.4; 0.7": [
@@ -170,10 +183,20 @@ CLAIMS: dict[str, list[Simulation]] = {
     ],
     "P99s beside a kept baseline, where nothing changes": [
         partial(kept, share, vary, days.MIN_TAIL_DAYS, 1.0)
-        for share, vary in ((0.0005, 0.0), (0.002, 0.5), (0.003, 0.5), (0.006, 0.5), (0.03, 0.5))
+        for share, vary in (
+            (0.0005, 0.0),
+            (0.002, 0.5),
+            (0.003, 0.5),
+            (0.006, 0.5),
+            (0.03, 0.5),
+        )
     ],
     "P99s beside a kept baseline, more slow steps": [
         partial(kept, share, vary, days.MIN_TAIL_DAYS, 5.0)
-        for share, vary in ((0.003, 0.0), (0.003, 0.5), (0.006, 0.5))
+        for share, vary in (
+            (0.003, 0.0),
+            (0.003, 0.5),
+            (0.006, 0.5),
+        )
     ],
 }

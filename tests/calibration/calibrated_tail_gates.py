@@ -52,7 +52,14 @@ class Steps:
         noise = self.spread * rng.standard_normal(n) - (self.spread**2 - SPREAD**2) / 2
         logs = noise + LAUNCH_SPREAD * np.sqrt(0.5) * rng.standard_normal()
         steps_us = 10 * self.factor * np.exp(logs) * np.where(is_slow, self.times, 1.0)
-        block = Block(case=0, block=0, round=0, n=n, time_us=1.0, steps=steps_of(steps_us))
+        block = Block(
+            case=0,
+            block=0,
+            round=0,
+            n=n,
+            time_us=1.0,
+            steps=steps_of(steps_us),
+        )
         (found,) = filter(None, [tally([block])])
         return found
 

@@ -58,7 +58,14 @@ class Noise:
 
 def blocks_of(times_us: Sequence[Floats]) -> list[Block]:
     return [
-        Block(case=0, block=at, round=at, n=len(row), time_us=1.0, steps=steps_of(row))
+        Block(
+            case=0,
+            block=at,
+            round=at,
+            n=len(row),
+            time_us=1.0,
+            steps=steps_of(row),
+        )
         for at, row in enumerate(times_us)
     ]
 
@@ -254,7 +261,13 @@ CLAIMS: dict[str, list[Simulation]] = {
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Prints the tables of docs/experiments/tails.md.")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("-n", type=int, default=300, metavar="N", help="launches of each kind")
+    parser.add_argument(
+        "-n",
+        type=int,
+        default=300,
+        metavar="N",
+        help="launches of each kind",
+    )
     arguments = parser.parse_args(argv)
     print("| steps | P99 as independent | P50 | P90 | P99 | P99.9 | slow |")
     print("|---|---|---|---|---|---|---|")

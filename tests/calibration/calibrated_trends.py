@@ -25,7 +25,15 @@ from tests.calibration.synthetic import (
 
 N_SERIES, RUNS = 84, 100  # of a history
 # Spreads, the run after the step by which `history` must raise an alarm, and how often.
-LATE_STEPS = (10.0, 2, 0.85), (5.0, 3, 0.75), (3.0, 8, 0.65)
+LATE_STEPS = (
+    (10.0, 2, 0.85),
+    (5.0, 3, 0.75),
+    (
+        3.0,
+        8,
+        0.65,
+    ),
+)
 MONTH = range(RUNS - 29, RUNS + 1)  # looks after each of the last 30 runs
 
 
@@ -262,7 +270,11 @@ CLAIMS: dict[str, list[Simulation]] = {
     ],
     "The run of a step in all series, of 100 runs": [
         partial(placed, scatter, size, least)
-        for scatter, least in ((NORMAL[0], 0.95), (NORMAL[2], 0.95), (SHARED[0], 0.0))
+        for scatter, least in (
+            (NORMAL[0], 0.95),
+            (NORMAL[2], 0.95),
+            (SHARED[0], 0.0),
+        )
         for size in (3.0, 5.0, 8.0, 10.0, 15.0)
     ],
     "Steps of 10, 5, 3 spreads in all series after 40 runs": [

@@ -189,7 +189,13 @@ RHOS = (0.0, 0.3, 0.6, 0.9)
 CLAIMS: dict[str, list[Simulation]] = {
     "A/A: FASTER or SLOWER": [partial(false_alarms, scenario) for scenario in NULLS],
     "+3 % in one of 84 cells": [
-        partial(power, *case) for case in ((0.015, 0.97), (0.02, 0.80), (0.025, 0.0), (0.03, 0.0))
+        partial(power, *case)
+        for case in (
+            (0.015, 0.97),
+            (0.02, 0.80),
+            (0.025, 0.0),
+            (0.03, 0.0),
+        )
     ],
     "Nothing differs": [sameness],
     "95 % interval of a campaign": [

@@ -230,7 +230,15 @@ def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor)
 
 @pytest.mark.parametrize(
     ("graph", "runtime", "is_told"),
-    few([(1, 70253211, True), (0, 70253211, False), (1, 71326015, False), (1, 70125424, False)], 2),
+    few(
+        [
+            (1, 70253211, True),
+            (0, 70253211, False),
+            (1, 71326015, False),
+            (1, 70125424, False),
+        ],
+        2,
+    ),
 )
 def test_a_run_tells_of_a_runtime_that_corrupts_graphs_where_graphs_run(
     tmp_path, graph, runtime, is_told
@@ -253,7 +261,14 @@ def test_every_command_measures_ours_and_the_library_with_correct_results_on_a_f
     """Peers cannot map memory of NCCL's own allocator, so NCCL has other buffers than our
     `registered` variant."""
     options = f"-b 12K -e 12K --device {vendor}"
-    result, _ = measured(tmp_path, options, base=LEAN, command=command, library={}, vendor=vendor)
+    result, _ = measured(
+        tmp_path,
+        options,
+        base=LEAN,
+        command=command,
+        library={},
+        vendor=vendor,
+    )
     cases = result.cases
     assert {case.status for case in cases} == {"ok"}
     assert all(case.bound_us for case in cases), "a push without a bound"

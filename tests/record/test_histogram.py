@@ -13,7 +13,14 @@ from wiretax.record.schema import Block, Steps
 
 def block(steps_us, number=0):
     steps = steps_of(steps_us)
-    return Block(case=0, block=number, round=number, n=len(steps_us), time_us=1.0, steps=steps)
+    return Block(
+        case=0,
+        block=number,
+        round=number,
+        n=len(steps_us),
+        time_us=1.0,
+        steps=steps,
+    )
 
 
 def tallied(*blocks):
@@ -85,7 +92,15 @@ def test_a_clock_that_is_set_back_leaves_a_record_that_can_be_read():
     assert (steps.least_us, steps.most_us) == (0.0, 3.0)
 
 
-@pytest.mark.parametrize("steps_us", [[0.0], [0.0, 1e-9, 12.5], [3.0], [1e14, 0.5]])
+@pytest.mark.parametrize(
+    "steps_us",
+    [
+        [0.0],
+        [0.0, 1e-9, 12.5],
+        [3.0],
+        [1e14, 0.5],
+    ],
+)
 def test_any_times_are_counted(steps_us):
     assert tallied(block(np.array(steps_us))).n == len(steps_us)
 
@@ -125,7 +140,11 @@ def test_the_counts_of_the_hostile_blocks_would_be_right():
 def test_damaged_steps_are_refused(damage):
     right = block([3.0])
     damaged = replace(right, steps=replace(right.steps, **damage))
-    for blocks in ([damaged], [right, damaged], [damaged, right]):
+    for blocks in (
+        [damaged],
+        [right, damaged],
+        [damaged, right],
+    ):
         with pytest.raises(ValueError, match=r"steps?|base64|padding|ASCII"):
             list(placed_steps(blocks))
 

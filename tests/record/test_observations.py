@@ -138,7 +138,14 @@ def test_an_observation_is_the_median_cost_of_the_blocks_that_count(tmp_path):
         us = 10.0 + block.round + 100 * (block.link_rtt_ns[0] > 200)
         return msgspec.structs.replace(block, link_rtt_ns=trips, total_us=us, time_us=us)
 
-    path = write(tmp_path, 0, change=change, n_blocks=13, fast_rounds=range(9), algorithms=["auto"])
+    path = write(
+        tmp_path,
+        0,
+        change=change,
+        n_blocks=13,
+        fast_rounds=range(9),
+        algorithms=["auto"],
+    )
     rows, planned = table([entry_of(read(path))])
     assert len(planned) == 2
     assert rows.n_blocks.tolist() == [8, 8]  # rounds 0, 2 to 8

@@ -36,7 +36,14 @@ pytestmark = pytest.mark.unit
 
 def blocks_of(times_us) -> list[Block]:
     return [
-        Block(case=0, block=at, round=at, n=len(row), time_us=1.0, steps=steps_of(row))
+        Block(
+            case=0,
+            block=at,
+            round=at,
+            n=len(row),
+            time_us=1.0,
+            steps=steps_of(row),
+        )
         for at, row in enumerate(times_us)
     ]
 
@@ -142,7 +149,12 @@ def test_launches_differ_more_than_their_blocks_say():
 
 
 def test_bounds_are_those_of_a_binomial():
-    for n, share in ((400, 0.99), (5000, 0.5), (3, 0.5), (100_000, 0.999)):
+    for n, share in (
+        (400, 0.99),
+        (5000, 0.5),
+        (3, 0.5),
+        (100_000, 0.999),
+    ):
         low, high = rank_bounds(n, share)
         if low:
             assert bdtrc(np.floor(low * n) - 1, n, share) >= 0.975
@@ -150,7 +162,13 @@ def test_bounds_are_those_of_a_binomial():
         if high < 1:
             assert bdtrc(np.floor(high * n) - 1, n, share) >= 0.025
             assert bdtrc(np.ceil(high * n) - 1, n, share) <= 0.025
-    for n, found in ((1000, 0), (1000, 7), (50, 25), (200_000, 2000), (10, 10)):
+    for n, found in (
+        (1000, 0),
+        (1000, 7),
+        (50, 25),
+        (200_000, 2000),
+        (10, 10),
+    ):
         low, high = share_bounds(n, found / n)
         true_low = betaincinv(found, n - found + 1, 0.025) if found else 0
         true_high = betaincinv(found + 1, n - found, 0.975) if found < n else 1

@@ -31,5 +31,11 @@ def write_night(folder: Path, night: int, slow: Mapping[int, float] | float = 0.
         steps_us = block.total_us * rng.lognormal(0, 0.03, block.n) * SLOW_RATIO**is_slow
         return msgspec.structs.replace(block, steps=steps_of(steps_us))
 
-    made = {"n_blocks": N_BLOCKS, "n": N, "seed": night, "run_id": run_id(night), "scale": scale}
+    made = {
+        "n_blocks": N_BLOCKS,
+        "n": N,
+        "seed": night,
+        "run_id": run_id(night),
+        "scale": scale,
+    }
     return write_run(folder, **{"change": change} | FOUR_CASES | made | fields).path

@@ -62,7 +62,13 @@ def test_a_time_is_last_exit_minus_last_arrival_and_the_total_adds_the_slowest_c
 
 
 def test_one_slow_iteration_changes_the_mean_of_a_block_but_not_its_time():
-    stamps = np.array([[0, 1000, 1000, 1000], [0, 9000, 9000, 9000], [0, 2000, 2000, 2000]])
+    stamps = np.array(
+        [
+            [0, 1000, 1000, 1000],
+            [0, 9000, 9000, 9000],
+            [0, 2000, 2000, 2000],
+        ]
+    )
     record = block_of(stamps=[stamps])
     assert (record.time_us, record.mean_us) == (2.0, 4.0)
 
@@ -127,7 +133,11 @@ def test_a_slow_step_says_when_it_began_and_which_rank_alone_was_slow():
     usual_us = [10.0] * 30
     first, second = list(usual_us), list(usual_us)
     second[4], second[9], first[9], first[20] = 25.0, 90.0, 90.0, 21.0
-    assert slow_of(first, second) == [(4, 4400, 1), (9, 4900, -1), (20, 6000, 0)]
+    assert slow_of(first, second) == [
+        (4, 4400, 1),
+        (9, 4900, -1),
+        (20, 6000, 0),
+    ]
     # Without a shared clock rank 1 may be slow, or have waited for rank 0.
     assert slow_of(first, second, clock_shared=False) == [
         (4, 4400, -1),

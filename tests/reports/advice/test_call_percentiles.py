@@ -42,7 +42,14 @@ def write(folder: Path, slow_share=0.0, launches=6, first=0, n=400, blocks=6, **
             block.n, block.steps = n, steps_of(calls * steps_us(share))
             return block
 
-        write_launches(folder, 1, first=number, change=keep, n_blocks=blocks, **fields)
+        write_launches(
+            folder,
+            1,
+            first=number,
+            change=keep,
+            n_blocks=blocks,
+            **fields,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +137,14 @@ def test_a_slow_launch_counts_as_much_as_a_fast_one(tmp_path):
     """In a launch that other work disturbed, fewer calls fitted into its time: 48 of the 45,000
     calls were in the one launch of eight in which each third call was slow, and P99 was 8 us."""
     write(tmp_path / "box", launches=7, blocks=16)
-    write(tmp_path / "box", 1 / 3, launches=1, first=7, n=8, blocks=6)
+    write(
+        tmp_path / "box",
+        1 / 3,
+        launches=1,
+        first=7,
+        n=8,
+        blocks=6,
+    )
     procurement = evaluate(spec(tmp_path, ["16K p99 <= 20 us"]))
     assert figure(procurement, "16 KiB P99").value > 20
     assert verdict_of(procurement)[0] == "UNDECIDED"
@@ -207,5 +221,11 @@ def test_other_percentiles_and_units_are_refused_in_one_sentence(tmp_path, capsy
 def test_a_thousand_calls_are_enough_in_launches_that_had_unequal_numbers(tmp_path):
     """Weighted alike, they add up to 999.9999999999999."""
     for number, n in enumerate((29, 29, 32, 23, 33, 29, 25)):
-        write(tmp_path / "box", launches=1, first=number, n=n, blocks=5)
+        write(
+            tmp_path / "box",
+            launches=1,
+            first=number,
+            n=n,
+            blocks=5,
+        )
     assert figure(evaluate(spec(tmp_path, ["16K p99 <= 20 us"])), "16 KiB P99").value < 20

@@ -92,7 +92,11 @@ def test_the_owners_held_out_set_nothing(known):
 def test_no_card_is_faster_than_its_data_sheet():
     """The likely time is above what reading the weights takes, whatever was fitted."""
     model = likely.published()
-    for one in (decode(), decode(tensor=2), decode(conditions=replace(GRAPH, engine="llama.cpp"))):
+    for one in (
+        decode(),
+        decode(tensor=2),
+        decode(conditions=replace(GRAPH, engine="llama.cpp")),
+    ):
         at_most = 1e6 / (one.read_bytes / one.gpu.bandwidth_gb_s / 1e3)
         assert model.rate(one).value < at_most
 
@@ -103,7 +107,15 @@ def test_a_mixture_gains_less_from_a_second_card():
     model = likely.published()
 
     def gain(name):
-        alone, two = (decode(model=name, gpu="rtx4090", weights="q4_k_m", tensor=n) for n in (1, 2))
+        alone, two = (
+            decode(
+                model=name,
+                gpu="rtx4090",
+                weights="q4_k_m",
+                tensor=n,
+            )
+            for n in (1, 2)
+        )
         return model.ratio(alone, two).value
 
     assert gain("qwen3-30b-a3b") < 1 < gain("qwen3-32b")
@@ -272,11 +284,27 @@ def test_hostile_cells_end_in_a_reason(scored, capsys, tmp_path):
         "{x},{x},,s/s@0,[A] pp999999"
     )
     rows = [
-        row.format(n=1, gpu="RTX 3090", gpus=2, model="qwen3-8b", w="fp8", split=split, x=x)
+        row.format(
+            n=1,
+            gpu="RTX 3090",
+            gpus=2,
+            model="qwen3-8b",
+            w="fp8",
+            split=split,
+            x=x,
+        )
         for split, x in (("tp2", 999999999), ("layer", "0.000000001"))
     ]
     rows += [
-        row.format(n=2, gpu="NOPE", gpus=2, model="../../x", w="-1GB", split=split, x=1)
+        row.format(
+            n=2,
+            gpu="NOPE",
+            gpus=2,
+            model="../../x",
+            w="-1GB",
+            split=split,
+            x=1,
+        )
         for split in ("tp2", "pp2")
     ]
     path = tmp_path / "pairs.csv"

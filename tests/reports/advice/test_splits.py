@@ -44,7 +44,15 @@ def by_size():
 
 def splits_of(gpus, **values):
     times = GROUPS.all_reduces(gpus, values.get("nodes", 1))
-    return all_splits(replace(R9700, tensor=gpus, times=times, groups=GROUPS, **values))
+    return all_splits(
+        replace(
+            R9700,
+            tensor=gpus,
+            times=times,
+            groups=GROUPS,
+            **values,
+        )
+    )
 
 
 def test_every_factorisation_has_a_name():
@@ -82,7 +90,11 @@ def test_a_hybrid_pays_for_its_own_groups():
 def test_the_first_token_of_many_waits_for_its_turn():
     """Eight users at once: a prompt's own time would be an eighth of what the last one waits."""
     splits = splits_of(4, slots=8, prompt=2048)
-    for name, turns in (("TP 4", 8), ("2 replicas of TP 2", 4), ("4 replicas", 2)):
+    for name, turns in (
+        ("TP 4", 8),
+        ("2 replicas of TP 2", 4),
+        ("4 replicas", 2),
+    ):
         figures = splits[name].figures
         last_us = figures["last_first_token_us"].value
         assert last_us == pytest.approx(turns * figures["prompt_us"].value)
@@ -112,7 +124,13 @@ def test_a_split_that_does_not_divide_is_told_why():
     obstacles = {name: split.obstacle for name, split in splits_of(12, nodes=3).items()}
     assert obstacles["TP 12"] == "64 heads do not go into 12"
     assert obstacles["TP 4 x PP 3"] is None
-    mixture = replace(R9700, model=replace_model(heads=48), tensor=12, nodes=3, groups=GROUPS)
+    mixture = replace(
+        R9700,
+        model=replace_model(heads=48),
+        tensor=12,
+        nodes=3,
+        groups=GROUPS,
+    )
     splits = all_splits(mixture)
     assert splits["TP 6 x PP 2"].obstacle == "groups of 6 GPUs do not fill nodes of 4"
     assert splits["DP 12 + EP"].obstacle == "8 experts do not go into 12"
@@ -225,7 +243,13 @@ def test_published_networks_are_those_of_the_cards(gpu, gpus, nodes, fabric):
 
 def test_a_drafter_enlarges_the_calls_and_the_tokens():
     """Two pairs that ran a drafter of 7 passed for pairs without one: their calls had 80 KiB."""
-    drafted = replace(R9700, tensor=2, times=by_size(), proposed=4, accepted=3.5)
+    drafted = replace(
+        R9700,
+        tensor=2,
+        times=by_size(),
+        proposed=4,
+        accepted=3.5,
+    )
     figures, step_us = drafted.figures, ALONE_US / 2 + 160 * 5 * 16384
     assert figures["step_us"].value == pytest.approx(step_us)
     assert figures["token_us"].value == pytest.approx(step_us / 3.5)
@@ -365,7 +389,13 @@ def test_published_hybrids_of_sixteen_cards_are_ranked_by_their_calls():
 
 def test_a_pipeline_of_split_experts_takes_a_prompt_on_each_gpu():
     """DP 2 + EP x PP 2, as published of four PRO 6000s: two prompts at once, in two stages."""
-    load = replace(R9700, model=MIXTRAL, tensor=4, times=always(0), prompt=2048)
+    load = replace(
+        R9700,
+        model=MIXTRAL,
+        tensor=4,
+        times=always(0),
+        prompt=2048,
+    )
     hybrid, group = (all_splits(load)[name] for name in ("DP 2 + EP x PP 2", "DP 4 + EP"))
     pair = replace(load, tensor=2, experts=BY_STREAMS)
     assert hybrid.memory_bytes(1) == pytest.approx(pair.memory_bytes(1) / 2, rel=0.02)

@@ -189,7 +189,12 @@ def test_dumps_of_the_inspector_come_with_a_caveat(tmp_path, capsys):
     """Its records take time and get lost: a figure without that caveat would be believed."""
     message = json.loads(inspected(2, 1))
     message["p2p_perf"] = message.pop("coll_perf")
-    lines = [inspected(1, 90), json.dumps(message), inspected(4, 97), inspected(5, 0)]
+    lines = [
+        inspected(1, 90),
+        json.dumps(message),
+        inspected(4, 97),
+        inspected(5, 0),
+    ]
     gather = inspected(1, 50, collective="AllGather")
     path = put(tmp_path / "insp.log", "\n".join([*lines, gather]))
     reduce, other = map(read, imported(tmp_path / "runs", path))

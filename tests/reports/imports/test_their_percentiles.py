@@ -78,7 +78,12 @@ SERVED_MS = {"p99_ttft_ms": 250.0, "p99.9_ttft_ms": 400.0, "p99_itl_ms": 8.5}
         (
             report(row(**OF_ITERATIONS, stdev_us=3.0)),
             False,
-            us(p50=11.5, p95=12, p99=30.25, max=31),
+            us(
+                p50=11.5,
+                p95=12,
+                p99=30.25,
+                max=31,
+            ),
         ),
         (OSU, False, us(p50=1.25, p90=2.0, p99=19.75)),
         (OSU.replace("(us)", "(ms)"), False, us(p50=1250.0, p90=2000.0, p99=19750.0)),

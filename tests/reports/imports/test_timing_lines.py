@@ -166,7 +166,11 @@ def test_a_doubled_field_is_refused(name, text, tmp_path, capsys):
 
 
 def test_wrong_elements_make_the_run_fail(tmp_path, capsys):
-    lines = [line(), line(name="moe", n_wrong=3), line(name="moe", size_bytes=0)]
+    lines = [
+        line(),
+        line(name="moe", n_wrong=3),
+        line(name="moe", size_bytes=0),
+    ]
     log = put(tmp_path / "a.log", "".join(lines))
     right, wrong = imported(tmp_path / "out", log)
     assert [read(path).complete for path in (right, wrong)] == [True, False]

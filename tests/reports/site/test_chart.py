@@ -60,7 +60,11 @@ def test_very_many_runs_are_a_few_points_with_their_range():
     chart = panel_chart("16 KiB, us", [series])
     assert len(chart.x) <= MOST_POINTS
     middle, low, high = chart.lines[0].points
-    assert (middle.max(), low.min(), high.max()) == (5.0, 5.0, 50.0)
+    assert (
+        middle.max(),
+        low.min(),
+        high.max(),
+    ) == (5.0, 5.0, 50.0)
     assert len(chart.json) < 100_000
 
 
@@ -81,7 +85,11 @@ def test_a_missing_interval_is_not_invented(tmp_path):
     for quantity in quantities:
         chart = chart_of(quantity, lines)
         auto = next(line for line in chart.lines if line.name == "auto")
-        assert np.isfinite(auto.points).tolist() == [[True, True], [False, True], [False, True]]
+        assert np.isfinite(auto.points).tolist() == [
+            [True, True],
+            [False, True],
+            [False, True],
+        ]
         data = next(line for line in json.loads(chart.json)["lines"] if line["name"] == "auto")
         assert [points[0] for points in data["points"][1:]] == [None, None]
     draw_sweep(result, tmp_path / "run.svg")

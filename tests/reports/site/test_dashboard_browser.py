@@ -88,7 +88,15 @@ def pages(tmp_path_factory):
         run_id = f"2026-10-{night + 1:02d}T06-15-00Z-allreduce-{night}"
         scale = 1.0 if night < 15 else 1.3
         sizes = {"sizes": [16384, 1 << 20], "algorithms": ["library", "auto", "ring"]}
-        write_run(store, run_id=run_id, seed=night, scale=scale, n_blocks=6, n=4, **sizes)
+        write_run(
+            store,
+            run_id=run_id,
+            seed=night,
+            scale=scale,
+            n_blocks=6,
+            n=4,
+            **sizes,
+        )
     write_fleet(store / "fleet", [f"n{number}" for number in range(5)], 1, slower={"n3": 0.2})
     site = make_site(store, folder / "site")
     campaign = store / "campaign-1a2b3c4d"
@@ -301,7 +309,11 @@ def test_a_missing_interval_is_a_dash_in_the_table_beside_a_chart(browser, tmp_p
     page.write_text(to_html(run_page(result.path)))
     show(browser, page)
     wait_for_chart(browser, ".chart:nth-of-type(3)")
-    for number, unit in ((1, ""), (2, ""), (3, " µs")):
+    for number, unit in (
+        (1, ""),
+        (2, ""),
+        (3, " µs"),
+    ):
         chart = all_of(browser, f".chart:nth-of-type({number})")[0]
         row = chart.find_element(By.CSS_SELECTOR, ".readout tbody tr")
         figure = rf"\d+(\.\d+)?{unit}"
@@ -429,7 +441,13 @@ def test_the_overview_counts_each_card_and_says_why_a_campaign_crashed(browser, 
     for number in range(6):
         small = {"sizes": [16384], "algorithms": ["library", "auto"], "modes": ["isolated"]}
         run_id = f"2026-11-{number + 1:02d}T06-15-00Z-allreduce-{number}"
-        path = write_run(store, run_id=run_id, n_blocks=6, n=4, **small).path
+        path = write_run(
+            store,
+            run_id=run_id,
+            n_blocks=6,
+            n=4,
+            **small,
+        ).path
         rewrite_head(path, machine_id="m3" if number < 3 else f"m{number % 2 + 1}")
     folder = write_campaign(store / "campaign-1", {"main": no_effect, "new": no_effect}, pairs=6)
     head, main_line, line, *_ = (folder / MANIFEST).read_text().splitlines()

@@ -94,7 +94,13 @@ def test_percentiles_fit_any_width(browser, percentiles, width):
 
 def test_an_interval_without_an_upper_end_says_so(browser, tmp_path):
     """A P99 has a lower end long before an upper one; `[5.00 µs]` alone could be either."""
-    points = np.array([[5.0, 6.0], [4.0, 5.0], [5.5, np.nan]])
+    points = np.array(
+        [
+            [5.0, 6.0],
+            [4.0, 5.0],
+            [5.5, np.nan],
+        ]
+    )
     chart = Chart("P99", [1024, 2048], [Curve("auto", "ours", points)], "us")
     page = tmp_path / "run.html"
     page.write_text(to_html(Page("run", Banner("=", "run"), [Section("Tail", charts=[chart])])))

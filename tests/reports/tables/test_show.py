@@ -93,7 +93,13 @@ def test_without_auto_odd_rounds_choose_the_best_algorithm_and_even_ones_give_it
         return {0: 5.0 if block.round % 2 else 50.0, 1: 6.0, 2: 9.0}[block.case]
 
     algorithms = ["one_shot_push", "ring", "library"]
-    result = write_run(tmp_path, sizes=[16384], modes=["isolated"], algorithms=algorithms, us=lucky)
+    result = write_run(
+        tmp_path,
+        sizes=[16384],
+        modes=["isolated"],
+        algorithms=algorithms,
+        us=lucky,
+    )
     # The time is that of all rounds, as in every other report on the run.
     assert median_of(result.cases[0], "total_us") == 27.5
     assert rows_of(render(result))["16 KiB"][:4] == ["9.00", "27.5", "one_shot_push", "0.18"]

@@ -138,7 +138,13 @@ def test_stolen_time_is_named_if_it_is_as_long_as_the_slow_steps_took():
 def test_a_rank_whose_gpu_was_throttled_is_told_so():
     idle = GpuState()
     gpus = [
-        WatchedGpu(rank=rank, bus_id="", start=idle, end=idle, throttled_s=throttled_s)
+        WatchedGpu(
+            rank=rank,
+            bus_id="",
+            start=idle,
+            end=idle,
+            throttled_s=throttled_s,
+        )
         for rank, throttled_s in enumerate(({}, {"power": 2.0}))
     ]
     for rank, told in ((0, "on rank 0 alone"), (1, "on rank 1 alone, whose GPU was throttled")):

@@ -134,7 +134,16 @@ def test_a_store_without_the_percentile_says_what_it_takes(tmp_path, history):
     )
 
 
-@pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 30), (30, 3), (12, 15), (60, 40)])
+@pytest.mark.parametrize(
+    ("n", "m"),
+    [
+        (1, 1),
+        (3, 30),
+        (30, 3),
+        (12, 15),
+        (60, 40),
+    ],
+)
 @pytest.mark.parametrize("shift", [0, 2])
 def test_ranks_are_as_in_scipy(n, m, shift):
     rng = np.random.default_rng(n + m)
@@ -156,7 +165,11 @@ def test_thousands_of_runs_have_ranks_too():
 
 
 def test_the_report_says_how_many_runs_can_confirm_a_change():
-    for runs, n_series in ((40, 4), (40, 84), (200, 84)):
+    for runs, n_series in (
+        (40, 4),
+        (40, 84),
+        (200, 84),
+    ):
         age = runs_to_tell(runs, n_series)
         logs = np.arange(runs) >= runs - age
         values = logs + 1e-3 * np.random.default_rng(0).normal(size=runs)

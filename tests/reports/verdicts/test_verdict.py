@@ -70,7 +70,16 @@ def side_by_side(*tables, quantile=None):
     """A comparison for each of these log ratios, all of one campaign that has ended."""
     campaign = cast(Any, SimpleNamespace(end=True, launches=[]))
     run = SimpleNamespace(node="a node", imported_from=None)
-    launch = cast(Any, SimpleNamespace(path="", run=run, cases=[], blocks=[], complete=True))
+    launch = cast(
+        Any,
+        SimpleNamespace(
+            path="",
+            run=run,
+            cases=[],
+            blocks=[],
+            complete=True,
+        ),
+    )
     found = Match(
         Side("base", [launch], campaign),
         Side("new", [launch]),

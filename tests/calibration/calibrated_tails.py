@@ -4,7 +4,7 @@ truth, and how far the P99 of a chain is from that of independent calls.
 `python -m tests.calibration.calibrated_tails` prints the tables of docs/experiments/tails.md."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -56,7 +56,7 @@ class Noise:
         return [*np.quantile(times_us, SHARES), float(np.mean(is_slow))]
 
 
-def blocks_of(times_us: Sequence[Floats]) -> list[Block]:
+def blocks_of(times_us: Iterable[Floats]) -> list[Block]:
     return [
         Block(
             case=0,
@@ -70,7 +70,7 @@ def blocks_of(times_us: Sequence[Floats]) -> list[Block]:
     ]
 
 
-def tallied(times_us: Sequence[Floats]) -> Tally:
+def tallied(times_us: Iterable[Floats]) -> Tally:
     found = tally(blocks_of(times_us))
     assert found
     return found

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from tests.record.test_tails import QUIET_US, blocks_of, drawn
+from tests.calibration.calibrated_tails import blocks_of
+from tests.record.test_tails import QUIET_US, drawn
 from wiretax.record.chain_tails import beyond_middle_us, chain_beside_calls
 from wiretax.record.histogram import tally
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import bdtrc, betaincinv
 
+from tests.calibration.calibrated_tails import blocks_of, tallied
 from wiretax.record.effective_steps import (
     LEAST_BLOCKS,
     LEAST_LAUNCHES,
@@ -17,8 +18,7 @@ from wiretax.record.effective_steps import (
     rank_bounds,
     share_bounds,
 )
-from wiretax.record.histogram import Tally, add, steps_of, tally
-from wiretax.record.schema import Block
+from wiretax.record.histogram import Tally, add
 from wiretax.record.tails import (
     LEAST_APART,
     PERCENTILES,
@@ -32,26 +32,6 @@ TABLES = 120
 QUIET_US, SLOW_US = 20.0, 100.0
 
 pytestmark = pytest.mark.unit
-
-
-def blocks_of(times_us) -> list[Block]:
-    return [
-        Block(
-            case=0,
-            block=at,
-            round=at,
-            n=len(row),
-            time_us=1.0,
-            steps=steps_of(row),
-        )
-        for at, row in enumerate(times_us)
-    ]
-
-
-def tallied(times_us) -> Tally:
-    found = tally(blocks_of(times_us))
-    assert found
-    return found
 
 
 def drawn(seed: int, n_blocks: int, n: int, share: float, length: float):

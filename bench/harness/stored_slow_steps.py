@@ -1,23 +1,20 @@
 """A few of the slow steps of a block, by which reports tell why a case has a tail."""
 
 import random
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.harness.iteration import Iteration
+from bench.harness.stamped_times import Floats, Times
 from wiretax.record.schema import MOST_SLOW_STEPS, SlowStep
 from wiretax.record.tails import LEAST_SLOW_SHARE, SLOW_RATIO
-
-if TYPE_CHECKING:
-    from bench.harness.timing import Floats, Times
 
 OWN_MEDIAN_STEPS = 10  # of a block, from which on its median is its own
 FULL_BLOCKS = 16  # of a case, as a run has: of later ones one slow step is enough
 
 
 def slow_steps(
-    iteration: Iteration, times: "Times", total_us: "Floats", began_ns: int
+    iteration: Iteration, times: Times, total_us: Floats, began_ns: int
 ) -> list[SlowStep]:
     """At most MOST_SLOW_STEPS of those that take over twice the block's median, the last of the
     iteration's `usual_us`, at random; none if they are too few for a tail. For a short block the

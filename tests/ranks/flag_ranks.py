@@ -16,7 +16,8 @@ from bench.harness.flight import FlightRecord
 from bench.harness.iteration import Buffers
 from bench.harness.options import RunOptions
 from bench.harness.session import Session
-from bench.harness.timing import perform, times_us
+from bench.harness.stamped_times import times_us
+from bench.harness.timing import perform
 from bench.harness.watchdog import Watchdog
 from bench.links.measurement import RankLink
 from bench.links.transfers import PingPong

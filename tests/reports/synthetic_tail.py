@@ -9,7 +9,8 @@ from unittest import mock
 import numpy as np
 
 from bench.harness.iteration import Iteration
-from bench.harness.timing import block_record, times_us
+from bench.harness.stamped_times import times_us
+from bench.harness.timing import block_record
 from collectives.operation import Operation
 from kernels.devices.device import Step
 from tests.reports.synthetic_run import head_of

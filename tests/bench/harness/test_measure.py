@@ -9,7 +9,8 @@ import pytest
 
 from bench.harness import timing, verify
 from bench.harness.iteration import Iteration
-from bench.harness.timing import block_record, link_rtt_ns, samples_of, times_us
+from bench.harness.stamped_times import times_us
+from bench.harness.timing import block_record, link_rtt_ns, samples_of
 from collectives.collective import DATATYPES
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Step, Wrong

@@ -296,23 +296,11 @@ def test_a_machine_whose_launches_died_passes_nothing(tmp_path, capsys):
     runs = sorted((folder / "box").glob("2026*.jsonl"))
     fields: dict[str, Any] = {"stage": "first", "place": 0, "variant": "box", "elapsed_s": 5.0}
     launches = [
-        Launch(
-            **fields,
-            pair=0,
-            attempt=number,
-            status="died",
-            reason="rank 1 was lost",
-        )
+        Launch(**fields, pair=0, attempt=number, status="died", reason="rank 1 was lost")
         for number in range(20)
     ]
     launches += [
-        Launch(
-            **fields,
-            pair=pair,
-            attempt=0,
-            status="finished",
-            run=f"box/{run.name}",
-        )
+        Launch(**fields, pair=pair, attempt=0, status="finished", run=f"box/{run.name}")
         for pair, run in enumerate(runs)
     ]
     campaign = Campaign(

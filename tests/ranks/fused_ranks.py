@@ -243,7 +243,12 @@ def gemv_example(
     else:
         weights = DATATYPES[weight_type].encode(draw.normal(size=(ranks, hidden, inner)))
         scales = np.ones((ranks, hidden), np.float32)
-    layer = Gemv(hidden=hidden, inner=inner, copies=1, stride=inner)
+    layer = Gemv(
+        hidden=hidden,
+        inner=inner,
+        copies=1,
+        stride=inner,
+    )
     layer.weights = bed.fill("weight", weights[rank])
     layer.row_scales = bed.fill("residual", scales[rank])
     layer.activations = bed.fill("summed", inputs[rank])

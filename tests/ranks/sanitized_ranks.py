@@ -225,7 +225,13 @@ def plain_item(bed: Bed, name: str, algorithm: Algorithm, form: CollectiveCase) 
     build = replace(form.build, chunk_bytes=bed.draw.choice([None, 1 << 10]))
     too_many = int(bed.plant == "short")  # elements beyond the end of the buffers
     cases = [
-        replace(form, count=count + too_many, send=send, receive=receive, build=build)
+        replace(
+            form,
+            count=count + too_many,
+            send=send,
+            receive=receive,
+            build=build,
+        )
         for send, receive in zip(first, into, strict=True)
     ]
 
@@ -264,7 +270,11 @@ def fused_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     all-reduce."""
     datatype = DATATYPES[QUANTIZED_DATATYPES[bed.seed % len(QUANTIZED_DATATYPES)]]
     # Registered, a single token is pulled, and others are summed directly.
-    for variant, tokens in (("copied", 3), ("registered", 1), ("registered", 9)):
+    for variant, tokens in (
+        ("copied", 3),
+        ("registered", 1),
+        ("registered", 9),
+    ):
         if wanted(name := f"allreduce_rmsnorm {variant} {tokens}"):
             hidden, options = bed.draw.choice([31, 248, 1024]), {"variant": variant}
             norm_item(bed, name, datatype, tokens, hidden, build=SMALL_CHUNKS, **options)

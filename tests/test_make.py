@@ -86,7 +86,7 @@ def test_on_gpus_the_library_is_launched_by_what_it_reads_once_in_a_process(gpu,
     other MPI is installed."""
     done = run("make", "-n", "libraries", f"GPU={gpu}", cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    found = re.findall(r"--variant ([\w-]+)=\"(\S*) '\S+/\.venv-(\w+)/bin/mpiexec'", done.stdout)
+    found = re.findall(r"--variant ([\w-]+)=\"(\S*) '[^']+/\.venv-(\w+)/bin/mpiexec'", done.stdout)
     assert found == [(name, words, gpu) for name, words in variants.items()]
     assert f"reports libraries libraries-{gpu}" in done.stdout
     assert "openmpi" not in done.stdout

@@ -26,7 +26,7 @@ import pytest, sys
 class Printer:
     def pytest_collection_finish(self, session):
         for item in session.items:
-            print("test", item.path, *{mark.name for mark in item.iter_markers()})
+            print("test", item.path, *{mark.name for mark in item.iter_markers()}, sep="|")
 
 everything = ["--collect-only", "-q", "-p", "no:cacheprovider", "-m", "gpu or emulated or not gpu"]
 sys.exit(pytest.main([*everything, *sys.argv[1:]], plugins=[Printer()]))
@@ -43,7 +43,7 @@ class Collected(NamedTuple):
 def collected(*paths: str, **environment: Any) -> list[Collected]:
     done = end_of(sys.executable, "-c", COLLECT, *paths, **environment)
     assert done.returncode == 0, done.stdout[-2000:]
-    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("test ")]
+    lines = [line.split("|") for line in done.stdout.splitlines() if line.startswith("test|")]
     return [
         Collected(Path(path).relative_to(ROOT).as_posix(), set(marks)) for _, path, *marks in lines
     ]

@@ -38,15 +38,19 @@ NOT_HERE = (
 
 @pytest.mark.parametrize("command", ["allreduce", "bits", "soak", "tune", "doctor"])
 def test_below_torchrun_the_other_processes_end_without_a_word(tmp_path, command):
-    """Also where torchrun's output is a file, which its processes share. The torch is a stand-in
-    that runs a command line; torch may give its process another name."""
+    """Also where torchrun's output is a file, which its processes share, and its Python is in a
+    folder whose name has a space. The torch is a stand-in that runs a command line; torch may give
+    its process another name."""
     program = tmp_path / "torch/distributed/run.py"
     program.parent.mkdir(parents=True)
     program.write_text("import subprocess, sys\nsys.exit(subprocess.call(sys.argv[1:]))\n")
     script = shutil.copy(program, tmp_path / "torchrun")
+    python = tmp_path / "a folder/python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
     environment = {**LAUNCHED, "PYTHONPATH": f"{ROOT}:{tmp_path}", **variables(1)}
     for torchrun in (["-m", "torch.distributed.run"], ["-u", str(script)]):
-        line = [sys.executable, *torchrun, sys.executable, "-m", "wiretax", command]
+        line = [str(python), *torchrun, sys.executable, "-m", "wiretax", command]
         with (tmp_path / "log").open("w+") as log:
             assert not subprocess.call(line, cwd=tmp_path, env=environment, stdout=log, stderr=log)
             log.seek(0)

@@ -30,7 +30,8 @@ LAUNCHERS = "mpiexec", "mpirun", "mpiexec.hydra", "prterun", "orterun"
 DAEMONS = "hydra_pmi_proxy", "prted", "orted", "mpispawn", "slurmstepd", "torchrun"
 # Torchrun's command line: of `python -m torch.distributed.run` no process has its name.
 TORCHRUN = re.compile(
-    r"\S*python\S*( -\w+)* (\S*/torchrun|torchrun|-m torch\.distributed\.(run|launch))( |$)"
+    r"[^\0]*python[^\0]*(\0-\w+)*"
+    r"\0([^\0]*/torchrun|torchrun|-m\0torch\.distributed\.(run|launch))(\0|$)"
 )
 SCHEMA = 1  # of --json; grows when the meaning of a field changes
 
@@ -127,7 +128,7 @@ def speaks() -> bool:
 
 def is_torchrun(process: "psutil.Process") -> bool:
     """Raises psutil.Error."""
-    return process.name() == "torchrun" or bool(TORCHRUN.match(" ".join(process.cmdline())))
+    return process.name() == "torchrun" or bool(TORCHRUN.match("\0".join(process.cmdline())))
 
 
 def has_colours() -> bool:

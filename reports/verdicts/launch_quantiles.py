@@ -14,7 +14,7 @@ from wiretax.record.case import Key, key_of
 from wiretax.record.histogram import Tally, tally
 from wiretax.record.schema import Result
 
-LEAST_BEYOND = 2  # steps of a launch beyond its percentile, on average
+JUDGED_BEYOND = 2  # steps of a launch beyond its percentile, on average
 
 
 def quantile_name(quantile: float) -> str:
@@ -24,7 +24,7 @@ def quantile_name(quantile: float) -> str:
 
 def least_steps(quantile: float) -> int:
     """How many steps a launch takes for a verdict on this quantile, from 0.5 to 1."""
-    return ceil(round(LEAST_BEYOND / (1 - quantile), 6))
+    return ceil(round(JUDGED_BEYOND / (1 - quantile), 6))
 
 
 def launch_quantile_us(steps: Tally, quantile: float, n: int | None = None) -> float:

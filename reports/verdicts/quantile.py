@@ -7,7 +7,7 @@ from math import floor
 import numpy as np
 
 from reports.tables.sentences import some
-from reports.verdicts.launch_quantiles import LEAST_BEYOND, least_steps, quantile_name
+from reports.verdicts.launch_quantiles import JUDGED_BEYOND, least_steps, quantile_name
 from reports.verdicts.match import Match
 from reports.verdicts.sides import Side
 from wiretax.common.arguments import percentile
@@ -66,7 +66,7 @@ def faults_of_steps(found: Match) -> list[str]:
             f"programs: no {quantile_name(quantile)} can be judged"
         ]
     most = max(found.n_steps.values(), default=0)
-    lower = floor(100 * (1 - LEAST_BEYOND / most)) if most else 0
+    lower = floor(100 * (1 - JUDGED_BEYOND / most)) if most else 0
     remedy = REMEDY.replace("a lower --quantile", f"--quantile {lower}") if lower >= 50 else REMEDY
     return [f"no case has {needs(quantile)}, but {most} at most: {remedy}"]
 

@@ -163,7 +163,8 @@ def run_survey(survey: Survey) -> int:
     except KeyboardInterrupt:  # `interrupt` ignores later signals
         is_interrupted = True
         survey.progress.write("interrupted; the page and the archive will hold what was measured")
-    made = survey_page.write(survey, is_interrupted)
+    status = exit_status(survey, is_interrupted)
+    made = survey_page.write(survey, status)
     failed = [
         f"{step.title}, {step.status}: {step.sentence}"
         for step in survey.steps
@@ -177,6 +178,10 @@ def run_survey(survey: Survey) -> int:
         f"archive: {survey.archive}\n",
     ]
     print_out("\n".join(lines))
+    return status
+
+
+def exit_status(survey: Survey, is_interrupted: bool) -> int:
     statuses = {step.status for step in survey.steps}
     if is_interrupted:
         return INTERRUPTED

@@ -1,12 +1,17 @@
 """The page of a survey and its archive, the two things to send."""
 
+import hashlib
 import io
 import os
 import tarfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
+from bench.harness.console import INTERRUPTED
 from bench.surveys.steps import (
     LOGS,
     RESULTS,
@@ -24,8 +29,10 @@ from reports.site.run_page import run_page
 from reports.tables import show
 from reports.tables.headline import Point
 from reports.tables.sentences import number
+from wiretax import __version__
 from wiretax.common.program import BENCH, REPORTS, RUN
 from wiretax.common.untrusted import read_bytes
+from wiretax.record.archive import CONTENTS, Contents, StepRecord
 from wiretax.record.result import ResultError
 from wiretax.record.schema import Result
 from wiretax.record.writing import write_whole
@@ -61,7 +68,7 @@ PRIVACY = (
 )
 
 
-def page_of(survey: Survey, is_interrupted: bool) -> Page:
+def page_of(survey: Survey, exit_status: int) -> Page:
     """The headline, what was measured, a row for each step with what to type if it failed, the page
     of the headline's run, and what each step printed."""
     # Of each step its first launch that measured something, or its first.
@@ -82,7 +89,7 @@ def page_of(survey: Survey, is_interrupted: bool) -> Page:
         page = run_page(first.path)
         page.title = show.headline_of(first)
     n_done = sum(step.status == "done" for step in shown)
-    end = ", then the survey was interrupted" if is_interrupted else ""
+    end = ", then the survey was interrupted" if exit_status == INTERRUPTED else ""
     page.banner.facts = [*page.banner.facts, f"{n_done} of {len(shown)} steps are done{end}."]
     rows = [
         {
@@ -173,9 +180,9 @@ def next_command(survey: Survey, folder: Path) -> tuple[str, str]:
     return sentence, f"{RUN}{REPORTS} compare {folder / RESULTS / 'allreduce'} OTHER"
 
 
-def write(survey: Survey, is_interrupted: bool) -> Page:
-    """Writes a spec for `procure` and the page, then the archive with all files of the folder;
-    returns the page. Raises OSError, ResultError."""
+def write(survey: Survey, exit_status: int) -> Page:
+    """Writes a spec for `procure` and the page, then `survey.json` and the archive with all files
+    of the folder; returns the page. Raises OSError, ResultError."""
     for path in survey.logs.iterdir():
         try:
             text = read_bytes(path, follow=False).decode(errors="replace")
@@ -192,27 +199,64 @@ def write(survey: Survey, is_interrupted: bool) -> Page:
         date=time.strftime("%Y-%m-%d"),
     )
     write_whole(survey.inside / SPEC, spec.encode())
-    page = page_of(survey, is_interrupted)
+    page = page_of(survey, exit_status)
     quick = " --quick" if survey.is_quick else ""
     page.reproduce["this page"] = f"{RUN}{BENCH}survey{quick} -n {survey.ranks}"
     write_whole(survey.inside / PAGE, to_html(page).encode(errors="replace"))
-    write_whole(survey.archive, pack(survey))
+    files = files_of(survey)
+    files[CONTENTS] = msgspec.json.encode(contents_of(survey, exit_status, files))
+    write_whole(survey.inside / CONTENTS, files[CONTENTS])
+    write_whole(survey.archive, pack(survey.folder.resolve().name, files))
     return page
 
 
-def pack(survey: Survey) -> bytes:
-    """An archive of the folder's files, without their owner's name, and without what a killed run
-    left. Another user's link is left out: it could lead to what only this user may read."""
-    content, top = io.BytesIO(), survey.folder.resolve().name
+def files_of(survey: Survey) -> dict[str, bytes]:
+    """The folder's files, without what a killed run left. Another user's link is left out: it could
+    lead to what only this user may read."""
+    files = dict[str, bytes]()
+    for parent, _, names, handle in os.fwalk(dir_fd=int(survey.inside.name)):
+        for name in names:
+            path = Path(parent, name)
+            if path.suffix in ("", ".part"):  # flight records, unfinished files
+                continue
+            with suppress(OSError):  # a link or a pipe
+                data = read_bytes(Path(f"/proc/self/fd/{handle}/{name}"), follow=False)
+                files[path.as_posix()] = data
+    return files
+
+
+def contents_of(survey: Survey, exit_status: int, files: Mapping[str, bytes]) -> Contents:
+    steps = [
+        StepRecord(
+            name=step.name,
+            launch=step.launch,
+            command=to_type(survey, step),
+            status=step.status,
+            sentence=step.sentence,
+            elapsed_s=round(step.elapsed_s, 1),
+            run=f"{RESULTS}/{step.name}/{step.result.path.name}" if step.result else None,
+        )
+        for step in survey.steps
+    ]
+    return Contents(
+        made=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        version=__version__,
+        command=f"{RUN}{BENCH}survey{' --quick' if survey.is_quick else ''} -n {survey.ranks}",
+        status=exit_status,
+        vendor=survey.vendor,
+        ranks=survey.ranks,
+        shares_gpus=survey.shares_gpus,
+        steps=steps,
+        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    )
+
+
+def pack(top: str, files: Mapping[str, bytes]) -> bytes:
+    """An archive of these files below a folder `top`, without their owner's name."""
+    content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as archive:
-        for parent, _, names, handle in os.fwalk(dir_fd=int(survey.inside.name)):
-            for name in names:
-                path = Path(top, parent, name)
-                if path.suffix in ("", ".part"):  # flight records, unfinished files
-                    continue
-                with suppress(OSError):  # a link or a pipe
-                    data = read_bytes(Path(f"/proc/self/fd/{handle}/{name}"), follow=False)
-                    member = tarfile.TarInfo(str(path))
-                    member.size, member.mtime = len(data), time.time()
-                    archive.addfile(member, io.BytesIO(data))
+        for name, data in files.items():
+            member = tarfile.TarInfo(f"{top}/{name}")
+            member.size, member.mtime = len(data), time.time()
+            archive.addfile(member, io.BytesIO(data))
     return content.getvalue()

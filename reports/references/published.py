@@ -1,5 +1,6 @@
-"""Published figures with their sources: collectives in `calls.csv`, serving in `serving.csv`; what
-a source says of a machine's sockets in `machines.csv`, and cards of one chip in `same_chip.csv`.
+"""Published figures with their sources: collectives in `calls.csv`, and from owners' archives in
+`contributed.csv`; serving in `serving.csv`; what a source says of a machine's sockets in
+`machines.csv`, and cards of one chip in `same_chip.csv`.
 
 Nothing in the tables is computed or estimated: what a source does not say is empty or `unknown`.
 docs/references.md has the meaning of the columns."""
@@ -58,7 +59,9 @@ class Published(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
 
 class PublishedCall(Published, kw_only=True, frozen=True):
     """A figure of a collective: the time in microseconds, the busbw in GB/s, or both, as printed.
-    `valid_until` names a change that has landed, from which on the library chooses otherwise."""
+    `valid_until` names a change that has landed, from which on the library chooses otherwise. A
+    contributed row has the SHA-256 of its archive, who sent it ("" without a name), the ends of the
+    95 % interval over its launches, and why it was withdrawn ("" if it counts)."""
 
     hosts: Count | None = None
     transport: Transport = "unknown"
@@ -73,6 +76,12 @@ class PublishedCall(Published, kw_only=True, frozen=True):
     size_bytes: Count | None = None
     time_us: Positive | None = None
     busbw_gb_s: Positive | None = None
+    # Of a contributed row alone.
+    time_low_us: Positive | None = None
+    time_high_us: Positive | None = None
+    archive: str = ""
+    contributor: str = ""
+    withdrawn: str = ""
 
     @property
     def generation(self) -> str:
@@ -165,12 +174,12 @@ def cells_of(path: Path) -> tuple[Sequence[str], list[tuple[int, dict[Any, Any]]
         raise ResultError(f"{path} is no table: {error}, line {table.line_num + 1}") from error
 
 
-def read_table(path: Path, kind: type[list[TableRow]]) -> list[TableRow]:
+def read_table(path: Path, kind: type[list[TableRow]], least_rows: int = 1) -> list[TableRow]:
     """The rows of a table, their texts printable. Raises ResultError for a damaged table, or one
-    without rows, and names the line of a row that is damaged or has no source."""
+    with too few rows, and names the line of a row that is damaged or has no source."""
     [row_kind], rows = get_args(kind), list[TableRow]()
     _, found = cells_of(path)
-    if not found:
+    if len(found) < least_rows:
         raise ResultError(f"{path} has no rows")
     for line, cells in found:
         if None in cells:
@@ -187,7 +196,15 @@ def read_table(path: Path, kind: type[list[TableRow]]) -> list[TableRow]:
 
 @cache
 def calls() -> Sequence[PublishedCall]:
-    return read_table(FOLDER / "calls.csv", list[PublishedCall])
+    """What counts: rows that were found, and those of archives that were not withdrawn."""
+    found = read_table(FOLDER / "calls.csv", list[PublishedCall])
+    return [*found, *(row for row in contributed() if not row.withdrawn)]
+
+
+@cache
+def contributed() -> Sequence[PublishedCall]:
+    """The rows that owners' archives gave, in the order in which they came in."""
+    return read_table(FOLDER / "contributed.csv", list[PublishedCall], least_rows=0)
 
 
 @cache

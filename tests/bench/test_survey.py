@@ -179,10 +179,11 @@ def test_a_survey_changes_and_packs_no_file_beyond_the_links_of_another_user(ope
         link_of_nobody(path, victim)
     for path in (folder / "index.html", survey.archive):
         link_of_nobody(path, victim / "file")
-    write(survey, False)
+    write(survey, 0)
     assert [path.read_text() for path in victim.iterdir()] == ["/home/root/kept"]
     files, text = archived(folder)
-    assert files == {"survey/index.html", "survey/spec.toml", "survey/moved/doctor.out.txt"}
+    written = {f"survey/{name}" for name in ("index.html", "spec.toml", "survey.json")}
+    assert files == {*written, "survey/moved/doctor.out.txt"}
     assert "kept" not in text
 
 

@@ -371,7 +371,7 @@ def test_what_is_no_log_is_left_out(tmp_path):
     (folder / "logs").mkdir(parents=True)
     (folder / "logs" / "link.err.txt").symlink_to("/dev/zero")
     os.mkfifo(folder / "logs" / "doctor.out.txt")
-    write(survey_of(folder, [SurveyStep("doctor", "Doctor", "doctor")]), False)
+    write(survey_of(folder, [SurveyStep("doctor", "Doctor", "doctor")]), 0)
     texts = {path.name: path.read_text() for path in (folder / "logs").iterdir()}
     assert texts["doctor.out.txt"] == "left out: it is not an ordinary file"
     assert texts["link.err.txt"].startswith("left out: ")

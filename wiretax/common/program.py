@@ -34,6 +34,9 @@ TORCHRUN = re.compile(
     r"\0([^\0]*/torchrun|torchrun|-m\0torch\.distributed\.(run|launch))(\0|$)"
 )
 SCHEMA = 1  # of --json; grows when the meaning of a field changes
+# Nobody has confirmed yet that this address is ours: nothing may install from it unattended.
+REPOSITORY = "https://github.com/wiretax/wiretax"
+SEND_ARCHIVE = f"{REPOSITORY}/issues/new?template=archive.yml"
 
 
 def on_ranks(ranks: object, command: str) -> str:

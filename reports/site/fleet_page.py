@@ -12,6 +12,7 @@ from wiretax.common.program import BENCH, RUN
 from wiretax.record.folder import Contents
 
 FLEET = "fleet.html"
+TOO_FEW_NODES = "Too few nodes"  # the page finds nothing
 
 Links = dict[str, tuple[str, str]]
 
@@ -36,7 +37,7 @@ def fleet_page(fleet: Fleet, contents: Contents) -> Page:
             "newest run with another's, and measure again; take out a node that stays slow.",
         )
     else:
-        word = "No node differs" if fleet.groups else "Too few nodes"
+        word = "No node differs" if fleet.groups else TOO_FEW_NODES
         sentence = sentence.capitalize()  # it names none
 
     bad: list[Cell] = [

@@ -9,6 +9,7 @@ import numpy as np
 
 from reports.kit.chart import LEAST_MARKS, spark
 from reports.kit.page import Banner, Card, Cell, Page, Row, Section, command_after
+from reports.site.fleet_page import TOO_FEW_NODES
 from reports.site.history_page import (
     MOST_TAILS,
     TOO_EARLY,
@@ -87,7 +88,9 @@ def overview_page(store: Store, pages: Pages) -> Page:
         ),
     ]
     banners = [
-        replace(page.banner, facts=[*page.banner.facts, (page.title, page.file)]) for page in others
+        replace(page.banner, facts=[*page.banner.facts, (page.title, page.file)])
+        for page in others
+        if page.banner.word != TOO_FEW_NODES
     ]
     if own := _banner(store):
         if own.word == TOO_EARLY:  # it finds nothing: what others find comes first

@@ -104,6 +104,15 @@ def test_a_suspect_node_comes_before_what_is_too_early(tmp_path):
     assert "<h1>n3 SUSPECT +" in page
 
 
+def test_too_few_nodes_to_compare_is_no_verdict_on_the_runs(tmp_path):
+    """Two machines in one folder are no fleet, and its page finds nothing."""
+    write_fleet(tmp_path / "results", ["n1", "n2"], runs=1)
+    page = Read(make_site(tmp_path / "results", tmp_path / "site") / "index.html")
+    assert "Too few nodes" in page.text, "in the table of pages"
+    assert "Too few nodes" not in page.text.partition("Machines and benchmarks")[0]
+    assert "Too early" in page.text
+
+
 def test_an_unreadable_folder_is_named_and_the_rest_is_shown(tmp_path):
     """An unreadable folder must not end the command, and the pages must name it."""
     results = tmp_path / "results"

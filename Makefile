@@ -142,8 +142,8 @@ format: $(VENV)/.installed-dev
 	@$(VENV)/bin/ruff check --quiet --fix . || true
 	@$(CPP_FILES) | xargs $(VENV)/bin/clang-format -i
 
-# Before a commit, in a minute: the above, and the tests that launch no ranks.
-check: writable compiler lint
+# Before a commit, in a minute: the above, the site, and the tests that launch no ranks.
+check: writable compiler lint docs
 	@$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m unit
 
 # Two files at once, and after them the tests that must run alone. The last line says how it went, and what would bring
@@ -197,9 +197,10 @@ test-emulated:
 	@echo "make test-emulated: skipped, because no emulator of AMD's instruction sets lies in $(EMULATOR)"
 endif
 
-# The pages of docs/ as a site in build/docs, which needs no network. From the disk all but the search works.
+# The pages of docs/ as a site in build/docs, which needs no network, with a dashboard of archived runs. From the disk
+# all but the search works. A link that leads nowhere fails.
 docs: $(VENV)/.installed-docs
-	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 	@echo "Open build/docs/index.html, or serve it: python3 -m http.server -d build/docs"
 
 # The chart library inside the pages. Of another version (make vendor UPLOT=...) the hashes differ, and make stops: after

@@ -4,10 +4,11 @@ is not archived."""
 
 import re
 from functools import cache
+from importlib import import_module
 
 import pytest
 
-from tests.figures_of_runs import GPU, PERFORMANCE, PROSE, README, TABLES, Cell, Row
+from tests.figures_of_runs import GPU, PERFORMANCE, PROSE, README, TABLES, Cell, Row, runs
 from tests.launch import ROOT
 from wiretax.record.schema import Run
 
@@ -202,3 +203,17 @@ def test_every_paragraph_of_readme_with_measured_figures_has_a_source():
     """test_figures.py compares the one on tensor parallelism with docs/answer.md."""
     known = *[first for page, first in PROSE if page == README], "**Does tensor parallelism"
     assert [each for each in paragraphs(README) if not each.startswith(known)] == []
+
+
+def test_the_site_shows_complete_runs_of_each_kind_of_machine(on_the_path):
+    """Those that docs/experiments/archived.md lists."""
+    text = (ROOT / "docs/experiments/archived.md").read_text()
+    chosen = import_module("archived_pages").chosen(text)
+    shown = [runs(archive)[digits] for archive, own in chosen.items() for digits in own]
+    assert {result.end.status for result in shown if result.end} == {"complete"}
+    ranks = [result.run.world["ranks"][0] for result in shown]
+    names = {rank.get("gpu") or rank["arch"] for rank in ranks}
+    kinds = "EPYC", "Xeon", "H100", "H200"
+    assert [sum(kind in name for name in names) for kind in kinds] == [1, 1, 1, 1]
+    told = " ".join(re.findall(r"^\| (.*?)[:,] .*\(runs/", text, re.MULTILINE))
+    assert [kind for kind in kinds if kind in told] == [*kinds]

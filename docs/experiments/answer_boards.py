@@ -4,19 +4,13 @@ questions. What is computed is by `reports/advice`, the rest are rows of `report
 import re
 from collections.abc import Iterable, Sequence
 
-from answer_calls import PLX, calls_near, chunk_us, even_chunk_us, prompt_s
+from answer_calls import PLX, calls_near, chunk_us, even_chunk_us
 from answer_pairs import Pair, Phase, Row, between, gains, is_chat
 from answer_text import in_note, markdown_table, percent, rate_text, served, sources, times_text
 from figures_answer import (
     CARD,
-    CHUNK_BYTES,
-    CONTEXT,
-    MODEL,
-    TOKEN_BYTES,
-    WEIGHTS,
     advised,
     archived,
-    by_layer,
     h100_us,
     is_setting,
     of_two,
@@ -24,6 +18,15 @@ from figures_answer import (
     step_ms,
 )
 
+from reports.advice.even_calls import (
+    CHUNK_BYTES,
+    CONTEXT,
+    MODEL,
+    TOKEN_BYTES,
+    WEIGHTS,
+    by_layer,
+    prompt_s,
+)
 from reports.advice.reduce_times import ReduceTimes, assumed_times
 from reports.advice.serving import Deployment, break_even_us
 from reports.advice.specs import LINKS, MODELS, link_between

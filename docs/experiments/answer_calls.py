@@ -5,9 +5,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from answer_text import in_note, markdown_table, percent, rate_text, served, sources
-from figures_answer import CHUNK_BYTES, MODEL, TOKEN_BYTES, advised, by_layer, is_setting, of_two
+from figures_answer import CARD, advised, is_setting, of_two
 
-from reports.advice.serving import CHUNK_TOKENS, Deployment, break_even_us
+from reports.advice import even_calls
+from reports.advice.even_calls import CHUNK_BYTES, MODEL, TOKEN_BYTES, by_layer, prompt_s
+from reports.advice.serving import CHUNK_TOKENS, break_even_us
 from reports.references.published import (
     PublishedCall,
     calls,
@@ -61,14 +63,7 @@ def sizes_text(own: Iterable[PublishedCall]) -> str:
 
 def even_chunk_us() -> float:
     """The time of a chunk's all-reduce at which both splits take equally long for one prompt."""
-    each_us = 1.0  # of whatever time the call is, the rest of both prompts is the same
-    load = of_two(each_us, each_us)
-    gain_s = prompt_s(by_layer(load)) - prompt_s(load)
-    return each_us + 1e6 * gain_s / MODEL.all_reduces
-
-
-def prompt_s(tensor: Deployment) -> float:
-    return tensor.figures["prompt_us"].value / 1e6
+    return even_calls.even_chunk_us(CARD)
 
 
 def chunk_table() -> str:

@@ -21,9 +21,10 @@ from answer_pairs import (
 )
 from answer_rows import pair_table, range_text, rests_on, source_text
 from answer_text import markdown_table, rate_text, times_text
-from figures_answer import CARD, CONTEXT, by_layer, of_two, step_ms
+from figures_answer import CARD, of_two, step_ms
 
 from reports.advice import likely
+from reports.advice.even_calls import CONTEXT, by_layer
 from reports.advice.likely_winner import Likely, conditions_of
 from reports.advice.offload import HOST_GB_S, offloaded
 from reports.advice.reduce_times import assumed_times

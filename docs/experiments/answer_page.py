@@ -12,13 +12,8 @@ from answer_text import first_rows, fold, sources
 from drawing import HERE, path_of
 from figures_answer import (
     CARD,
-    CONTEXT,
-    MODEL,
     OURS,
-    TOKEN_BYTES,
-    WEIGHTS,
     advised,
-    by_layer,
     even_us,
     h100_us,
     is_setting,
@@ -28,6 +23,7 @@ from figures_answer import (
     step_ms,
 )
 
+from reports.advice.even_calls import CONTEXT, MODEL, TOKEN_BYTES, WEIGHTS, by_layer
 from reports.advice.serving import break_even_us
 from reports.advice.specs import GB, engine_calls
 from reports.tables.sentences import number, size_text

@@ -7,8 +7,9 @@ from statistics import quantiles
 from answer_calls import even_chunk_us
 from answer_pairs import Row, arrangement, drafts, is_chat, is_pcie, machine_votes, step_of
 from answer_text import markdown_table, percent
-from figures_answer import CHUNK_BYTES, TOKEN_BYTES, even_us
+from figures_answer import even_us
 
+from reports.advice.even_calls import CHUNK_BYTES, TOKEN_BYTES
 from reports.advice.reduce_times import ReduceTimes
 from reports.advice.serving import Deployment
 from reports.advice.specs import (

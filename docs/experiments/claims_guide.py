@@ -26,8 +26,8 @@ from claims_table import (
     step,
     us,
 )
-from figures_answer import by_layer
 
+from reports.advice.even_calls import by_layer
 from reports.advice.group_times import exchange_share
 from reports.advice.reduce_times import wire_factor
 from reports.advice.serving import CHUNK_TOKENS, Deployment, all_splits

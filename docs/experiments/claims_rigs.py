@@ -28,8 +28,8 @@ from claims_table import (
     step,
     us,
 )
-from figures_answer import by_layer
 
+from reports.advice.even_calls import by_layer
 from reports.advice.offload import HOST_GB_S, offloaded
 from reports.advice.serving import CHUNK_TOKENS, Deployment
 from reports.advice.spans import Span

@@ -18,10 +18,10 @@ from answer_cases import prefills, split_by_replay
 from answer_pairs import Pair, between, gains
 from answer_text import times_text
 from drawing import HERE
-from figures_answer import by_layer
 
 from reports.__main__ import main
 from reports.advice import advise
+from reports.advice.even_calls import by_layer
 from reports.advice.serving import Deployment, break_even_us
 from reports.advice.spans import Span, gain_of
 from reports.advice.specs import GB

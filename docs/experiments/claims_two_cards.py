@@ -31,8 +31,9 @@ from claims_table import (
     step,
     us,
 )
-from figures_answer import archived, by_layer
+from figures_answer import archived
 
+from reports.advice.even_calls import by_layer
 from reports.advice.serving import CHUNK_TOKENS
 from reports.advice.specs import BITS, GB, LINKS, engine_calls
 from reports.references.published import calls, select, serving

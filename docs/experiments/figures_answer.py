@@ -2,7 +2,6 @@
 
 import re
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +11,30 @@ from answer_pairs import Pair, drafts, is_pcie
 from drawing import BLACK, BLUE, ORANGE, RED
 from matplotlib.figure import Figure
 
-from reports.advice.reduce_times import ReduceTimes, assumed_times
-from reports.advice.serving import CHUNK_TOKENS, Deployment, break_even_us
-from reports.advice.spans import as_span
-from reports.advice.specs import GPUS, MODELS, link_between
+from reports.advice.even_calls import TOKEN_BYTES, WEIGHTS, by_tensor, even_token_us
+from reports.advice.reduce_times import assumed_times
+from reports.advice.serving import Deployment
+from reports.advice.specs import GPUS, link_between
 from reports.references.published import PublishedCall, calls, near_size, select
 from tests.reports.archived import unpack
 from wiretax.common.grouped import grouped
 from wiretax.record.observations import method_of
 from wiretax.record.result import Result, read
 
-MODEL, CARD, WEIGHTS, CONTEXT = MODELS["llama-3.1-70b"], GPUS["r9700"], "40GB", 4096
-TOKEN_BYTES, CHUNK_BYTES = MODEL.all_reduce_bytes(1), MODEL.all_reduce_bytes(CHUNK_TOKENS)
+CARD = GPUS["r9700"]
 OURS = "2 ranks on one H100, PCIe 5 x16"
 LEAST_US, MOST_US = 5, 2000  # ends of the picture; a pair below it stands at its edge
 
 
 def of_two(token_us: float, chunk_us: float = 0.0, weights: str = WEIGHTS) -> Deployment:
-    """The 70B split by tensor over two cards whose all-reduces take these times."""
-    spans = {TOKEN_BYTES: as_span(token_us), CHUNK_BYTES: as_span(chunk_us)}
-    times = ReduceTimes(2, "published", spans)
-    return Deployment(MODEL, CARD, weights, times, context=CONTEXT, tensor=2)
+    """The 70B split by tensor over two R9700s whose all-reduces take these times."""
+    return by_tensor(CARD, token_us, chunk_us, weights)
 
 
 def advised(weights: str = WEIGHTS) -> Deployment:
     """The same with the all-reduce of a token that `advise` assumes."""
     times = assumed_times(2, CARD, link_between(CARD, 2))
     return of_two(times(TOKEN_BYTES).value, weights=weights)
-
-
-def by_layer(tensor: Deployment) -> Deployment:
-    return replace(tensor, tensor=1, stages=tensor.tensor)
 
 
 def step_ms(load: Deployment) -> float:
@@ -52,8 +44,7 @@ def step_ms(load: Deployment) -> float:
 def even_us() -> float:
     """The time of a call at which both splits of the 70B decode equally fast, at the data sheet's
     bandwidth and without hand-offs."""
-    tensor = of_two(0)
-    return break_even_us(tensor, by_layer(tensor))
+    return even_token_us(CARD)
 
 
 def small_calls() -> dict[str, list[PublishedCall]]:

@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 
 def load(path: "str | PathLike[str]") -> "pd.DataFrame":
-    """The runs of a file, or of all files below a folder: one row per case.
+    """The runs of a file, of all files below a folder, or of a survey's archive: one row per case.
 
     Units are in the names: `_us` microseconds, `_ns` nanoseconds, `_bytes`, `_s` seconds, `_gb_s`
     1e9 bytes per second. A row has:

@@ -45,6 +45,7 @@ from reports.references.published import Positive
 from reports.tables.sentences import counted, number, size_text, some
 from wiretax.common.arguments import unknown
 from wiretax.common.untrusted import printable_in
+from wiretax.record.archive import is_archive
 from wiretax.record.case import size_of
 from wiretax.record.result import ResultError, content_of
 from wiretax.record.schema import NotNegative
@@ -196,6 +197,11 @@ class Figure:
 
 def read_spec(path: Path) -> tuple[Spec, dict[str, Offer], list[Requirement]]:
     """The spec, its candidates by name, and its requirements. Raises ResultError."""
+    if is_archive(path):
+        raise ResultError(
+            f"{path} is an archive: unpack it (tar xf {path}), complete the spec.toml in it, and "
+            "name that"
+        )
     try:
         tables = printable_in(
             msgspec.toml.decode(content_of(path, most_bytes=1 << 20).removeprefix(BOM_UTF8))

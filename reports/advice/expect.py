@@ -27,6 +27,7 @@ from reports.tables.beside_published import (
     amounts,
     by_way,
     counts,
+    own_calls,
     summary,
     way_of,
 )
@@ -47,6 +48,7 @@ from wiretax.record.case import size_of
 from wiretax.record.result import ResultError
 from wiretax.record.writing import write_named
 
+A_RUN = "a run of GPUs, or a folder or a survey's archive: its newest with a collective"
 SIZES = TOKEN_CALL_SIZE_BYTES, 32 << 20  # decode of one token, a chunk of prefill
 SLOT_CAUSES = (
     "no peer access between the cards, a slot of eight lanes or of an older generation, or ACS, "
@@ -73,7 +75,7 @@ NOTED = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("run", metavar="RUN", type=Path, nargs="?", help="a run of GPUs, or a folder: its newest")
+    add("run", metavar="RUN", type=Path, nargs="?", help=A_RUN)
     add("--gpu", metavar="NAME", help="or a card, such as r9700, h100, rtx5090")
     add("--gpus", metavar="N", type=count, help="number of GPUs (2)")
     add("--hosts", metavar="N", type=count, help="number of hosts (1)")
@@ -102,7 +104,7 @@ def expect(arguments: argparse.Namespace) -> int:
 
     sizes = arguments.size or SIZES
     if arguments.run:
-        question = question_of_run(read_newest(arguments.run))
+        question = question_of_run(read_newest(arguments.run, own_calls))
         if not arguments.size:
             sizes = ends(call.size_bytes or 0 for call in question.own)
     else:

@@ -2,6 +2,7 @@
 has its text and its headline's figures in a file of its own, and a line in KINDS."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +12,7 @@ from reports.tables import exposed, link_table, table, tune_table
 from reports.tables.headline import headline
 from reports.tables.plot import draw_sweep
 from wiretax.common.program import answer, on_ranks
+from wiretax.record import packed
 from wiretax.record.case import COMPUTE_BENCHMARKS
 from wiretax.record.manifest import runs_by_time
 from wiretax.record.result import ResultError, read
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="?",
         default=NEWEST,
-        help="a run file, or a folder: the newest run below it (results)",
+        help="a run file, or a folder or a survey's archive: the newest run in it (results)",
     )
     parser.add_argument(
         "--plot", metavar="OUT", type=Path, help="draw speed-up and busbw by size; .svg or .png"
@@ -68,14 +70,15 @@ def show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def read_newest(path: Path) -> Result:
-    """The run of a file, or the newest below a folder. Raises ResultError."""
-    if path.is_dir() or path == NEWEST:
-        if not (files := runs_by_time(path)):
-            raise ResultError(f"{path} holds no run yet: type {on_ranks(2, 'allreduce')}")
-        path = files[-1]
+def read_newest(path: Path, fits: Callable[[Result], object] = bool) -> Result:
+    """The run of a file, or below a folder or in an archive the newest that `fits`, or else the
+    newest. Raises ResultError."""
+    is_folder = path == NEWEST or packed.is_folder(path)
+    files = runs_by_time(path) if is_folder else [path]
+    if not files:
+        raise ResultError(f"{path} holds no run yet: type {on_ranks(2, 'allreduce')}")
 
-    return read(path)
+    return next(filter(fits, map(read, reversed(files))), None) or read(files[-1])
 
 
 def headline_of(*results: Result) -> str:

@@ -156,7 +156,7 @@ def _store(folder: Path, entry: Acceptance, current: Side) -> None:
     with _own_folder(folder / entry.machine_id) as machine, locked(folder):
         for launch in current.launches:
             file = machine / f"{launch.run.run_id}.jsonl"
-            write_whole(file, read_bytes(launch.path))
+            write_whole(file, content_of(launch.path))
 
         former = read_bytes(log, follow=False, most_bytes=MOST_BYTES) if log.exists() else b""
         lines = former.splitlines()

@@ -16,6 +16,7 @@ import pandas as pd
 
 from reports.tables.sentences import fact, shape_text, sized, some, spoken, type_text
 from wiretax.common.grouped import grouped
+from wiretax.record import packed
 from wiretax.record.case import CASE_KEY, is_own_work, key_of
 from wiretax.record.manifest import (
     MANIFEST,
@@ -212,8 +213,11 @@ def side_of(argument: str) -> Side:
 
 
 def _files_named(argument: str) -> list[Path]:
-    """The run of this name, or those in this folder, or those that this glob finds."""
+    """The run of this name, or those in this folder, also of an archive, or those that this glob
+    finds. Raises ResultError for a damaged archive."""
     path = Path(argument)
+    if packed.archive_of(path):
+        return packed.files_named(path) or packed.files_named(path / "*.jsonl")
     if path.is_file():
         return [path]
     if inside := [file for file in path.glob("*.jsonl") if file.name != ACCEPTED]:

@@ -85,6 +85,8 @@ def read_contents(folder: Path) -> Contents:
     """`survey.json` of an unpacked archive, of which every file has its hash and no other is there.
     Raises ResultError."""
     path = folder / CONTENTS
+    if not path.is_file():
+        raise ResultError(f"it has no {CONTENTS}: bench.survey did not write it")
     try:
         contents = msgspec.json.decode(content_of(path), type=Contents)
     except msgspec.DecodeError as error:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from wiretax.common.grouped import grouped
-from wiretax.record import cache
+from wiretax.record import cache, packed
 from wiretax.record.cache import Stamp
 from wiretax.record.manifest import MANIFEST, run_files
 from wiretax.record.observations import Entry, entry_of
@@ -37,8 +37,9 @@ class Contents(msgspec.Struct):
 
 
 def read_store(folder: Path) -> Contents:
-    """The runs below `folder`. Links are not followed. Raises ResultError if it is no folder."""
-    if not folder.is_dir():
+    """The runs below `folder`, which may be an archive. Links are not followed. Raises ResultError
+    if it is no folder."""
+    if not packed.is_folder(folder):
         raise ResultError(f"{folder} is not a folder of results")
 
     store, stamps = Contents(folder), dict[Path, Stamp]()

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 import pandas as pd
 
+from wiretax.record import packed
 from wiretax.record.folder import read_store
 from wiretax.record.observations import method_of
 from wiretax.record.result import ResultError, read, time_of
@@ -30,8 +31,8 @@ CELLS = {
 
 
 def load_frame(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """The cases of the runs of a file or below a folder. A folder's broken files are left out, and
-    named in `attrs["unreadable"]`. Raises ValueError where no run can be read."""
+    """The cases of the runs of a file, below a folder or in an archive. A folder's broken files are
+    left out, and named in `attrs["unreadable"]`. Raises ValueError where no run can be read."""
     unreadable = list[str]()
     try:
         rows = read_rows([Path(path)], unreadable)
@@ -55,7 +56,7 @@ def read_rows(
     rows: dict[str, list[Row]] = {}
     for path in paths:
         left_out = {path: ""}
-        if path.is_dir():
+        if packed.is_folder(path):
             store = read_store(path)
             unreadable += store.complaints
             left_out = {entry.path: entry.left_out for entry in store.entries}

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from wiretax.record import packed
 from wiretax.record.result import ResultError, by_time, read_lines
 from wiretax.record.schema import Line, Positive
 
@@ -94,7 +95,10 @@ def read_manifest(folder: Path | str) -> Manifest:
 def run_files(folder: Path) -> Iterator[tuple[Path, str]]:
     """Each file of JSON lines below `folder`, with an empty string, and each link, which is not
     followed, and each folder that cannot be read, with these words. A manifest is such a file.
-    Benchmarks may remove folders meanwhile."""
+    Benchmarks may remove folders meanwhile. Raises ResultError for a damaged archive."""
+    if packed.archive_of(folder):
+        yield from ((file, "") for file in packed.files_below(folder) if file.suffix == ".jsonl")
+        return
     closed: list[OSError] = []
     for parent, folders, files in os.walk(folder, onerror=closed.append):
         folders[:] = sorted(name for name in folders if Path(name).suffix not in BESIDE_A_RUN)
@@ -110,16 +114,24 @@ def run_files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def runs_by_time(folder: Path) -> list[Path]:
-    """The files of runs below a folder, by the time in the name."""
+    """The files of runs below a folder or in an archive, by the time in the name. Raises
+    ResultError for a damaged archive."""
     files = [path for path, problem in run_files(folder) if not problem and path.name != MANIFEST]
     return sorted(files, key=lambda path: by_time(path.name))
 
 
 def files_of(name: str | Path) -> list[Path]:
-    """The run of this name, those below this folder, or those that a glob finds. Raises ResultError
-    without one."""
+    """The run of this name, those below this folder or in this archive, or those that a glob finds.
+    Raises ResultError without one."""
     path = Path(name)
-    files = runs_by_time(path) if path.is_dir() else sorted(map(Path, glob.glob(str(name))))
+    found = [path]
+    if not packed.is_folder(path):
+        found = sorted(map(Path, glob.glob(str(name)))) or packed.files_named(path)
+    files = [
+        file
+        for each in found
+        for file in (runs_by_time(each) if packed.is_folder(each) else [each])
+    ]
 
     if not files:
         raise ResultError(f"no run at {name}")

@@ -51,11 +51,17 @@ class ResultError(Exception):
 
 
 def content_of(path: Path, most_bytes: int = untrusted.MOST_BYTES) -> bytes:
-    """The content of a regular file. Raises ResultError if it cannot be read or is too long."""
+    """The content of a regular file, also of one inside an archive of a survey. Raises ResultError
+    if it cannot be read or is too long."""
     try:
         content = untrusted.read_bytes(path, most_bytes=most_bytes)
     except OSError as error:
-        raise ResultError(f"{path} cannot be read: {error.strerror}") from error
+        from wiretax.record import packed  # not at the top: archives are read by this
+
+        inside = packed.content_in(path) if isinstance(error, NotADirectoryError) else None
+        if inside is None or len(inside) > most_bytes:
+            raise ResultError(f"{path} cannot be read: {error.strerror}") from error
+        content = inside
 
     if content.count(b"\n") > MOST_LINES:
         raise ResultError(f"{path} has more than the {MOST_LINES:,} lines that are read")

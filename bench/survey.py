@@ -175,7 +175,9 @@ def run_survey(survey: Survey) -> int:
         *failed,
         f"next: {survey_page.next_command(survey, survey.folder)[1]}",
         f"page: {survey.folder / survey_page.PAGE}",
-        f"archive: {survey.archive}\n",
+        f"archive: {survey.archive}",
+        *([survey_page.TO_SEND] if survey.vendor else []),
+        "",
     ]
     print_out("\n".join(lines))
     return status

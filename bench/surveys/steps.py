@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 import msgspec
@@ -20,6 +21,7 @@ from bench.campaigns.processes import run_to_end, with_status
 from bench.harness.console import FINE, WRONG
 from bench.harness.progress import QUIET, Progress
 from reports import __name__ as REPORTS_PACKAGE
+from reports.advice.given_card import FORM
 from reports.advice.specs import Gpu, sheet_of
 from reports.tables.show import headline_of
 from wiretax.common.grouped import grouped
@@ -193,12 +195,13 @@ def gpu_of(survey: Survey) -> tuple[str, Gpu | None]:
     return name, sheet_of(name)
 
 
-def to_type(survey: Survey, step: SurveyStep) -> str:
-    """The command that runs the step again."""
+def to_type(survey: Survey, step: SurveyStep, folder: Path) -> str:
+    """The command that runs the step again; `folder` is the survey's as it is shown."""
     if step.reads:
-        gpu, folder = gpu_of(survey)[1], f"{survey.folder.resolve().name}/{RESULTS}"
-        line = step.line.format(gpu=gpu.name if gpu else "NAME", ranks=survey.ranks)
-        runs = " ".join(f"{folder}/{name}/*.jsonl" for name in step.reads)
+        name, gpu = gpu_of(survey)
+        card = gpu.name if gpu else quote(printable(name) or FORM)
+        line = step.line.format(gpu=card, ranks=survey.ranks)
+        runs = " ".join(f"{quote(str(folder / RESULTS / each))}/*.jsonl" for each in step.reads)
         return f"{RUN}{REPORTS} {line} {runs}"
     return " ".join(launch_of(survey, step, "mpirun", [f"{RUN}{BENCH}{step.command}"]))
 

@@ -1,38 +1,26 @@
 """The page of a survey and its archive, the two things to send."""
 
-import hashlib
-import io
-import os
-import tarfile
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 
-import msgspec
-
-from bench.harness.console import INTERRUPTED
-from bench.surveys.steps import (
-    LOGS,
-    RESULTS,
-    TABLE,
-    Survey,
-    gpu_of,
-    log_text,
-    to_type,
-    without_names,
-)
+from bench.harness.console import CANNOT, FINE, INTERRUPTED, WRONG
+from bench.surveys.steps import LOGS, RESULTS, TABLE, Survey, SurveyStep, gpu_of, log_text, to_type
+from bench.surveys.survey_archive import clean_logs, command_of, folder_inside, write_archive
 from reports.advice.candidates import FigureKey, figures_of, read_spec
+from reports.advice.given_card import FORM
 from reports.advice.reduce_times import CONFIDENCE, read_launches
 from reports.kit.page import Banner, Page, Section, to_html
 from reports.site.run_page import run_page
 from reports.tables import show
 from reports.tables.headline import Point
-from reports.tables.sentences import number
-from wiretax import __version__
-from wiretax.common.program import BENCH, REPORTS, RUN
-from wiretax.common.untrusted import read_bytes
-from wiretax.record.archive import CONTENTS, Contents, StepRecord
+from reports.tables.sentences import counted, number
+from wiretax.common.program import BENCH, REPORTS, RUN, SEND_ARCHIVE
+from wiretax.common.untrusted import printable
+from wiretax.record.archive import CONTENTS
 from wiretax.record.result import ResultError
 from wiretax.record.schema import Result
 from wiretax.record.writing import write_whole
@@ -42,8 +30,8 @@ PAGE = "index.html"
 HEADLINES = ("graph", "allreduce", "link", "decode", "tune")
 SPEC = "spec.toml"
 SPEC_TEXT = """\
-# For {command}. Write your own requirements (a tail: "16K p99 <= 20 us"), the price of all cards,
-# and what stands as NAME.
+# For {command}. Write your own requirements (a tail: "16K p99 <= 20 us") and, below, the price of
+# all cards.
 requirements = ["16K <= 8 us", "32M >= 5 GB/s", "70b-q4 >= 25 tok/s"]
 # For the cost of a million tokens:
 # lifetime_years = 4
@@ -54,23 +42,38 @@ requirements = ["16K <= 8 us", "32M >= 5 GB/s", "70b-q4 >= 25 tok/s"]
 70b-q4 = {{model = "llama-3.1-70b", weights = "q4"}}
 
 [candidates.here]
-runs = {runs}
-gpu = "{gpu}"
+runs = {runs}{asked}
+gpu = {gpu}
 gpus = {gpus}
-price = {{amount = 1, currency = "EUR", date = {date}}}
+price = {{amount = 1, currency = "EUR", date = {date}}} # 1 stands for what you pay
 """
+# Of each exit status the word of the banner, if it is not that of the headline's run, its role, and
+# the statuses of the steps that it names.
+ENDINGS: dict[int, tuple[str, str, Sequence[str]]] = {
+    FINE: ("", "better", ()),
+    WRONG: ("WRONG RESULTS", "worse", ("wrong",)),
+    CANNOT: ("Not complete", "unsure", ("failed", "not run", "interrupted")),
+    INTERRUPTED: ("Interrupted", "unsure", ()),
+}
+SEND = (
+    "Once you send the archive, the figures of these cards become rows of what is published, on "
+    "which the tables and answers of Wiretax rest. Nothing is sent by itself: it is your choice.",
+)
+TO_SEND = f"to publish the figures, if you want, send it (page: what it holds): {SEND_ARCHIVE}"
 PRIVACY = (
     f"The archive holds this page, {RESULTS}/ (the runs, for wiretax show and wiretax.load), "
-    f"{LOGS}/ (what each step printed), {TABLE} (the tuning table) and {SPEC} (for procure).",
-    "They name CPU, GPUs and their PCI addresses, kernel, drivers, libraries, the load, and listed "
+    f"{LOGS}/ (what each step printed), {TABLE} (the tuning table), {SPEC} (for procure) and "
+    f"{CONTENTS} (the steps, and the SHA-256 of each file).",
+    "It names CPU, GPUs and their PCI addresses, kernel, drivers, libraries, the load, and listed "
     "variables that change the speed, such as NCCL_PROTO. The host's name, users, folders and "
     "other variables are left out.",
 )
 
 
-def page_of(survey: Survey, exit_status: int) -> Page:
+def page_of(survey: Survey, exit_status: int, folder: Path, archive: Path) -> Page:
     """The headline, what was measured, a row for each step with what to type if it failed, the page
-    of the headline's run, and what each step printed."""
+    of the headline's run, and what each step printed. `folder` and `archive` are the survey's as
+    they are shown."""
     # Of each step its first launch that measured something, or its first.
     shown = [
         next(iter(survey.launches(step.name)), step) for step in survey.steps if step.launch == 1
@@ -88,22 +91,21 @@ def page_of(survey: Survey, exit_status: int) -> Page:
     if first:
         page = run_page(first.path)
         page.title = show.headline_of(first)
-    n_done = sum(step.status == "done" for step in shown)
-    end = ", then the survey was interrupted" if exit_status == INTERRUPTED else ""
-    page.banner.facts = [*page.banner.facts, f"{n_done} of {len(shown)} steps are done{end}."]
+    page.banner = banner_of(survey, exit_status, page.banner, shown)
     rows = [
         {
             "step": step.title,
             "status": step.status,
             "finding": step.sentence,
-            "to run it again": "" if step.status == "done" else to_type(survey, step),
+            "to run it again": "" if step.status == "done" else to_type(survey, step, folder),
         }
         for step in survey.steps
     ]
-    to_do, command = next_command(survey, Path(survey.folder.resolve().name))
+    to_do, command = next_command(survey, folder)
     page.sections = [
         Section("Tokens/s", model_sentences(survey)),
         Section("Next", [f"{to_do}:"], text=command),
+        *([send_section(archive)] if survey.vendor else []),
         Section("Steps", rows=rows),
         Section("Machine", survey.remarks),
         *page.sections,
@@ -117,9 +119,45 @@ def page_of(survey: Survey, exit_status: int) -> Page:
             )
             for step in shown
         ),
-        Section("In the archive", PRIVACY, folded=True),
+        Section("In the archive", [] if survey.vendor else PRIVACY, folded=True),
     ]
+    page.reproduce["this page"] = command_of(survey)
     return page
+
+
+def banner_of(
+    survey: Survey, exit_status: int, banner: Banner, shown: Sequence[SurveyStep]
+) -> Banner:
+    """The banner of the headline's run if the survey ended well, green unless that is unsure;
+    otherwise what came between."""
+    n_done = sum(step.status == "done" for step in shown)
+    end = ", then the survey was interrupted" if exit_status == INTERRUPTED else ""
+    facts = [*banner.facts, f"{n_done} of {len(shown)} steps are done{end}."]
+    statuses = {step.status for step in survey.steps}
+    word, role, meant = ENDINGS[WRONG if "wrong" in statuses else exit_status]
+    named = [
+        f"{step.title}, {step.status}: {step.sentence}"
+        for step in survey.steps
+        if step.status in meant
+    ]
+    if not named:
+        role = "unsure" if banner.role == "unsure" else role
+        return Banner(word or banner.word, banner.sentence, facts, role)
+    more = f" (and {counted(len(named) - 1, 'other step')})" if len(named) > 1 else ""
+    return Banner(word, f"{named[0]}{more}.", [f"{banner.sentence.rstrip('.')}.", *facts], role)
+
+
+def send_section(archive: Path) -> Section:
+    """Where the archive goes, if its owner wants, and what it holds."""
+    return Section(
+        "Send the archive",
+        [*SEND, *PRIVACY],
+        text=f"""\
+# the rows that it gives, if any
+{RUN}{REPORTS} references check {quote(str(archive))}
+# where to send it
+{SEND_ARCHIVE}""",
+    )
 
 
 def model_sentences(survey: Survey) -> list[str]:
@@ -175,88 +213,42 @@ def next_command(survey: Survey, folder: Path) -> tuple[str, str]:
         return "No all-reduce was measured: mend what failed, or give more --max-time", again
     if gpu_of(survey)[1]:
         sentence = f"Write your price and requirements into {SPEC}, to judge this machine"
-        return sentence, f"{RUN}{REPORTS} procure {folder / SPEC}"
-    sentence = "Beside the same folder of another machine's survey, OTHER"
-    return sentence, f"{RUN}{REPORTS} compare {folder / RESULTS / 'allreduce'} OTHER"
+        return sentence, f"{RUN}{REPORTS} procure {quote(str(folder / SPEC))}"
+    runs = quote(str(folder / RESULTS / "allreduce"))
+    sentence = (
+        "The all-reduces in full; reports compare puts them beside those of another machine, with "
+        "--allow machine"
+    )
+    return sentence, f"{RUN}{REPORTS} show {runs}"
 
 
 def write(survey: Survey, exit_status: int) -> Page:
     """Writes a spec for `procure` and the page, then `survey.json` and the archive with all files
-    of the folder; returns the page. Raises OSError, ResultError."""
-    for path in survey.logs.iterdir():
-        try:
-            text = read_bytes(path, follow=False).decode(errors="replace")
-        except OSError as error:
-            text = f"left out: {error.strerror}"
-        write_whole(path, without_names(text).encode())
-    gpu, runs = gpu_of(survey)[1], survey.runs("allreduce")
-    # Ranks that share a GPU measured no other candidate than it.
-    spec = SPEC_TEXT.format(
-        command=f"{RUN}{REPORTS} procure",
-        runs='["results/allreduce/*.jsonl"]' if runs and not survey.shares_gpus else "[]",
-        gpu=gpu.name if gpu else "NAME",
-        gpus=1 if survey.shares_gpus else survey.ranks,
-        date=time.strftime("%Y-%m-%d"),
-    )
-    write_whole(survey.inside / SPEC, spec.encode())
-    page = page_of(survey, exit_status)
-    quick = " --quick" if survey.is_quick else ""
-    page.reproduce["this page"] = f"{RUN}{BENCH}survey{quick} -n {survey.ranks}"
+    of the folder; returns the page. The page in the archive names its own folder, as that of the
+    survey may have a name that tells too much. Raises OSError, ResultError."""
+    clean_logs(survey)
+    write_whole(survey.inside / SPEC, spec_of(survey).encode())
+    inside = folder_inside(survey)
+    page = page_of(survey, exit_status, survey.folder, survey.archive)
     write_whole(survey.inside / PAGE, to_html(page).encode(errors="replace"))
-    files = files_of(survey)
-    files[CONTENTS] = msgspec.json.encode(contents_of(survey, exit_status, files))
-    write_whole(survey.inside / CONTENTS, files[CONTENTS])
-    write_whole(survey.archive, pack(survey.folder.resolve().name, files))
+    sent = page_of(survey, exit_status, inside, Path(f"{inside}.tar.gz"))
+    others = {PAGE: to_html(sent).encode(errors="replace")}
+    write_archive(survey, "survey", exit_status, inside, others)
     return page
 
 
-def files_of(survey: Survey) -> dict[str, bytes]:
-    """The folder's files, without what a killed run left. Another user's link is left out: it could
-    lead to what only this user may read."""
-    files = dict[str, bytes]()
-    for parent, _, names, handle in os.fwalk(dir_fd=int(survey.inside.name)):
-        for name in names:
-            path = Path(parent, name)
-            if path.suffix in ("", ".part"):  # flight records, unfinished files
-                continue
-            with suppress(OSError):  # a link or a pipe
-                data = read_bytes(Path(f"/proc/self/fd/{handle}/{name}"), follow=False)
-                files[path.as_posix()] = data
-    return files
-
-
-def contents_of(survey: Survey, exit_status: int, files: Mapping[str, bytes]) -> Contents:
-    steps = [
-        StepRecord(
-            name=step.name,
-            launch=step.launch,
-            command=to_type(survey, step),
-            status=step.status,
-            sentence=step.sentence,
-            elapsed_s=round(step.elapsed_s, 1),
-            run=f"{RESULTS}/{step.name}/{step.result.path.name}" if step.result else None,
-        )
-        for step in survey.steps
-    ]
-    return Contents(
-        made=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        version=__version__,
-        command=f"{RUN}{BENCH}survey{' --quick' if survey.is_quick else ''} -n {survey.ranks}",
-        status=exit_status,
-        vendor=survey.vendor,
-        ranks=survey.ranks,
-        shares_gpus=survey.shares_gpus,
-        steps=steps,
-        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+def spec_of(survey: Survey) -> str:
+    """A spec to complete. Where no data sheet of the GPU is known, `procure` asks for figures."""
+    name, gpu = gpu_of(survey)
+    unknown = printable(name) or "CPU cores"
+    asked = f'\n# No data sheet of it is known: write a card or its figures, such as "{FORM}".'
+    # Ranks that share a GPU measured no other candidate than it.
+    has_runs = survey.runs("allreduce") and not survey.shares_gpus
+    return SPEC_TEXT.format(
+        command=f"{RUN}{REPORTS} procure",
+        runs='["results/allreduce/*.jsonl"]' if has_runs else "[]",
+        asked="" if gpu else asked,
+        gpu=json.dumps(gpu.name if gpu else unknown, ensure_ascii=False),
+        gpus=1 if survey.shares_gpus else survey.ranks,
+        date=time.strftime("%Y-%m-%d"),
     )
-
-
-def pack(top: str, files: Mapping[str, bytes]) -> bytes:
-    """An archive of these files below a folder `top`, without their owner's name."""
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz") as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(f"{top}/{name}")
-            member.size, member.mtime = len(data), time.time()
-            archive.addfile(member, io.BytesIO(data))
-    return content.getvalue()

@@ -51,16 +51,19 @@ def started(folder, *options, **variables):
 
 
 def archived(folder):
-    """The archive's members and the text of all of them, for a folder named `survey`."""
+    """The archive's members and the text of all of them, for a folder named `survey`, a name that
+    the archive does not have."""
     with tarfile.open(folder.with_name("survey.tar.gz")) as archive:
         members = archive.getmembers()
         opened = [archive.extractfile(member) for member in members]
         text = b"".join(file.read() for file in opened if file)
     assert {(member.uid, member.uname, member.gname) for member in members} == {(0, "", "")}
-    inside = {
-        path.relative_to(folder.parent).as_posix() for path in folder.rglob("*") if path.is_file()
+    [top] = {member.name.partition("/")[0] for member in members}
+    assert re.fullmatch(r"survey-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ", top)
+    inside = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {member.name for member in members if member.isfile()} == {
+        f"{top}/{name}" for name in inside
     }
-    assert {member.name for member in members if member.isfile()} == inside
     return inside, text.decode(errors="replace")
 
 
@@ -80,6 +83,7 @@ def test_a_survey_goes_on_past_a_step_that_fails(tmp_path):
     headline, failure, *_, page_line, archive_line = out.splitlines()
     assert failure == "Link, failed: no memory is left, says a test in <path>/file.py"
     assert re.match(r"allreduce: \d+ KiB \d", headline)
+    assert "<h1>Link, failed: no memory is left, says a test in" in page
     assert (page_line, archive_line) == (f"page: {folder}/index.html", f"archive: {folder}.tar.gz")
     assert f"<title>{signs(headline)}</title>" in page
     sentence = "no memory is left, says a test in &lt;path&gt;/file.py"
@@ -89,7 +93,7 @@ def test_a_survey_goes_on_past_a_step_that_fails(tmp_path):
     assert ended == ["link", "tune", "confirm", "allreduce", "decode"]
     files, text = archived(folder)
     names = "index.html", "logs/link.err.txt", "logs/tune.out.txt"
-    assert {f"survey/{name}" for name in names} <= files
+    assert {*names} <= files
     assert [
         word for word in ("/home/alice", "s3cret", str(tmp_path), str(ROOT)) if word in text
     ] == []
@@ -182,8 +186,7 @@ def test_a_survey_changes_and_packs_no_file_beyond_the_links_of_another_user(ope
     write(survey, 0)
     assert [path.read_text() for path in victim.iterdir()] == ["/home/root/kept"]
     files, text = archived(folder)
-    written = {f"survey/{name}" for name in ("index.html", "spec.toml", "survey.json")}
-    assert files == {*written, "survey/moved/doctor.out.txt"}
+    assert files == {"index.html", "spec.toml", "survey.json", "moved/doctor.out.txt"}
     assert "kept" not in text
 
 
@@ -301,7 +304,8 @@ def test_a_wrong_result_is_the_status_and_the_headline(tmp_path, monkeypatch):
     folder = survey.folder
     assert run_survey(survey) == 1
     page = (folder / "index.html").read_text()
-    assert re.search(r"<h1>[a-z-]+ 16 KiB .*\.</h1>", page)
+    assert re.search(r"<h1>All-reduce, wrong: .*\.</h1>", page)
+    assert '<header class="banner worse">' in page
     assert '<span class="chip worse">wrong</span>' in page
     assert "auto 16384 B, block 0" in page
     archived(folder)

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from bench.surveys.survey_page import pack
+from bench.surveys.survey_archive import pack
 from tests.bench.synthetic_link import made_up
 from tests.reports.synthetic_candidates import R9700
 from tests.reports.synthetic_run import rewrite_cases, rewrite_head, write_run

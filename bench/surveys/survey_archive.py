@@ -111,11 +111,12 @@ def command_of(survey: Survey, command: str = "survey") -> str:
 
 
 def pack(top: str, files: Mapping[str, bytes]) -> bytes:
-    """An archive of these files below a folder `top`, without their owner's name."""
+    """An archive of these files below a folder `top`, without their owner's name. It has the plain
+    form of tar alone, in which a name has at most 255 letters: readers take no extension."""
     content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+    with tarfile.open(fileobj=content, mode="w:gz", format=tarfile.USTAR_FORMAT) as archive:
         for name, data in files.items():
             member = tarfile.TarInfo(f"{top}/{name}")
-            member.size, member.mtime = len(data), time.time()
+            member.size, member.mtime = len(data), int(time.time())
             archive.addfile(member, io.BytesIO(data))
     return content.getvalue()

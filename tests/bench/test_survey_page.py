@@ -96,6 +96,7 @@ def test_the_recommended_command_works_where_it_stands(tmp_path, monkeypatch, ca
         for place, page in places.items():
             monkeypatch.chdir(place)
             text = re.search(r'<section id="next">.*?<pre[^>]*>([^<]*)</pre', page, re.DOTALL)
+            assert text
             words = shlex.split(html.unescape(text[1]))
             assert words[:4] == ["python", "-m", "reports", name]
             # Tokens are an upper limit.

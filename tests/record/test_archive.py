@@ -1,19 +1,37 @@
 """Archives of surveys: what comes out is what went in, and nothing else is written."""
 
+import gzip
 import hashlib
 import io
 import tarfile
+import tempfile
+from functools import partial
 
 import msgspec
 import pytest
 
-from wiretax.record.archive import CONTENTS, Contents, read_contents, unpacked
+from bench.surveys.survey_archive import pack
+from wiretax.common.untrusted import printable
+from wiretax.record import archive
+from wiretax.record.archive import CONTENTS, Contents, StepRecord, read_contents, unpacked
 from wiretax.record.result import ResultError
 
 pytestmark = pytest.mark.unit
 
+PAGE = "survey/index.html"
 
-def contents(files):
+
+@pytest.fixture(autouse=True)
+def room(tmp_path, monkeypatch):
+    """The folder for temporary files, which is empty after each test."""
+    room = tmp_path / "room"
+    room.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(room))
+    yield room
+    assert not list(room.iterdir())
+
+
+def contents(files, steps=()):
     return msgspec.json.encode(
         Contents(
             made="2026-11-30T12:00:00Z",
@@ -23,7 +41,7 @@ def contents(files):
             vendor="hip",
             ranks=2,
             shares_gpus=False,
-            steps=[],
+            steps=list(steps),
             files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         )
     )
@@ -48,6 +66,14 @@ def test_an_archive_gives_its_files_with_their_hashes(tmp_path):
     assert not folder.exists()
 
 
+def test_what_a_survey_packs_can_be_read(tmp_path):
+    files = {"results/allreduce/20261130T120000-1a2b3c4d.jsonl": b"{}"}
+    path = tmp_path / "s.tar.gz"
+    path.write_bytes(pack("survey-2026-11-30T12-00-00Z", files | {CONTENTS: contents(files)}))
+    with unpacked(path) as folder:
+        assert read_contents(folder).files.keys() == files.keys()
+
+
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
@@ -60,3 +86,184 @@ def test_a_file_that_is_not_the_listed_one_is_named(tmp_path, changed, sentence)
     path = packed(tmp_path / "s.tar.gz", files | {CONTENTS: contents(files)} | changed)
     with unpacked(path) as folder, pytest.raises(ResultError, match=sentence):
         read_contents(folder)
+
+
+def member(name, data=b"page", kind=tarfile.REGTYPE, size=None):
+    """A file of a tar archive as its bytes; its header may claim another size."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type = len(data) if size is None else size, kind
+    return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+
+
+def extended(**records):
+    """A file before which pax's records stand, such as its true path."""
+    info = tarfile.TarInfo(PAGE)
+    info.size, info.pax_headers = 4, records
+    return info.tobuf(tarfile.PAX_FORMAT) + b"page".ljust(tarfile.BLOCKSIZE, b"\0")
+
+
+GOOD = member(PAGE)
+END = bytes(2 * tarfile.BLOCKSIZE)
+
+
+@pytest.mark.parametrize(
+    ("tar", "sentence"),
+    [
+        (b"", "holds 0 folders"),
+        (member(PAGE, size=2000), "a file ends early"),
+        (b"\1" * 512, "invalid header"),
+        (member(PAGE, size=1 << 40), "a file ends early"),
+        (member(PAGE, size=-512), "a file ends early"),
+        (member(PAGE, kind=tarfile.SYMTYPE, data=b""), "is no regular file"),
+        (member(PAGE, kind=tarfile.LNKTYPE, data=b""), "is no regular file"),
+        (member(PAGE, kind=tarfile.FIFOTYPE, data=b""), "is no regular file"),
+        (member(PAGE, kind=tarfile.BLKTYPE, data=b""), "is no regular file"),
+        (member("survey", kind=tarfile.DIRTYPE, data=b""), "is no regular file"),
+        (member(PAGE, kind=tarfile.GNUTYPE_SPARSE), "is no regular file"),
+        (member(PAGE, kind=tarfile.CONTTYPE), "is no regular file"),
+        (member(PAGE, kind=tarfile.XGLTYPE), "is no regular file"),
+        (member("survey/" + "a" * 200 + ".html"), "is no regular file"),  # GNU's long name
+        (member("/survey/index.html"), "lies outside"),
+        (member("survey/../index.html"), "lies outside"),
+        (member("index.html"), "lies outside"),
+        (member("survey/1/2/3/4/5/index.html"), "lies outside"),
+        (member("./survey/index.html"), "a name that no survey gives"),
+        (member("survey//index.html"), "a name that no survey gives"),
+        (member("survey/\x1b[2J.html"), r"survey/\?\[2J.html has a name that no"),
+        (member("survey/\u202elmth.html"), "a name that no survey gives"),
+        (member("survey/index.sh"), "of no kind"),
+        (GOOD + GOOD, "is there twice"),
+        (GOOD + member("survey/INDEX.html"), "is there twice"),
+        (GOOD + member(f"{PAGE}/a.json"), "a.json: "),
+        (member(f"{PAGE}/a.json") + GOOD, "index.html: "),
+        (GOOD + member("Survey/a.json"), "holds 2 folders"),
+    ],
+)
+def test_a_hostile_tar_file_is_refused_in_a_sentence(tmp_path, tar, sentence):
+    path = tmp_path / "s.tar.gz"
+    path.write_bytes(gzip.compress(tar + END))
+    with pytest.raises(ResultError, match=sentence) as refused, unpacked(path):
+        pass
+    assert printable(str(refused.value)) == str(refused.value)
+
+
+WHOLE = gzip.compress(GOOD + END)
+
+
+@pytest.mark.parametrize(
+    ("packed", "sentence"),
+    [
+        (b"", "its end is missing"),
+        (WHOLE[:-9], "its end is missing"),
+        (WHOLE[:-8] + bytes(8), "incorrect data check"),
+        (b"PK" + WHOLE, "incorrect header check"),
+        (WHOLE + b"more", "something follows its end"),
+        (gzip.compress(b"") * 1000 + WHOLE, "something follows its end"),
+        (WHOLE + bytes(100_000), "something follows its end"),
+        (gzip.compress(bytes(3_000_000)), "unpacks to more than the 1 MB"),
+        (gzip.compress(GOOD + b"\1" * 100), "truncated header"),
+        (gzip.compress(member(PAGE, kind=tarfile.XHDTYPE) * 9 + GOOD), "more than the 2 files"),
+        (gzip.compress(GOOD + member("survey/a.json") + member("survey/b.json")), "the 2 files"),
+    ],
+)
+def test_an_archive_that_is_damaged_or_too_large_is_refused(
+    tmp_path, monkeypatch, packed, sentence
+):
+    monkeypatch.setattr(archive, "MOST_BYTES", 1_000_000)
+    monkeypatch.setattr(archive, "MOST_FILES", 2)
+    path = tmp_path / "s.tar.gz"
+    path.write_bytes(packed)
+    with pytest.raises(ResultError, match=sentence), unpacked(path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        {"mtime": "1.5"},
+        {"path": "../../evil.html"},
+        {"path": "survey/\0.html"},
+        {"size": str(1 << 40)},
+        {"size": "-1"},
+        {"linkpath": "/etc/passwd"},
+        {
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": "survey/evil.html",
+            "GNU.sparse.realsize": str(1 << 40),
+        },
+        {"GNU.sparse.map": f"{1 << 40},1", "GNU.sparse.size": str(1 << 40)},
+    ],
+)
+def test_an_extension_of_the_tar_format_changes_nothing(tmp_path, records):
+    """A file is what its header says; a sparse one would take a terabyte."""
+    path = tmp_path / "s.tar.gz"
+    path.write_bytes(gzip.compress(extended(**records) + END))
+    with unpacked(path) as folder:
+        assert [file.name for file in folder.iterdir()] == ["index.html"]
+        assert (folder / "index.html").read_bytes() == b"page"
+
+
+def listed(**changes):
+    """A step whose run is not in the archive, or another change of `survey.json`."""
+    step = StepRecord(
+        name="allreduce",
+        launch=1,
+        command="python -m bench.allreduce",
+        status="done",
+        sentence="4.9 us",
+        elapsed_s=3.5,
+        run="index.html",
+    )
+    return contents({"index.html": b"page"}, [msgspec.structs.replace(step, **changes)])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (listed(run="../../secret.jsonl"), "names a run that is not in the archive: ../../sec"),
+        (listed(run="/etc/passwd"), "names a run that is not in the archive: /etc/passwd"),
+        (listed(run="./index.html"), "names a run that is not in the archive"),
+        (listed(run="\x1b.jsonl"), r"is not in the archive: \?.jsonl"),
+        (listed(status="\x1bdone"), "Invalid enum value"),
+        (listed(launch=0), "Expected `int` >= 1"),
+        (contents({"\x1b.html": b""}), r"do not have the same files: \?.html"),
+        (contents({"index.html": b"", "../a.html": b""}), "not have the same files: ../a.html"),
+        (b"[" * 100_000, "damaged"),
+        (b'{"more":' * 100_000, "damaged"),
+        (b'{"status": NaN}', "damaged"),
+        (b"null", "damaged"),
+        (b"\xff", "damaged"),
+        (b" " * 2_000_001, "its 2 MB are more than the 2 MB that are read"),
+    ],
+)
+def test_a_hostile_list_of_contents_is_refused_in_a_sentence(tmp_path, text, sentence):
+    path = packed(tmp_path / "s.tar.gz", {"index.html": b"page", CONTENTS: text})
+    with unpacked(path) as folder, pytest.raises(ResultError, match=sentence) as refused:
+        read_contents(folder)
+    assert printable(str(refused.value)) == str(refused.value)
+
+
+def test_what_a_survey_says_is_printable(tmp_path):
+    text = listed(sentence="4.9 us\x1b[2J")
+    path = packed(tmp_path / "s.tar.gz", {"index.html": b"page", CONTENTS: text})
+    with unpacked(path) as folder:
+        assert read_contents(folder).steps[0].sentence == "4.9 us?[2J"
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, OSError])
+def test_nothing_is_left_after_an_error_in_the_block(tmp_path, end):
+    path = packed(tmp_path / "s.tar.gz", {"index.html": b"page"})
+    with pytest.raises(end), unpacked(path):
+        raise end
+
+
+def test_a_full_disk_is_a_sentence(tmp_path, room, monkeypatch):
+    path = packed(tmp_path / "s.tar.gz", {"index.html": bytes(3000)})
+    with monkeypatch.context() as full:
+        full.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "r+b"))
+        with pytest.raises(ResultError, match="cannot be unpacked: No space left"), unpacked(path):
+            pass
+    monkeypatch.setattr(tempfile, "tempdir", str(room / "gone"))
+    with pytest.raises(ResultError, match="cannot be unpacked: No such"), unpacked(path):
+        pass

@@ -3,27 +3,28 @@
 `bench.survey` writes them. A reader unpacks nothing but regular files, into a folder of its own,
 and believes no size or name in them; docs/results.md has the form of `survey.json`."""
 
-import gzip
 import hashlib
-import io
+import os
 import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, BinaryIO, Literal
 
 import msgspec
 
-from wiretax.common.untrusted import UNPRINTABLE, printable
-from wiretax.record.result import ResultError, content_of
+from wiretax.common.untrusted import UNPRINTABLE, printable, printable_in
+from wiretax.record.result import NOT_JSON, ResultError, content_of
 
 SCHEMA = 1
 CONTENTS = "survey.json"
 SUFFIXES = ".tar.gz", ".tgz"
 MOST_PACKED_BYTES, MOST_BYTES, MOST_FILES = 25_000_000, 250_000_000, 2_000
 MOST_DEPTH, MOST_NAME = 6, 255
+MOST_CONTENTS_BYTES = 2_000_000  # a line for each of 2,000 files takes 200 bytes
+PIECE_BYTES = 1 << 14  # deflate makes at most 1,032 bytes of each: 17 MB at once
 KINDS = {".jsonl", ".json", ".toml", ".txt", ".html", ".png", ".svg"}
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -71,25 +72,26 @@ def unpacked(path: Path) -> Iterator[Path]:
     """The folder in an archive, as long as the block runs. Raises ResultError if the archive is
     damaged or too large, or holds anything else than regular files of one folder."""
     packed = content_of(path, MOST_PACKED_BYTES)
-    with tempfile.TemporaryDirectory(prefix="wiretax-") as room, tempfile.TemporaryFile() as tar:
-        _inflate(path, packed, tar)
+    with ExitStack() as temporary:
         try:
-            with tarfile.TarFile(fileobj=tar) as archive:
-                top = _write_members(path, archive, Path(room))
-        except tarfile.TarError as error:
-            raise ResultError(f"{path} is no archive: {printable(str(error))}") from error
+            room = temporary.enter_context(tempfile.TemporaryDirectory(prefix="wiretax-"))
+            with tempfile.TemporaryFile() as tar:
+                _inflate(path, packed, tar)
+                top = _write_members(path, tar, Path(room))
+        except OSError as error:  # a full disk, or none that can be written to
+            raise ResultError(f"{path} cannot be unpacked: {error.strerror}") from error
         yield Path(room, top)
 
 
 def read_contents(folder: Path) -> Contents:
-    """`survey.json` of an unpacked archive, of which every file has its hash and no other is there.
-    Raises ResultError."""
-    path = folder / CONTENTS
-    if not path.is_file():
+    """`survey.json` of an unpacked archive, with its texts printable: every file has its hash, no
+    other is there, and each step's run is one of them. Raises ResultError."""
+    if not (folder / CONTENTS).is_file():
         raise ResultError(f"it has no {CONTENTS}: bench.survey did not write it")
     try:
-        contents = msgspec.json.decode(content_of(path), type=Contents)
-    except msgspec.DecodeError as error:
+        raw = msgspec.json.decode(content_of(folder / CONTENTS, MOST_CONTENTS_BYTES))
+        contents = msgspec.convert(printable_in(raw), Contents)
+    except NOT_JSON as error:
         raise ResultError(f"{CONTENTS} is damaged: {printable(str(error))}") from error
     found = {
         file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()
@@ -100,51 +102,75 @@ def read_contents(folder: Path) -> Contents:
     for name, file in found.items():
         if digest(file) != contents.files[name]:
             raise ResultError(f"{name} was changed: its SHA-256 is not that of {CONTENTS}")
+    for step in contents.steps:
+        if step.run is not None and step.run not in found:
+            raise ResultError(f"{CONTENTS} names a run that is not in the archive: {step.run}")
     return contents
 
 
 def _inflate(path: Path, packed: bytes, tar: BinaryIO) -> None:
     """Writes the tar file, and stops once it is larger than what is read."""
+    inflater = zlib.decompressobj(wbits=31)  # gzip's header; GzipFile reads a million empty members
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
-            while piece := file.read(1 << 20):
-                tar.write(piece)
-                if tar.tell() > MOST_BYTES:
-                    most = f"{MOST_BYTES / 1e6:.0f} MB"
-                    raise ResultError(f"{path} unpacks to more than the {most} that are read")
-    except (OSError, EOFError, zlib.error) as error:
+        for start in range(0, len(packed), PIECE_BYTES):
+            tar.write(inflater.decompress(packed[start : start + PIECE_BYTES]))
+            if tar.tell() > MOST_BYTES:
+                most = f"{MOST_BYTES / 1e6:.0f} MB"
+                raise ResultError(f"{path} unpacks to more than the {most} that are read")
+            if inflater.unused_data:
+                raise ResultError(f"{path} is no archive: something follows its end")
+    except zlib.error as error:
         raise ResultError(f"{path} is no archive: {printable(str(error))}") from error
+    if not inflater.eof:
+        raise ResultError(f"{path} is no archive: its end is missing")
     tar.seek(0)
 
 
-def _write_members(path: Path, archive: tarfile.TarFile, room: Path) -> str:
+def _members(path: Path, tar: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """The headers of a tar file as they stand, and what follows each. `tarfile` would believe
+    extensions: sparse files of terabytes, and chains of headers, one call deeper each."""
+    number = 0
+    while any(block := tar.read(tarfile.BLOCKSIZE)):
+        try:
+            member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.TarError as error:
+            raise ResultError(f"{path} is no archive: {printable(str(error))}") from error
+        data = tar.read(member.size) if 0 <= member.size <= MOST_BYTES else b""
+        if len(data) != member.size:
+            raise ResultError(f"{path} is no archive: a file ends early")
+        tar.seek(-member.size % tarfile.BLOCKSIZE, os.SEEK_CUR)
+        if member.type != tarfile.XHDTYPE:  # an exact time, which pax stores: nothing is taken
+            yield member, data
+        if (number := number + 1) > 2 * MOST_FILES:
+            raise ResultError(f"{path} has more than the {MOST_FILES:,} files that are read")
+
+
+def _write_members(path: Path, tar: BinaryIO, room: Path) -> str:
     """Writes the files below `room`, and returns the name of their one folder."""
     tops, seen = set[str](), set[str]()
-    for number, member in enumerate(archive):
+    for member, data in _members(path, tar):
         name, place = member.name, PurePosixPath(member.name)
         reason = ""
-        if number >= MOST_FILES:
+        if len(seen) == MOST_FILES:
             raise ResultError(f"{path} has more than the {MOST_FILES:,} files that are read")
-        if len(name) > MOST_NAME or UNPRINTABLE.search(name):
-            reason = "has a name that no survey gives"
+        if member.type != tarfile.REGTYPE:
+            reason = "is no regular file"
         elif place.is_absolute() or ".." in place.parts or not 2 <= len(place.parts) <= MOST_DEPTH:
             reason = "lies outside the archive's folder"
-        elif not member.isreg():
-            reason = "is no regular file"
+        elif len(name) > MOST_NAME or UNPRINTABLE.search(name) or str(place) != name:
+            reason = "has a name that no survey gives"
         elif place.suffix not in KINDS:
             reason = "is of no kind that a survey writes"
-        elif name in seen:
+        elif name.casefold() in seen:  # one file on a disk that does not tell them apart
             reason = "is there twice"
         if reason:
             raise ResultError(f"{path}: {printable(name)[:80]} {reason}")
-        seen.add(name)
+        seen.add(name.casefold())
         tops.add(place.parts[0])
-        source = archive.extractfile(member)
-        assert source
         target = room / place
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(source.read())
+            target.write_bytes(data)
         except OSError as error:  # a file where another name wants a folder
             raise ResultError(f"{path}: {printable(name)[:80]}: {error.strerror}") from error
     if len(tops) != 1:

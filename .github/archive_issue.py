@@ -45,7 +45,7 @@ SANDBOX = (
 CHECK = "-m", "reports", "references", "check", "--json", ARCHIVE
 # The columns of a row, and what may stand in a cell: neither markup nor a mention or an address.
 [COLUMNS] = csv.reader([(ROOT / "reports/references/contributed.csv").read_text().splitlines()[0]])
-CELL = re.compile(r"[A-Za-z0-9 .,:;+()/%=_-]{0,200}")
+CELL = re.compile(r"(?![=+-])[A-Za-z0-9 .,:;+()/%=_-]{0,200}")  # nor a spreadsheet's formula
 MOST_ANSWER, MOST_COMMENT = 100_000, 60_000  # letters; GitHub takes 65,536 of a comment
 MOST_REASONS, MOST_REASON = 20, 300
 

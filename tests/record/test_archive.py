@@ -213,22 +213,25 @@ def listed(**changes):
         status="done",
         sentence="4.9 us",
         elapsed_s=3.5,
-        run="index.html",
+        run="a.jsonl",
     )
-    return contents({"index.html": b"page"}, [msgspec.structs.replace(step, **changes)])
+    return contents({"a.jsonl": b"page"}, [msgspec.structs.replace(step, **changes)])
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         (listed(run="../../secret.jsonl"), "names a run that is not in the archive: ../../sec"),
-        (listed(run="/etc/passwd"), "names a run that is not in the archive: /etc/passwd"),
-        (listed(run="./index.html"), "names a run that is not in the archive"),
+        (listed(run="/etc/a.jsonl"), "names a run that is not in the archive: /etc/a.jsonl"),
+        (listed(run="./a.jsonl"), "names a run that is not in the archive"),
+        (listed(run="index.html"), "damaged: Expected `str` matching regex"),
+        (listed(elapsed_s=-1.0), "damaged: Expected `float` >= 0"),
+        (listed(elapsed_s=1e308), "damaged: Expected `float` < 1"),
         (listed(run="\x1b.jsonl"), r"is not in the archive: \?.jsonl"),
         (listed(status="\x1bdone"), "Invalid enum value"),
         (listed(launch=0), "Expected `int` >= 1"),
         (contents({"\x1b.html": b""}), r"do not have the same files: \?.html"),
-        (contents({"index.html": b"", "../a.html": b""}), "not have the same files: ../a.html"),
+        (contents({"a.jsonl": b"", "../a.html": b""}), "not have the same files: ../a.html"),
         (b"[" * 100_000, "damaged"),
         (b'{"more":' * 100_000, "damaged"),
         (b'{"status": NaN}', "damaged"),
@@ -238,7 +241,7 @@ def listed(**changes):
     ],
 )
 def test_a_hostile_list_of_contents_is_refused_in_a_sentence(tmp_path, text, sentence):
-    path = packed(tmp_path / "s.tar.gz", {"index.html": b"page", CONTENTS: text})
+    path = packed(tmp_path / "s.tar.gz", {"a.jsonl": b"page", CONTENTS: text})
     with unpacked(path) as folder, pytest.raises(ResultError, match=sentence) as refused:
         read_contents(folder)
     assert printable(str(refused.value)) == str(refused.value)
@@ -246,7 +249,7 @@ def test_a_hostile_list_of_contents_is_refused_in_a_sentence(tmp_path, text, sen
 
 def test_what_a_survey_says_is_printable(tmp_path):
     text = listed(sentence="4.9 us\x1b[2J")
-    path = packed(tmp_path / "s.tar.gz", {"index.html": b"page", CONTENTS: text})
+    path = packed(tmp_path / "s.tar.gz", {"a.jsonl": b"page", CONTENTS: text})
     with unpacked(path) as folder:
         assert read_contents(folder).steps[0].sentence == "4.9 us?[2J"
 

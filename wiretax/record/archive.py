@@ -38,8 +38,8 @@ class StepRecord(msgspec.Struct, kw_only=True):
     command: str
     status: Literal["done", "incomplete", "wrong", "failed", "interrupted", "not run"]
     sentence: str
-    elapsed_s: float
-    run: str | None = None
+    elapsed_s: Annotated[float, msgspec.Meta(ge=0, lt=1e9)]
+    run: Annotated[str, msgspec.Meta(pattern=r"\.jsonl$")] | None = None
 
 
 class Contents(msgspec.Struct, kw_only=True):

@@ -70,6 +70,11 @@ COMMANDS = {
         "shows what is published for these GPUs, and the place of a run among it",
         "--gpu r9700 --gpus 2 --size 16K",
     ),
+    "references": (
+        "advice.references_command",
+        "checks an archive that an owner sent, and adds its rows to the published figures",
+        "check survey.tar.gz",
+    ),
     "predict": (
         "advice.predict",
         "predicts what two cards would do, from runs of one",

@@ -75,6 +75,7 @@ GROUPS = (
             "reports fit",
             "reports advise",
             "reports expect",
+            "reports references",
             "reports predict",
             "reports procure",
             "reports import",

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
+from reports.advice.reduce_times import LEAST_LAUNCHES
 from reports.references.published import (
     PublishedCall,
     PublishedServing,
@@ -16,6 +17,7 @@ from reports.references.published import (
 from reports.tables.sentences import number, size_text
 from tests.references_pairs import of_pairs
 from wiretax.common.grouped import grouped
+from wiretax.common.program import SEND_ARCHIVE
 from wiretax.common.untrusted import markdown_text
 from wiretax.record.case import bus_factor
 
@@ -116,13 +118,53 @@ or more; machines and networks may explain them:
 
 ROW = """## How a row gets in
 
-Add a line to `reports/references/calls.csv` or `serving.csv`, by hand, with the figure as its
-source prints it, and the source as `owner/repository@commit path` or `owner/repository#number`;
-the commit fixes what was read. Convert nothing: leave empty what is not printed, and say in
-`note` what you had to assume; such a row has the grade `hearsay`. Then write this page anew and
-run `pytest tests/reports/references`, which checks the vocabulary, the units (busbw = size / time
-x factor within 3 % and the rounding of what is printed), that each row has a source, and that no
-row stands twice.
+**From your machine**: `bench.survey` measures it and packs an archive. Attach that to an
+[issue]({send_archive}), or check it first:
+
+```bash
+python -m reports references check survey-TIME.tar.gz
+```
+
+It prints the rows that the archive gives, and every reason against it; with a reason it gives none
+(exit status 1). A maintainer writes them with `references add ARCHIVE --name ACCOUNT` into
+`contributed.csv`, and `make figures` renews the pages that read the tables. Without `--name` nobody
+is named. `references withdraw SHA256 --reason TEXT` takes an archive's rows out of every page; they
+stay in the table with the reason, and it cannot be added again.
+
+| rows | |
+|---|---|
+| which | RCCL or NCCL as it is, and `auto`, of each size that has {least} launches |
+| `mode` | `graph`: a call in a chain from a graph; `eager`: a single call |
+| `time_us` | the geometric mean over launches of their medians; `busbw_gb_s` follows from it |
+| `time_low_us`, `time_high_us` | its 95 % interval: Student's, of the logarithms, over launches |
+| `machine` | cards, slots, peers, sockets, CPU, a digest: two archives of a machine vote once |
+| `archive`, `contributor` | the SHA-256 of the archive, and who sent it |
+
+| what speaks against an archive | |
+|---|---|
+| files | another schema or a newer version, a file without its hash, a run of no step |
+| launches | a wrong result, fewer than {least}, one that failed, was cut off or is there twice |
+| machine | several machines, ranks that share a card, a CPU, a card without a data sheet |
+| library | variables or a file that change what NCCL or RCCL does by itself |
+| figures | other than their blocks give, or than the steps of a block |
+| time | calls that add up to more than the run took; fewer us than a flag takes one way |
+| bandwidth | more GB/s than the link's data sheet, or than the survey's own run of the link |
+| dates | a run that began outside of the survey |
+| names | markup, paths and addresses |
+| table | the archive, or the same figures, are there already, or were withdrawn |
+
+Nothing is signed: whoever changes every figure in agreement with all others is not found. So each
+row says which archive it came from, and a withdrawn one counts nowhere.
+
+**From a page that others can read**: add a line to `calls.csv` or `serving.csv`, by hand, with the
+figure as its source prints it, and the source as `owner/repository@commit path` or
+`owner/repository#number`; the commit fixes what was read. Convert nothing: leave empty what is not
+printed, and say in `note` what you had to assume; such a row has the grade `hearsay`. Then write
+this page anew.
+
+`pytest tests/reports/references` checks of all rows the vocabulary, the units (busbw = size / time
+x factor within 3 % and the rounding of what is printed), that each has a source, and that none
+stands twice.
 """
 
 
@@ -272,7 +314,8 @@ def page() -> str:
     listed = [
         f"{place}. [{markdown_text(name)}]({address(name)})" for name, place in sources().items()
     ]
-    parts = [head, by_fabric(), of_serving(), of_pairs(), CAVEATS + contradictions(), ROW]
+    row = ROW.format(send_archive=SEND_ARCHIVE, least=LEAST_LAUNCHES)
+    parts = [head, by_fabric(), of_serving(), of_pairs(), CAVEATS + contradictions(), row]
     return "\n".join([*parts, "## Sources\n", *listed, ""])
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from reports.advice.spans import Span
@@ -353,18 +354,23 @@ def _wire_us(gpus: int, link: CardLink, size_bytes: int) -> float:
 
 def spans_of(launches: AllReduceLaunches, column: str) -> dict[int, Span]:
     """The geometric means over launches at each size of `cost_us`, or for a bandwidth of `time_us`,
-    with Student's intervals from five launches on."""
-    by_size = np.log(launches.times[column]).groupby(launches.times.size_bytes)
-    logs_us = by_size.mean()
-    reach = 0 * logs_us
-    if launches.have_intervals:
-        quantile = stdtrit(len(launches.runs) - 1, (1 + launches.confidence) / 2)
-        reach = quantile * by_size.sem()
-
-    spans = np.exp(np.stack([logs_us, logs_us - reach, logs_us + reach], axis=1))
-    return {
-        size: Span(*ends) for size, ends in zip(logs_us.index.tolist(), spans.tolist(), strict=True)
+    with intervals from five launches on."""
+    confidence = launches.confidence if launches.have_intervals else None
+    by_size = {
+        int(size): own for size, own in launches.times.groupby(launches.times.size_bytes)[column]
     }
+    return {size: span_over_launches(own, confidence) for size, own in by_size.items()}
+
+
+def span_over_launches(times_us: ArrayLike, confidence: float | None = CONFIDENCE) -> Span:
+    """The geometric mean of a time over launches, with the ends of Student's interval of the
+    logarithms; without a confidence both ends are the mean."""
+    logs_us, reach = np.log(np.asarray(times_us, dtype=float)), 0.0
+    if confidence:
+        quantile = stdtrit(len(logs_us) - 1, (1 + confidence) / 2)
+        reach = quantile * logs_us.std(ddof=1) / len(logs_us) ** 0.5
+    ends = np.exp(logs_us.mean() + np.array([0.0, -reach, reach]))
+    return Span(*ends.tolist())
 
 
 def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardLink) -> ReduceTimes:

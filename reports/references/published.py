@@ -24,6 +24,7 @@ from wiretax.record.result import ResultError, content_of
 from wiretax.record.schema import Count
 
 FOLDER = Path(__file__).parent
+CONTRIBUTED = FOLDER / "contributed.csv"
 MOST_TABLE_BYTES = 10_000_000
 # Of PCIe and NVLink the generation, of PCIe also the lanes, as far as the source says. Two cards
 # in unlike slots have both: `PCIe 3 x8 + PCIe 1 x4`.
@@ -35,6 +36,9 @@ FABRIC = (
 # What stands after a drafter's name: `MTP 3`, `MTP-2`, `MTP n-max 2`, `DFlash2 k=7`, `DFlash2 (7
 # by default)`.
 DRAFT_TOKENS = re.compile(r"(?:[kKnN]=|n-max |[- (])([0-9]{1,3})(?![0-9.])")
+
+# Words in the machine of a contributed row, of how many sockets its cards are spread over.
+SOCKETS = {"one socket": 1, "two sockets": 2}
 
 Kind = Literal["library", "tuned", "lossy"]
 Transport = Literal["p2p", "host memory", "nvls", "network", "unknown"]
@@ -204,7 +208,7 @@ def calls() -> Sequence[PublishedCall]:
 @cache
 def contributed() -> Sequence[PublishedCall]:
     """The rows that owners' archives gave, in the order in which they came in."""
-    return read_table(FOLDER / "contributed.csv", list[PublishedCall], least_rows=0)
+    return read_table(CONTRIBUTED, list[PublishedCall], least_rows=0)
 
 
 @cache
@@ -215,7 +219,13 @@ def serving() -> Sequence[PublishedServing]:
 @cache
 def sockets() -> Mapping[str, int]:
     rows = read_table(FOLDER / "machines.csv", list[Machine])
-    return {row.machine: row.sockets for row in rows}
+    told = {
+        row.machine: number
+        for row in contributed()
+        for words, number in SOCKETS.items()
+        if f", {words}" in row.machine
+    }
+    return told | {row.machine: row.sockets for row in rows}
 
 
 @cache

@@ -42,6 +42,13 @@ STAGED, DIRECT = ("SHM", "direct shared", "NET"), ("P2P",)
 def own_calls(result: Result) -> list[PublishedCall]:
     """The fastest plain call of each size, kind, mode and transport, smaller sizes first; [] unless
     each rank has a GPU of its own, all of one model."""
+    every = [call for _, call in plain_calls(result)]
+    alike = grouped(every, attrgetter("size_bytes", "kind", "mode", "transport"))
+    return [min(alike[key], key=attrgetter("us")) for key in sorted(alike)]
+
+
+def plain_calls(result: Result) -> list[tuple[Case, PublishedCall]]:
+    """Each plain call with its case, in the order of the run; [] as `own_calls`."""
     ranks = result.run.ranks
     models = {rank.get("gpu") for rank in ranks}
     if len(models) != 1 or None in models or shares_places(ranks):
@@ -74,10 +81,8 @@ def own_calls(result: Result) -> list[PublishedCall]:
             grade="table",
             source=THIS_RUN,
         )
-        every.append(call)
-
-    alike = grouped(every, attrgetter("size_bytes", "kind", "mode", "transport"))
-    return [min(alike[key], key=attrgetter("us")) for key in sorted(alike)]
+        every.append((case, call))
+    return every
 
 
 def fabric_of(run: Run) -> str:
@@ -102,10 +107,13 @@ def spans_sockets(run: Run) -> int | None:
     return 1 if is_one and "unknown" not in links else None
 
 
-class _Library(msgspec.Struct):
-    """Of the head of a run: by communicator and pair of ranks the transports that its log names."""
+class LibraryHead(msgspec.Struct):
+    """Of the head of a run: by communicator and pair of ranks the transports that its log names;
+    the variables that Wiretax set for it, and those that a file of its own sets."""
 
     transports: dict[str, dict[str, list[str]]] = {}
+    set_by_wiretax: dict[str, str] = {}
+    set_by_file: dict[str, str] = {}
 
 
 def transport_of(run: Run, case: Case, kind: Kind) -> Transport:
@@ -128,11 +136,15 @@ def transport_of(run: Run, case: Case, kind: Kind) -> Transport:
 
 def library_ways(run: Run) -> set[str]:
     """The transports of a run's library, such as `P2P/IPC` and `SHM/direct`."""
+    pairs = [names for each in library_of(run).transports.values() for names in each.values()]
+    return {name for names in pairs for name in names}
+
+
+def library_of(run: Run) -> LibraryHead:
+    """What a run says of its library; nothing if that has another form."""
     with suppress(msgspec.ValidationError):
-        library = msgspec.convert(run.world.get("library"), _Library)
-        pairs = [names for each in library.transports.values() for names in each.values()]
-        return {name for names in pairs for name in names}
-    return set()
+        return msgspec.convert(run.world.get("library"), LibraryHead)
+    return LibraryHead()
 
 
 def fabric_at(row: PublishedCall, size_bytes: int) -> str:

@@ -48,25 +48,26 @@ def files_of(
     graph_us: float = GRAPH_US,
     launches: int = LAUNCHES,
     machine_id: str = SYNTHETIC,
-    gpu: str = R9700,
+    slower: float = 1.0,
 ) -> Files:
-    """The runs, page, spec and logs of a survey in which a call of RCCL of 16 KiB took `graph_us`
-    from a graph. Launches differ by 1 %: half of them are above the mean."""
+    """The runs, page and logs of a survey in which a call of RCCL of 16 KiB took `graph_us` from a
+    graph, and all calls `slower` times as long. Launches differ by 1 %: half of them are above the
+    mean."""
     files: Files = {"index.html": b"<title>synthetic</title>", "logs/link.out.txt": b"synthetic"}
     with tempfile.TemporaryDirectory() as room:
         folder = Path(room)
         paths = [made_up(folder / "results/link", 2, lambda *_: LINK_GB_S, blocks=6).path]
-        paths += [launch(folder, number, graph_us) for number in range(launches)]
+        paths += [launch(folder, number, graph_us, slower) for number in range(launches)]
         for path in paths:
-            mark(path, machine_id, gpu)
+            mark(path, machine_id)
             files[path.relative_to(folder).as_posix()] = path.read_bytes()
     return files
 
 
-def launch(folder: Path, number: int, graph_us: float) -> Path:
+def launch(folder: Path, number: int, graph_us: float, slower: float) -> Path:
     """Writes a launch of the all-reduces."""
     run_id = f"2026-11-20T06-{16 + number}-00Z-allreduce-1a2b3{number}"
-    factor, draw = math.exp(0.01 * (-1) ** number), np.random.default_rng(number)
+    factor, draw = slower * math.exp(0.01 * (-1) ** number), np.random.default_rng(number)
 
     def us(case: CaseHeader, block: Block) -> float:
         small_us = graph_us if case.mode == "chained" else graph_us + EAGER_US
@@ -78,7 +79,7 @@ def launch(folder: Path, number: int, graph_us: float) -> Path:
     def change(block: Block) -> Block:
         """As the harness stores a block: its time is the median of its steps."""
         calls = 160 if block.consume_us is None else 1
-        block.consume_us = None if calls > 1 else 2.0
+        block.consume_us = None if calls > 1 else 2.0 * slower
         block.total_us = round(block.time_us + (block.consume_us or 0.0), 6)
         block.mean_us = block.time_us
         block.n, block.steps = len(STEPS), steps_of(block.total_us * calls * STEPS)
@@ -88,6 +89,7 @@ def launch(folder: Path, number: int, graph_us: float) -> Path:
         folder / "results/allreduce",
         sizes=SIZES,
         algorithms=("library", "auto"),
+        library_variants=("graph",),
         n_blocks=6,
         seed=number,
         run_id=run_id,
@@ -99,7 +101,7 @@ def launch(folder: Path, number: int, graph_us: float) -> Path:
     return made.path
 
 
-def mark(path: Path, machine_id: str, gpu: str) -> None:
+def mark(path: Path, machine_id: str) -> None:
     """Says in a run what it ran on."""
     versions = {"driver": "70051831", "runtime": "70051831", "module": "amdgpu 6.14.14"}
     ranks = [
@@ -109,7 +111,7 @@ def mark(path: Path, machine_id: str, gpu: str) -> None:
             "node": SYNTHETIC,
             "device": "hip",
             "arch": "gfx1201",
-            "gpu": gpu,
+            "gpu": R9700,
             "cpus": [rank],
             "pci_bus_id": bus_id,
             **versions,
@@ -139,7 +141,7 @@ def mark(path: Path, machine_id: str, gpu: str) -> None:
     rewrite_cases(path, lambda case: case.update(library=case["library"] and LIBRARY))
 
 
-def packed(path: Path, files: Mapping[str, bytes], **fields: Any) -> Path:
+def packed(path: Path, files: Mapping[str, bytes], /, **fields: Any) -> Path:
     """Writes an archive of these files, with a `survey.json` that fits them, but for `fields`."""
     runs = [name for name in files if name.startswith("results/")]
     steps = [

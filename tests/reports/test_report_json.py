@@ -9,6 +9,7 @@ from reports.__main__ import COMMANDS, main
 from tests.launch import ROOT
 from tests.reports.archived import unpack
 from tests.reports.imports.test_import_formats import WHOLE
+from tests.reports.synthetic_archive import write_archive
 from tests.reports.synthetic_bits import write_bits
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
 from tests.reports.synthetic_candidates import ONE_BOX, spec, write_launches
@@ -59,6 +60,7 @@ def arguments(tmp_path_factory):
         "fit": [run],
         "advise": ["--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", "2"],
         "expect": ["--gpu", "r9700", "--size", "32M"],
+        "references": ["check", write_archive(folder / "survey.tar.gz")],
         "predict": [unpack(folder / "wire")],
         "libraries": [campaign],
         "procure": [buyer],

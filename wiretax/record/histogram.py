@@ -107,6 +107,18 @@ def _placed(blocks: Sequence[Block]) -> tuple[Counts, Counts, Counts]:
     return owners, bins, counts
 
 
+def medians_us(blocks: Sequence[Block]) -> NDArray[np.float64]:
+    """Between which times, in us, the median of each block's steps is, (2, blocks): from where the
+    bin of the lower middle step begins to where that of the upper one ends. All blocks have steps.
+    Raises ValueError for damaged steps."""
+    _, bins, counts = map(np.concatenate, zip(*placed_steps(blocks), strict=True))
+    reached, n = np.cumsum(counts), np.array([block.n for block in blocks])
+    before = np.cumsum(n) - n
+    middles = np.searchsorted(reached, before + np.stack([(n + 1) // 2, n // 2 + 1]))
+    low, high = 2.0 ** ((bins[middles] + [[0], [1]]) / BINS_PER_OCTAVE) / 1e3
+    return np.array([np.where(bins[middles[0]], low, 0.0), high])
+
+
 @dataclass(frozen=True, eq=False)
 class Tally:
     """The steps of a case: `counts`, (blocks, bins), of the bins from `first` on, the launch of

@@ -1,7 +1,9 @@
-"""What the tests of `procure` share."""
+"""What the tests of advice share."""
 
 import pytest
 
+from reports.advice import references_command
+from reports.references.published import CONTRIBUTED
 from tests.reports.synthetic_candidates import write_launches
 
 
@@ -10,3 +12,13 @@ def launches(tmp_path_factory):
     """Six launches: 16 KiB takes about 3.1 us chained, and 32 MiB reaches about 7 GB/s."""
     write_launches(folder := tmp_path_factory.mktemp("procure") / "box", 6)
     return folder.parent
+
+
+@pytest.fixture
+def contributed(tmp_path, monkeypatch):
+    """A table of contributed rows without rows, in place of the project's."""
+    columns, _, _ = CONTRIBUTED.read_text().partition("\n")
+    path = tmp_path / "contributed.csv"
+    path.write_text(f"{columns}\n")
+    monkeypatch.setattr(references_command, "CONTRIBUTED", path)
+    return path

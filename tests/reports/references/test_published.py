@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from reports.advice.archive_rows import read_sent, rows_of
 from reports.references.published import (
     FOLDER,
     Machine,
@@ -16,6 +17,7 @@ from reports.references.published import (
     calls,
     cards,
     cards_named,
+    contributed,
     draft_tokens,
     of_same_chip,
     read_table,
@@ -26,10 +28,13 @@ from reports.references.published import (
 )
 from tests import references_page
 from tests.launch import ROOT
+from tests.reports.synthetic_archive import SYNTHETIC, write_archive
 from wiretax.record.case import bus_factor
 from wiretax.record.result import ResultError
 
 pytestmark = pytest.mark.unit
+
+FOUND = read_table(FOLDER / "calls.csv", list[PublishedCall])  # by hand, without archives
 
 
 def disagreement(call, printed):
@@ -50,16 +55,43 @@ def test_times_and_bandwidths_agree_within_their_rounding():
     assert disagreement(spoilt, "1.000") > 0.03
 
 
+def assert_sound(call):
+    """What each row of a collective has, whoever wrote it."""
+    assert call.time_us or call.busbw_gb_s, call
+    assert bus_factor(call.collective, call.gpus), call
+    if call.kind == "library":
+        assert call.library in ("nccl", "rccl", "oneccl", "mpi"), call
+
+
+def assert_contributed(row):
+    """What a row of an archive has, and no other row."""
+    assert re.fullmatch("[0-9a-f]{64}", row.archive), row
+    assert row.source == f"archive {row.archive[:12]}", row
+    assert re.fullmatch("[A-Za-z0-9-]{0,39}", row.contributor), row
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", row.date), row
+    assert row.time_low_us <= row.time_us <= row.time_high_us, row
+    assert disagreement(row, f"{row.busbw_gb_s}") < 0.03, row
+    assert not row.valid_until, row
+
+
+def test_rows_of_archives_are_as_sound_as_those_of_pages(tmp_path):
+    sent = read_sent(write_archive(tmp_path / "survey.tar.gz"))
+    made, _ = rows_of(sent)
+    assert len(made) == 6
+    for row in [*made, *contributed()]:
+        assert_sound(row)
+        assert_contributed(row)
+    assert not [row for row in contributed() if SYNTHETIC in row.machine]
+    assert not [row for row in FOUND if row.archive or row.contributor or row.withdrawn]
+
+
 def test_every_row_has_a_figure_and_a_source_and_stands_once():
-    for call in calls():
-        assert call.time_us or call.busbw_gb_s, call
-        assert bus_factor(call.collective, call.gpus), call
-        if call.kind == "library":
-            assert call.library in ("nccl", "rccl", "oneccl", "mpi"), call
+    for call in FOUND:
+        assert_sound(call)
     for served in serving():
         tokens_s = served.decode_tok_s or served.prefill_tok_s or served.total_tok_s
         assert tokens_s or served.tpot_ms, served
-    rows = [structs.replace(row, note="") for row in [*calls(), *serving()]]
+    rows = [structs.replace(row, note="") for row in [*FOUND, *serving()]]
     assert len(rows) == 1001 + 114
     assert [row for row, count in Counter(rows).items() if count > 1] == []
     for row in rows:
@@ -226,7 +258,7 @@ def test_the_tokens_that_a_drafter_proposes(drafter, tokens):
 
 
 def test_a_machine_votes_once_whatever_it_prints():
-    rows = select(calls(), gpu={"R9700"}, gpus={2}, hosts={1}, size_bytes={32 << 20})
+    rows = select(FOUND, gpu={"R9700"}, gpus={2}, hosts={1}, size_bytes={32 << 20})
     found = votes(rows, lambda row: row.gb_s)
     assert len(rows) == 11
     assert len(found) == 2

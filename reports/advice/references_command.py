@@ -1,0 +1,171 @@
+"""`references`: the archives that owners send, as rows of the tables of published figures."""
+
+import argparse
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from reports.advice.archive_checks import reasons_against
+from reports.advice.archive_rows import DamagedArchive, read_sent, rows_of
+from reports.references.published import CONTRIBUTED, PublishedCall, cells_of, read_table
+from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
+from wiretax.common.program import IS_CHECKOUT, REPOSITORY, answer
+from wiretax.common.untrusted import printable
+from wiretax.record.result import ResultError
+from wiretax.record.writing import locked, write_errors, write_whole
+
+REFUSED = 1
+ACTIONS = "check", "add", "withdraw"
+NAME = r"(?!-)[A-Za-z0-9-]{1,39}(?<!-)"  # of a GitHub account
+PREFIX = "[0-9a-f]{8,64}"  # of a SHA-256: no two of a table begin with the same eight digits
+MOST_REASON = 200  # characters
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = f"{parser.epilog}; exit status: 1 if something speaks against the archive"
+    add = parser.add_argument
+    add(
+        "action",
+        choices=ACTIONS,
+        help="check: what speaks against an archive, and its rows; add: also writes them, if "
+        "nothing does; withdraw: its rows count no more",
+    )
+    add("archive", metavar="ARCHIVE", help="of a survey; to withdraw its SHA-256, or the beginning")
+    add("--name", help="add: who sent it, as the pages will say: a GitHub account (nobody)")
+    add("--reason", metavar="TEXT", help="withdraw: why")
+
+
+def references(arguments: argparse.Namespace) -> int:
+    """Raises ResultError."""
+    action, name, reason = arguments.action, arguments.name, arguments.reason
+    if name is not None and (action != "add" or not re.fullmatch(NAME, name)):
+        raise ResultError(
+            "--name goes with add, and is a GitHub account: letters, digits and single -, at most "
+            "39"
+        )
+    if (reason is not None) != (action == "withdraw"):
+        raise ResultError("--reason goes with withdraw, which wants one")
+    if action != "check" and not IS_CHECKOUT:
+        raise ResultError(
+            f"references {action} writes the tables of a checkout, and this is an installed "
+            f"package: git clone {REPOSITORY}"
+        )
+    if action == "withdraw":
+        return withdraw(arguments, arguments.archive, reason)
+    return check(arguments, Path(arguments.archive), name or "")
+
+
+def check(arguments: argparse.Namespace, path: Path, name: str) -> int:
+    """Checks an archive, and writes its rows if asked to; returns the exit status. Raises
+    ResultError."""
+    is_to_add = arguments.action == "add"
+    with write_errors(CONTRIBUTED), locked(CONTRIBUTED.parent):
+        known = read_table(CONTRIBUTED, list[PublishedCall], least_rows=0)
+        sha256, rows, notes = "", list[PublishedCall](), list[str]()
+        try:
+            sent = read_sent(path)
+        except DamagedArchive as error:
+            reasons = [str(error)]
+        else:
+            found, notes = rows_of(sent)
+            sha256, rows = sent.sha256, [replace(row, contributor=name) for row in found]
+            reasons = reasons_against(sent, rows, known)
+        is_written = is_to_add and not reasons
+        if is_written:
+            columns, cells = table_of(CONTRIBUTED)
+            cells += map(cells_of_row, rows)
+            write_whole(CONTRIBUTED, table_text(columns, cells))
+
+    sentences = [f"- {reason}" for reason in reasons]
+    if reasons:
+        sentences.insert(0, f"Refused, nothing is written: {counted(len(reasons), 'reason')}.")
+    elif is_written:
+        sentences.append(
+            f"{counted(len(rows), 'row')} of archive {sha256[:12]} written to "
+            f"{CONTRIBUTED.name}. Next: make figures, which renews the pages from the tables."
+        )
+    else:
+        sentences.append("Nothing speaks against it: references add writes these rows.")
+    head = [f"{row.machine}; {row.date}, {row.note}" for row in rows[:1]]
+    tables = [("", table_shown(rows))] if rows else []
+    answer(
+        arguments,
+        lay_out([], head, tables, [*notes, *sentences]),
+        archive=sha256,
+        is_accepted=not reasons,
+        is_written=is_written,
+        rows=rows,
+        notes=notes,
+        reasons=reasons,
+    )
+    return REFUSED if reasons else 0
+
+
+def withdraw(arguments: argparse.Namespace, prefix: str, reason: str) -> int:
+    """Says in an archive's rows why they count no more. Raises ResultError."""
+    if not 0 < len(reason.strip()) <= MOST_REASON or printable(reason) != reason:
+        raise ResultError(f"--reason is one line of at most {MOST_REASON} characters")
+    with write_errors(CONTRIBUTED), locked(CONTRIBUTED.parent):
+        columns, cells = table_of(CONTRIBUTED)
+        own = [row for row in cells if row["archive"].startswith(prefix)]
+        archives = {row["archive"] for row in own}
+        if not re.fullmatch(PREFIX, prefix) or len(archives) != 1:
+            raise ResultError(
+                f"{printable(prefix[:80])!r} is not the SHA-256 of one archive of the table, or "
+                "its first eight digits or more"
+            )
+        for row in own:
+            row["withdrawn"] = reason
+        write_whole(CONTRIBUTED, table_text(columns, cells))
+    (sha256,) = archives
+    said = (
+        f"{counted(len(own), 'row')} of archive {sha256[:12]} withdrawn. Next: make figures, "
+        "which renews the pages from the tables."
+    )
+    answer(arguments, said, archive=sha256, n_withdrawn=len(own))
+    return 0
+
+
+def table_of(path: Path) -> tuple[Sequence[str], list[dict[str, str]]]:
+    """The columns of a table, and the cells of its rows as they stand there. Raises ResultError."""
+    columns, rows = cells_of(path)
+    return columns, [cells for _, cells in rows]
+
+
+def cells_of_row(row: PublishedCall) -> dict[str, str]:
+    """The cells of a row; what it does not say is empty."""
+    fields = msgspec.structs.asdict(row)
+    return {name: "" if value is None else f"{value}" for name, value in fields.items()}
+
+
+def table_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def table_shown(rows: Sequence[PublishedCall]) -> Any:
+    """The rows for a terminal."""
+    cells = [
+        [
+            size_text(row.size_bytes or 0),
+            row.mode,
+            f"{row.library} {row.version}",
+            row.variant,
+            row.transport,
+            number(row.time_us),
+            f"{number(row.time_low_us)} to {number(row.time_high_us)}",
+            number(row.busbw_gb_s),
+        ]
+        for row in rows
+    ]
+    headings = ["size", "mode", "library", "variant", "transport", "us", "95 %", "GB/s"]
+    return plain_table(headings, cells)

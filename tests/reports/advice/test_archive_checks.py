@@ -1,0 +1,381 @@
+"""Forged and wrong archives of surveys: each is refused with its reason, and gives the tables
+nothing."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import msgspec
+import pytest
+
+from reports.__main__ import main
+from tests.reports.synthetic_archive import OTHER, SYNTHETIC, files_of, packed
+from wiretax.record import archive
+
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("contributed")]
+
+files = cache(files_of)
+
+
+def add(capsys, path, *words):
+    """The exit status of `references add`, its JSON, and what it complained."""
+    status = main(["references", "add", str(path), "--json", *words])
+    printed = capsys.readouterr()
+    return status, json.loads(printed.out or "{}"), printed.err
+
+
+def edited(change, where="allreduce", name=lambda name: name, only=""):
+    """The files of an archive, of whose runs each line was changed by a function; `only` those
+    whose names have this text."""
+
+    def changed(data):
+        lines = [msgspec.json.decode(line) for line in data.splitlines()]
+        for line in lines:
+            change(line)
+        return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+
+    return {
+        name(path): changed(data) if f"results/{where}" in path and only in path else data
+        for path, data in files(machine_id=OTHER).items()
+    }
+
+
+def of(kind, **changes):
+    """A change of the lines of a kind."""
+    return lambda line: line["kind"] == kind and line.update(changes)
+
+
+def head(**changes):
+    """A change of a run's head; `world__size=1` changes a nested value, and what is a dictionary
+    gets more."""
+
+    def change(line):
+        for path, value in changes.items() if line["kind"] == "run" else ():
+            *outer, name = path.split("__")
+            inner = line
+            for key in outer:
+                inner = inner[key]
+            inner[name] = {**inner[name], **value} if isinstance(value, dict) else value
+
+    return change
+
+
+def ranks(**facts):
+    """A change of the facts of each rank."""
+
+    def change(line):
+        for rank in line["world"]["ranks"] if line["kind"] == "run" else ():
+            rank |= facts
+
+    return change
+
+
+def halved_figures(line):
+    if line["kind"] == "case":
+        for name in ("time_us", "total_us"):
+            line[name]["median"] /= 2
+        line["bus_bw_gb_s"] *= 2
+
+
+def halved_blocks(line):
+    """Whoever changes blocks and cases, and no steps."""
+    halved_figures(line)
+    if line["kind"] == "block":
+        for name in ("time_us", "total_us", "mean_us", "consume_us", "chain_only_us"):
+            line[name] = line[name] and line[name] / 2
+
+
+def shorter_alone(line):
+    """The time alone, without the reading of the result, which the steps do not tell."""
+    if line["kind"] == "block" and line["consume_us"]:
+        line["time_us"] /= 4
+        line["mean_us"] /= 4
+
+
+def without_steps(line):
+    if line["kind"] == "block":
+        line["steps"] = None
+
+
+def wrong(line):
+    """Whoever writes `ok` beside it: the block says otherwise."""
+    if line["kind"] == "block" and line["block"] == 1:
+        line["n_wrong"] = 12
+
+
+def on_cpus(line):
+    if line["kind"] == "run":
+        line["world"]["ranks"] = [{"rank": rank, "device": "cpu"} for rank in range(2)]
+
+
+LAST, FIRST = "1a2b34", "1a2b30"
+TIED = {"env.NCCL_PROTO": {"value": "Simple", "source": "environment variable", "status": "ok"}}
+YESTERDAY = "2026-11-19T06-20-00Z-allreduce-1a2b34"
+
+
+def of_yesterday(path):
+    return path.replace("2026-11-20T06-20-00Z-allreduce-1a2b34", YESTERDAY)
+
+
+def copied():
+    """The first launch once more, under the name of the last one."""
+    own = edited(lambda line: None)
+    (last,), (first,) = ([path for path in own if text in path] for text in (LAST, FIRST))
+    return own | {
+        last: own[first].replace(b"06-16-00Z-allreduce-1a2b30", b"06-20-00Z-allreduce-1a2b34")
+    }
+
+
+FORGED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
+    "edited figures": (
+        lambda: edited(halved_figures),
+        {},
+        "1a2b30.jsonl: its figures are not those of its blocks",
+    ),
+    "edited blocks": (
+        lambda: edited(halved_blocks, only=LAST),
+        {},
+        "1a2b34.jsonl: the time of a block is not the median of its steps",
+    ),
+    "edited times alone": (
+        lambda: edited(shorter_alone),
+        {},
+        "the time of a block is not the median of its steps",
+    ),
+    "steps removed": (
+        lambda: edited(without_steps),
+        {},
+        "the time of a block is not the median of its steps",
+    ),
+    "a wrong result": (
+        lambda: edited(wrong, only=LAST),
+        {},
+        "is wrong in 1 of 5 launches of its all-reduces",
+    ),
+    "a wrong result of the link": (
+        lambda: edited(of("block", n_wrong=3), where="link"),
+        {},
+        "launches of its other runs",
+    ),
+    "one launch": (
+        lambda: files(machine_id=OTHER, launches=1),
+        {},
+        "no all-reduce of its library or of auto was measured in 5 launches",
+    ),
+    "a launch that was cut off": (
+        lambda: edited(of("end", status="incomplete", reason="interrupted"), only=LAST),
+        {},
+        "one of its all-reduces did not end: interrupted",
+    ),
+    "NCCL tied": (
+        lambda: edited(head(environment=TIED)),
+        {},
+        "NCCL_PROTO changed what the library does by itself",
+    ),
+    "NCCL tied by its file": (
+        lambda: edited(head(world__library={"set_by_file": {"NCCL_MAX_CTAS": "1"}})),
+        {},
+        "NCCL_MAX_CTAS changed what the library does by itself",
+    ),
+    "times in ms": (
+        lambda: files(machine_id=OTHER, slower=1e-3),
+        {},
+        "16 KiB by rccl, eager: 0.056 us are less than a flag takes one way",
+    ),
+    "times in ns": (
+        lambda: files(machine_id=OTHER, slower=1e3),
+        {},
+        "its times are too long, or in another unit",
+    ),
+    "faster than the link": (
+        lambda: files(machine_id=OTHER, slower=0.7),
+        {},
+        "32 MiB by rccl, eager: 62.7 GB/s are more than the 52.1 GB/s of the link",
+    ),
+    "two cards claimed, one used": (
+        lambda: edited(ranks(pci_bus_id="0000:03:00.0"), where=""),
+        {},
+        "its ranks shared a GPU",
+    ),
+    "memory of one card": (
+        lambda: edited(head(memory={"behaved": "same_device"})),
+        {},
+        "its ranks shared a GPU",
+    ),
+    "a survey of one card": (
+        lambda: files(machine_id=OTHER),
+        {"shares_gpus": True},
+        "its ranks shared a GPU: no time of it measures a wire",
+    ),
+    "four cards claimed": (
+        lambda: files(machine_id=OTHER),
+        {"ranks": 4},
+        "it does not name 4 GPUs, one for each rank",
+    ),
+    "a survey of CPUs": (
+        lambda: edited(on_cpus, where=""),
+        {"vendor": ""},
+        "it was measured on CPUs",
+    ),
+    "the software GPU": (
+        lambda: edited(ranks(gpu="software GPU"), where=""),
+        {},
+        "'software GPU' is no card of reports/advice/specs.toml",
+    ),
+    "a synthetic archive": (
+        lambda: files(machine_id=SYNTHETIC),
+        {},
+        "it is synthetic",
+    ),
+    "a machine with a name": (
+        lambda: files(machine_id="alices-pc"),
+        {},
+        "the id of its machine is not what Wiretax writes",
+    ),
+    "launches of two machines": (
+        lambda: edited(head(machine_id="0a0b0c0d0e0f"), only=LAST),
+        {},
+        "its runs are of several machines",
+    ),
+    "launches of two libraries": (
+        lambda: edited(head(software_id="0a0b0c0d0e0f"), only=LAST),
+        {},
+        "its runs are of several machines, sets of cards or versions of software",
+    ),
+    "a run of another date": (
+        lambda: edited(head(run_id=YESTERDAY), only=LAST, name=of_yesterday),
+        {},
+        f"the run {YESTERDAY} began outside of the survey",
+    ),
+    "a run with another's name": (
+        lambda: edited(head(run_id=YESTERDAY), only=LAST),
+        {},
+        "its file does not have the name of its run",
+    ),
+    "one launch twice": (copied, {}, "two of its launches have the same times: one is a copy"),
+    "a run of no step": (
+        lambda: files(machine_id=OTHER),
+        {"steps": []},
+        "is a run of no step",
+    ),
+    "another harness's log": (
+        lambda: edited(head(imported_from="nccl-tests")),
+        {},
+        "it is another harness's log",
+    ),
+    "a name with markup": (
+        lambda: edited(ranks(gpu="AMD Radeon AI PRO R9700 <img src=x>"), where=""),
+        {},
+        "the name of its GPU has characters that no driver's name has",
+    ),
+    "a driver that is a link": (
+        lambda: edited(ranks(driver="see www.example.com"), where=""),
+        {},
+        "a name in its runs has markup",
+    ),
+    "a newer version": (
+        lambda: files(machine_id=OTHER),
+        {"version": "99.0.0"},
+        "it was made by Wiretax 99.0.0, which is newer than this",
+    ),
+    "a survey with a wrong result": (
+        lambda: files(machine_id=OTHER),
+        {"status": 1},
+        "a step of the survey had a wrong result",
+    ),
+    "a survey without a time": (
+        lambda: files(machine_id=OTHER),
+        {"made": "now"},
+        "survey.json does not say when the survey was made",
+    ),
+    "a schema of tomorrow": (
+        lambda: files(machine_id=OTHER),
+        {"schema": 2},
+        "survey.json is damaged",
+    ),
+    "hashes of other files": (
+        lambda: files(machine_id=OTHER),
+        {"files": {}},
+        "survey.json and the archive do not have the same files",
+    ),
+    "a damaged run": (
+        lambda: edited(of("block", case=99), only=LAST),
+        {},
+        "1a2b34.jsonl: a block belongs to a case that was not planned",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_archive_is_refused_with_its_reason(tmp_path, capsys, contributed, name):
+    made, fields, reason = FORGED[name]
+    path, before = packed(tmp_path / "survey.tar.gz", made(), **fields), contributed.read_bytes()
+    status, said, _ = add(capsys, path)
+    assert status == 1
+    assert [text for text in said["reasons"] if reason in text], said["reasons"]
+    assert not [text for text in said["reasons"] if str(tmp_path) in text or "/tmp" in text]
+    assert (said["is_accepted"], said["is_written"]) == (False, False)
+    assert contributed.read_bytes() == before
+
+
+def test_launches_that_time_ended_count(tmp_path, capsys):
+    """Each step of a survey has a limit, at which the last cases may have no block."""
+    reason = "time ran out before 3 of 9 cases were measured"
+    made = edited(of("end", status="incomplete", reason=reason))
+    status, said, _ = add(capsys, packed(tmp_path / "survey.tar.gz", made))
+    assert (status, said["reasons"], len(said["rows"])) == (0, [], 6)
+
+
+def test_a_launch_that_failed_is_told(tmp_path, capsys):
+    """The others would be the lucky ones."""
+    made = files(machine_id=OTHER)
+    with archive.unpacked(packed(tmp_path / "survey.tar.gz", made)) as folder:
+        steps = archive.read_contents(folder).steps
+    steps[-1].status, steps[-1].sentence = "failed", "a rank ended"
+    path = packed(tmp_path / "survey.tar.gz", made, steps=steps, status=3)
+    status, said, _ = add(capsys, path)
+    assert status == 1
+    assert "launch 5 of its step allreduce is failed: a rank ended" in said["reasons"]
+
+
+def linked(path):
+    with tarfile.open(path, "w:gz") as file:
+        member = tarfile.TarInfo("survey/survey.json")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        file.addfile(member)
+
+
+def escaping(path):
+    with tarfile.open(path, "w:gz") as file:
+        file.addfile(tarfile.TarInfo("survey/../../escaped.json"), io.BytesIO())
+
+
+def endless(path):
+    packed(path, {"logs/bomb.txt": b"0" * 1_000_000})
+
+
+@pytest.mark.parametrize(
+    ("write", "complaint"),
+    [
+        (linked, "survey.json is no regular file"),
+        (escaping, "lies outside the archive's folder"),
+        (endless, "unpacks to more than the 0 MB that are read"),
+        (lambda path: path.write_text("an archive"), "is no archive"),
+        (lambda path: None, "cannot be read: No such file or directory"),
+    ],
+)
+def test_what_is_no_archive_is_one_sentence(
+    tmp_path, capsys, monkeypatch, contributed, write, complaint
+):
+    monkeypatch.setattr(archive, "MOST_BYTES", 100_000)
+    before = contributed.read_bytes()
+    write(path := tmp_path / "survey.tar.gz")
+    status, said, complained = add(capsys, path)
+    assert (status, said) == (2, {})
+    assert complaint in complained
+    assert complained.count("\n") == 1
+    assert contributed.read_bytes() == before
+    assert not [*tmp_path.rglob("escaped.json")]

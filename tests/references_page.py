@@ -3,6 +3,7 @@ from the tables in reports/references."""
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from urllib.parse import quote
 
 from reports.advice.reduce_times import LEAST_LAUNCHES
@@ -14,13 +15,15 @@ from reports.references.published import (
     select,
     serving,
 )
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import counted, number, size_text
+from tests.references_archives import ANCHOR, of_archives
 from tests.references_pairs import of_pairs
 from wiretax.common.grouped import grouped
 from wiretax.common.program import SEND_ARCHIVE
 from wiretax.common.untrusted import markdown_text
 from wiretax.record.case import bus_factor
 
+PAGE = Path(__file__).parents[1] / "docs" / "references.md"
 HEAD = """# Published figures
 
 Here you can look up what others have published about all-reduces between GPUs, and about engines
@@ -40,9 +43,9 @@ rows may have the chip of one with rows (RX 9070 XT: R9700), which is said first
 without peer access. History is shown, and not counted. `--model` shows engines that serve it.
 
 `reports/references/calls.csv` has {calls} figures of collectives on {machines} machines,
-`serving.csv` has {serving} of serving; together they have {sources} sources. `python -m
-tests.references_page > docs/references.md` writes this page, and a test compares it with the
-tables. Nobody here has repeated these measurements.
+`serving.csv` has {serving} of serving; together they have {sources} sources. [Owners'
+archives](#from-owners-archives) gave {sent}. `make figures` writes this page, and a test
+compares it with the tables. Nobody here has repeated these measurements.
 
 ## Columns
 
@@ -187,10 +190,22 @@ def busbw(call: PublishedCall) -> float:
     return call.busbw_gb_s or size * bus_factor(call.collective, call.gpus) / call.us / 1e3
 
 
+def found_calls() -> list[PublishedCall]:
+    return select(calls(), archive={""})
+
+
 def sources() -> dict[str, int]:
-    """The number of each source."""
-    names = dict.fromkeys(row.source for row in [*calls(), *serving()])
+    """The number of each source that was found."""
+    names = dict.fromkeys(row.source for row in [*found_calls(), *serving()])
     return {name: place for place, name in enumerate(sorted(names, key=str.lower), 1)}
+
+
+def links_of(own: Iterable[PublishedCall], numbers: dict[str, int]) -> str:
+    """`[3](#sources) [archive 1a2b3c4d5e6f](#from-owners-archives)`."""
+    found = sorted({numbers[call.source] for call in own if not call.archive})
+    archives = sorted({markdown_text(call.archive[:12]) for call in own if call.archive})
+    texts = [f"[{number}](#sources)" for number in found]
+    return " ".join([*texts, *(f"[archive {name}]({ANCHOR})" for name in archives)])
 
 
 def address(source: str) -> str:
@@ -217,7 +232,6 @@ def by_fabric() -> str:
         for (machine, gpus, kind, library), own in sorted(by_machine.items()):
             reduces = [call for call in select(own, collective={"all_reduce"}) if call.size_bytes]
             ran = dict.fromkeys(call.transport for call in own if call.transport != "unknown")
-            found = sorted({numbers[call.source] for call in own})
             lines.append(
                 [
                     machine,
@@ -228,7 +242,7 @@ def by_fabric() -> str:
                     str(len(own)),
                     span([call.us for call in near_size(reduces, 16384)], "us"),
                     span([busbw(call) for call in near_size(reduces, 32 << 20)], "GB/s"),
-                    " ".join(f"[{number}](#sources)" for number in found),
+                    links_of(own, numbers),
                 ]
             )
         heading = "machine | GPUs | transport | library | mode | figures | 16 KiB | 32 MiB | source"
@@ -255,14 +269,13 @@ def contradictions() -> str:
     for (gpu, gpus, _, fabric, _, library, _, mode, _, size), own in alike.items():
         times = [call.us for call in own]
         if size and max(times) >= 1.5 * min(times):
-            found = sorted({numbers[call.source] for call in own})
             lines.append(
                 [
                     f"{gpus}x {gpu}, {fabric}",
                     f"{library}, {mode}",
                     size_text(size),
                     span(times, "us"),
-                    " ".join(f"[{number}](#sources)" for number in found),
+                    links_of(own, numbers),
                 ]
             )
     return table("cards | library | size | times | source", lines)
@@ -306,17 +319,23 @@ def other_figures(row: PublishedServing) -> str:
 
 def page() -> str:
     head = HEAD.format(
-        calls=len(calls()),
-        machines=len({call.machine for call in calls()}),
+        calls=len(found_calls()),
+        machines=len({call.machine for call in found_calls()}),
         serving=len(serving()),
         sources=len(sources()),
+        sent=counted(len(calls()) - len(found_calls()), "figure"),
     )
     listed = [
         f"{place}. [{markdown_text(name)}]({address(name)})" for name, place in sources().items()
     ]
     row = ROW.format(send_archive=SEND_ARCHIVE, least=LEAST_LAUNCHES)
-    parts = [head, by_fabric(), of_serving(), of_pairs(), CAVEATS + contradictions(), row]
+    parts = [head, by_fabric(), of_archives(), of_serving(), of_pairs()]
+    parts += [CAVEATS + contradictions(), row]
     return "\n".join([*parts, "## Sources\n", *listed, ""])
+
+
+def write() -> None:
+    PAGE.write_text(page())
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ SMALL_CAUSES = (
 )
 # What is noted of a source, in words.
 NOTED = {
+    "sender": "sent by",
     "machine": "machine",
     "date": "date",
     "version": "version",

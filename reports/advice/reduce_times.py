@@ -25,6 +25,7 @@ from reports.tables.sentences import (
     number,
     shares_places,
     size_text,
+    some,
     start_time,
 )
 from reports.trends.alpha_beta import LATENCY_BOUND_BYTES
@@ -249,7 +250,9 @@ def typical(
     medians = [median(map(value_of, own)) for own in machines.values()]
     values = [*map(value_of, found)]
     span = Span(median(medians), min(values), max(values))
-    return span, f"{len(found)} {'eager ' * are_eager}figures over {fabric}"
+    sent = [row.sender for row in found if row.archive]
+    whose = f" ({len(sent)} sent by {some([*dict.fromkeys(sent)])})" if sent else ""
+    return span, f"{len(found)} {'eager ' * are_eager}figures over {fabric}{whose}"
 
 
 def _nearest(

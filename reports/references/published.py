@@ -88,6 +88,11 @@ class PublishedCall(Published, kw_only=True, frozen=True):
     withdrawn: str = ""
 
     @property
+    def sender(self) -> str:
+        """Whose archive it is: a public name, or `an owner`; "" of a row that was found."""
+        return (self.contributor or "an owner") if self.archive else ""
+
+    @property
     def generation(self) -> str:
         """The fabric without its number of lanes."""
         return self.fabric.partition(" x")[0]

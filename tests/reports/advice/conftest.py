@@ -4,6 +4,7 @@ import pytest
 
 from reports.advice import references_command
 from reports.references.published import CONTRIBUTED
+from tests.reports.contributed_rows import contributed as rows_of_archives
 from tests.reports.synthetic_candidates import write_launches
 
 
@@ -22,3 +23,11 @@ def contributed(tmp_path, monkeypatch):
     path.write_text(f"{columns}\n")
     monkeypatch.setattr(references_command, "CONTRIBUTED", path)
     return path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def found_rows_alone(tmp_path_factory):
+    """Figures that are typed here are of rows that were found: an archive that an owner sends
+    changes none."""
+    with rows_of_archives(tmp_path_factory.mktemp("contributed")):
+        yield

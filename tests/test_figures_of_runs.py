@@ -43,8 +43,8 @@ def differences(told: list[str], cell: Cell) -> list[str]:
 
 
 def sections(page: str) -> list[str]:
-    """A page's text by its headings, without blocks of code."""
-    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    """A page's text by its headings, without blocks of code and marks."""
+    text = re.sub(r"```.*?```|<!--.*?-->", "", (ROOT / page).read_text(), flags=re.DOTALL)
     return re.split(r"^(?=#+ )", text, flags=re.MULTILINE)
 
 
@@ -184,7 +184,7 @@ def paragraphs(page: str) -> list[str]:
     return [
         paragraph
         for section in sections(page)
-        for paragraph in re.split(r"\n\n|\n(?=- )", section)
+        for paragraph in re.split(r"\n\n+|\n(?=- )", section)
         if not paragraph.startswith("|") and MEASURED.search(paragraph)
     ]
 

@@ -3,7 +3,7 @@
 Wins for short messages (copied, collectives/tables/), as one step costs half a round trip less than
 two: between two cores of a CPU up to 4 to 256 KiB, the longer their round trip the longer the
 message; among four ranks on two cores up to 16 KiB; between two ranks on one GPU up to 4 MiB, in
-chains 32 MiB, and through host memory 1 MiB. Nobody has measured two GPUs."""
+chains 32 MiB, and through host memory 1 MiB. None of these is of two GPUs."""
 
 from dataclasses import replace
 

@@ -4,7 +4,7 @@ Wins for longer messages than one-shot does (copied, collectives/tables/), as ea
 of the data, and sends each byte twice at most: between two cores of a CPU from 16 KiB to 1 MiB on,
 the longer their round trip the later; among four ranks on two cores from 64 KiB on (push, then
 pull); between two ranks on one GPU from 8 MiB on, in single calls, and through host memory from 4
-MiB on (push). Nobody has measured two GPUs."""
+MiB on (push). None of these is of two GPUs."""
 
 from dataclasses import replace
 from functools import partial

@@ -4,9 +4,20 @@ questions. What is computed is by `reports/advice`, the rest are rows of `report
 import re
 from collections.abc import Iterable, Sequence
 
-from answer_calls import PLX, calls_near, chunk_us, even_chunk_us
+import answer_open
+from answer_calls import PEERS, PLX, SHOWN_PEERS, board_order, calls_near, chunk_us, even_chunk_us
+from answer_open import chipset_calls
 from answer_pairs import Pair, Phase, Row, between, gains, is_chat
-from answer_text import in_note, markdown_table, percent, rate_text, served, sources, times_text
+from answer_text import (
+    in_note,
+    markdown_table,
+    owner_of,
+    percent,
+    rate_text,
+    served,
+    sources,
+    times_text,
+)
 from figures_answer import (
     CARD,
     advised,
@@ -37,8 +48,6 @@ from wiretax.common.grouped import grouped
 
 CHIPSET = LINKS["pcie4x4"]  # the second slot of many home boards
 GIB = 1.073741824  # GB
-PEERS = {"p2p": "on", "host memory": "off", "unknown": "unknown"}  # of a call's transport
-SHOWN_PEERS = {"on": "on", "off": "off", "unknown": "not printed"}
 
 TEMPLATE = """## Which board
 
@@ -90,20 +99,8 @@ from a graph, {h100_ms} a token. Both ranks used the same link, and no second
 card took part. Through the card's own memory, without a wire, a step of the 70B took {h100_tensor}
 by tensor and {h100_pipeline} by pipeline, and the answer flips at {h100_flip} a call ([all
 figures](experiments/gpu.md)).
-
-## What nobody has measured
-
-- An all-reduce of {size} between two R9700s over PCIe; one of any size over PCIe 5 x16 with P2P.
-- A dense 70B on two R9700s, split either way. Other dense models larger than one card are measured
-  there [by layer](#does-not-fit-one-chat).
-- The decode of one model split by tensor and by layer, in one engine, on two R9700s.
-- A call between two cards of which one is behind the chipset.
-
-If you have two R9700s, [`bench.survey`](buy.md) measures the first, and a decode step of the
-70B's shapes, in minutes. A figure that contradicts this page changes it
-([how a row gets in](references.md#how-a-row-gets-in)).
-
-## What changed our mind
+"""
+CHANGES = """## What changed our mind
 
 - 2026-11-30: A call alone is no token. From the Arc B70's {b70_us} we had computed {b70_computed}
   times the decode by layer; inside an engine that replays no graph, two such cards decoded
@@ -132,6 +129,8 @@ def slots_of(fabric: str) -> str:
     if len(lanes) > 1:
         widths = "/".join(f"x{width}" for _, width in lanes)
         return f"riser {widths}, PCIe {' and '.join(generation for generation, _ in lanes)}"
+    if not lanes:
+        return f"lanes not printed, {fabric}"
     ((generation, width),) = lanes
     riser = "riser " if int(width) < 4 else ""
     return f"{riser}x{width}/x{width}, PCIe {generation}"
@@ -230,14 +229,6 @@ def board_calls(size_bytes: int) -> dict[tuple[str, str], list[PublishedCall]]:
     return grouped(found, lambda call: (call.fabric, PEERS[call.transport]))
 
 
-def board_order(key: tuple[str, str]) -> tuple[int, int, int]:
-    """Wide slots first, then new ones; peers first."""
-    fabric, peers = key
-    lanes = re.findall(r"PCIe (\d) x(\d+)", fabric) or [("0", "0")]
-    width = min(int(width) for _, width in lanes)
-    return -width, -int(lanes[0][0]), list(SHOWN_PEERS).index(peers)
-
-
 def cards_of(found: Sequence[PublishedCall], own: Sequence[tuple[str, Pair]]) -> str:
     names = [call.gpu for call in found] + [pair.other.gpu for _, pair in own]
     return ", ".join(dict.fromkeys(name.removesuffix(" 16GB") for name in names))
@@ -245,7 +236,7 @@ def cards_of(found: Sequence[PublishedCall], own: Sequence[tuple[str, Pair]]) ->
 
 def links(rows: Sequence[PublishedCall | Row]) -> str:
     """One link to each owner."""
-    owners = {row.source.partition("/")[0]: row for row in reversed(rows)}
+    owners = {owner_of(row): row for row in reversed(rows)}
     return " ".join(sources([row]) for row in reversed(owners.values()))
 
 
@@ -273,7 +264,7 @@ def chipset_row(even_us: float) -> list[str]:
         with_call(verdict([], "decode", token_us, even_us), token_us, "us"),
         f"{verdict([], 'prefill', [part_us], even_chunk_us())}; alone at least "
         f"{number(part_us / 1e3)} ms",
-        "none measured: [formulas](advise.md#formulas)",
+        f"{'' if chipset_calls() else 'none measured: '}[formulas](advise.md#formulas)",
     ]
 
 
@@ -457,4 +448,6 @@ def of_h100() -> dict[str, str]:
 
 
 def text() -> str:
-    return TEMPLATE.format(**figures())
+    """The sections from the boards on."""
+    found = figures()
+    return "\n".join([TEMPLATE.format(**found), answer_open.text(), CHANGES.format(**found)])

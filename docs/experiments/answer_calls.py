@@ -1,6 +1,7 @@
 """What the cases of docs/answer.md compute beside their pairs, for batches, prompts, drafts and the
 paths between cards: published calls of two cards against the break-even of the 70B."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -24,6 +25,8 @@ from wiretax.common.grouped import grouped
 
 BATCHES = 8, 32  # streams
 PLX = "bkvargyas/r9700-stack@1871b502"
+PEERS = {"p2p": "on", "host memory": "off", "unknown": "unknown"}  # of a call's transport
+SHOWN_PEERS = {"on": "on", "off": "off", "unknown": "not printed"}
 
 
 def chunk_us(call: PublishedCall) -> float:
@@ -53,6 +56,14 @@ def cards_and_path(call: PublishedCall) -> str:
     """`2x R9700, PCIe 5 x8, rccl, host memory`."""
     path = call.transport if call.transport != "unknown" else "path not printed"
     return f"{call.gpus}x {call.gpu}, {call.fabric}, {call.library}, {path}"
+
+
+def board_order(key: tuple[str, str]) -> tuple[int, int, int]:
+    """Of a fabric and its peers: wide slots first, then new ones; peers first."""
+    fabric, peers = key
+    lanes = re.findall(r"PCIe (\d) x(\d+)", fabric) or [("0", "0")]
+    width = min(int(width) for _, width in lanes)
+    return -width, -int(lanes[0][0]), list(SHOWN_PEERS).index(peers)
 
 
 def sizes_text(own: Iterable[PublishedCall]) -> str:
@@ -182,7 +193,12 @@ def of_paths() -> dict[str, str]:
     less = 1 - (redirected.prefill_tok_s or 0) / (direct.prefill_tok_s or 1)
     longer = in_note(redirected, p50) / in_note(direct, p50) - 1
     switched = select(
-        calls(), gpu={"R9700"}, gpus={2}, size_bytes={256 << 20}, fabric={"PCIe 3 x16"}
+        calls(),
+        gpu={"R9700"},
+        gpus={2},
+        size_bytes={256 << 20},
+        fabric={"PCIe 3 x16"},
+        archive={""},
     )
     fast, slow = sorted(switched, key=lambda call: call.us)
     iommu = {"source": "mattbucci/2x-R9700", "gpu": "R9700"}

@@ -10,6 +10,7 @@ from answer_pairs import (
     Pair,
     arrangement,
     between,
+    dense_70b,
     drafts,
     gains,
     has_many,
@@ -19,7 +20,7 @@ from answer_pairs import (
     machine_votes,
     machines,
 )
-from answer_rows import pair_table, range_text, rests_on, source_text
+from answer_rows import pair_table, range_text, rests_on, served_text, source_text
 from answer_text import markdown_table, rate_text, times_text
 from figures_answer import CARD, of_two, step_ms
 
@@ -93,8 +94,8 @@ TOTALS = "kyuz0/amd-r9700-vllm-toolboxes#8"  # where all tokens of many requests
 TEXT = """## Fits on one card
 
 **Many users: give each card a copy.** Nothing crosses the wire: two copies serve twice the users,
-as far as their host keeps up, and a chat is as fast as on one card. Nobody has published two copies
-on two cards over PCIe; four made {four_copies}: {four_source}.
+as far as their host keeps up, and a chat is as fast as on one card. {two_copies}; four made
+{four_copies}: {four_source}.
 
 **One chat faster: split by tensor**, if the engine decodes from a graph: {fits_range}. Eager it was
 slower than one card, {fits_eager}; with several streams or over a network eager engines made
@@ -107,7 +108,7 @@ slower than one card, {fits_eager}; with several streams or over a network eager
 
 By layer one card works at a time. By tensor both do, and each layer makes two all-reduces:
 {large_range}; eager {large_eager}. The models have {large_models}; those that fit one card stand
-for those that do not. Nobody has published a dense 70B on two R9700s by tensor. An inference, at
+for those that do not. {by_tensor_70b}. An inference, at
 the bandwidth of the data sheet: if its calls cost what R9700s paid with smaller models
 ({r9700_us}), it would decode at {r9700_times}. One of these machines is {r9700_unlike}, the other's
 pairs are kyuz0's.
@@ -183,7 +184,7 @@ Of a 70B of {weights} with {context} cached tokens one R9700 leaves {rest} in ho
 then takes at least {cpu_ms} if the CPU computes with it ({host_gb_s}), and {stream_ms} if it is
 streamed over {link} ({link_gb_s}). On two cards it takes {layer_ms} by layer, and {tensor_ms} by
 tensor without its calls: a second card is worth {second_layer} to {second_tensor}, with slower
-memory or fewer lanes more. These are data sheets; nobody has published the pair. `advise` prints
+memory or fewer lanes more. These are data sheets; {host_70b}. `advise` prints
 the same for [any model](advise.md).
 
 What streams from host memory shares its way with the calls: two R9700s with a mixture's experts in
@@ -278,7 +279,12 @@ def of_fits(pairs: dict[str, list[Pair]]) -> dict[str, str]:
     (four,) = [pair for pair in pairs["copies"] if getattr(pair.other.split, "tensor", 0) == 1]
     first = [pair for pair in between("one card", "tensor") if pair.first_token]
     times = [pair.first_token or 0 for pair in first]
+    two = over_pcie(between("one card", "copies"))
+    two_copies = "Nobody has published two copies on two cards over PCIe"
+    if two:
+        two_copies = f"Two copies on two cards made {range_text(two, 'one card')}"
     return {
+        "two_copies": two_copies,
         "fits_range": range_text(replayed, "one card"),
         "fits_eager": range_text(eager, ""),
         "eager_others": range_text([pair for pair in others if pair not in eager], ""),
@@ -293,7 +299,12 @@ def of_fits(pairs: dict[str, list[Pair]]) -> dict[str, str]:
 def of_both_cards(pairs: dict[str, list[Pair]]) -> dict[str, str]:
     replayed, eager = split_by_replay(pairs["large"])
     weights = [pair.model.parameters / 1e9 for pair in pairs["large"] if pair.model]
+    by_tensor = dense_70b("tensor")
+    said = "Nobody has published a dense 70B on two R9700s by tensor"
+    if by_tensor:
+        said = f"By tensor a dense 70B on two R9700s made {served_text(by_tensor)}"
     return {
+        "by_tensor_70b": said,
         "large_range": range_text(replayed, "by layer"),
         "large_eager": range_text(eager, ""),
         "large_models": f"{min(weights):.0f} to {max(weights):.0f} billion weights",
@@ -302,11 +313,7 @@ def of_both_cards(pairs: dict[str, list[Pair]]) -> dict[str, str]:
 
 def of_r9700() -> dict[str, str]:
     """An inference: the 70B by tensor, if its calls cost what those of R9700s did."""
-    found = [
-        pair
-        for pair in implied_pairs()
-        if pair.other.gpu.startswith("R9700") and pair.other.gpus == 2
-    ]
+    found = r9700_pairs()
     figures = [(pair.other, pair.implied_us or 0) for pair in found]
 
     def times(costs_us: Iterable[float]) -> list[float]:
@@ -322,6 +329,15 @@ def of_r9700() -> dict[str, str]:
         "r9700_times": f"{times_text(times(us for _, us in figures))} by layer, at the machines' "
         f"medians {middle}",
     }
+
+
+def r9700_pairs() -> list[Pair]:
+    """Those of two R9700s, or of one beside another card, that tell what a call cost inside."""
+    return [
+        pair
+        for pair in implied_pairs()
+        if pair.other.gpu.startswith("R9700") and pair.other.gpus == 2
+    ]
 
 
 def likely_ratio() -> Span:
@@ -398,7 +414,12 @@ def of_host_memory(pairs: dict[str, list[Pair]]) -> dict[str, str]:
     cpu, stream = sorted(ways, key=lambda way: not way.on_cpu)
     cpu_ms, stream_ms, layer_ms, tensor_ms = map(step_ms, (cpu, stream, whole, of_two(0)))
     (pair,) = pairs["host"]
+    one = dense_70b(gpus=1)
+    said = "nobody has published the pair"
+    if one and dense_70b():
+        said = f"one card made {served_text(one)} and two {served_text(dense_70b())}"
     return {
+        "host_70b": said,
         "context": f"{CONTEXT:,}",
         "rest": f"{number(cpu.rest_bytes(1) / GB)} GB",
         "host_gb_s": f"{number(HOST_GB_S)} GB/s",

@@ -12,6 +12,7 @@ from answer_text import (
     first_rows,
     in_note,
     markdown_table,
+    owner_of,
     percent,
     rate_text,
     served,
@@ -103,10 +104,6 @@ def implied_pairs() -> list[Pair]:
     found = [*between("one card", "tensor", many), *between("layer", "tensor", many)]
     told = [pair for pair in found if is_chat(pair.other) and pair.implied_us is not None]
     return sorted(told, key=lambda pair: -(pair.implied_us or 0))
-
-
-def owner_of(row: Row | PublishedCall) -> str:
-    return row.source.partition("/")[0]
 
 
 def calls_alone(pair: Pair) -> list[PublishedCall]:

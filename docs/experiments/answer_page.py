@@ -7,6 +7,8 @@ import answer_boards
 import answer_calls
 import answer_cases
 import answer_counter
+import answer_measured
+import answer_open
 import answer_thresholds
 from answer_text import first_rows, fold, sources
 from drawing import HERE, path_of
@@ -53,10 +55,7 @@ cards](#test-your-own-cards-in-two-minutes).
   *Eager* it launches each kernel of each token anew (vLLM's `--enforce-eager`). A pair counts as
   eager, or as one with a drafter, if its source says so.
 
-**Two R9700s and a dense 70B: an inference**, for nobody has published the pair. If its calls cost
-what R9700s paid inside engines with smaller models ({r9700_us}), a chat by
-tensor decodes at {r9700_times}, at the data sheet's bandwidth. By the bandwidths that engines reach
-on all cards, [`advise`](advise.md#likely) finds {r9700_likely} likely.
+{r9700_pair}
 """
 TEMPLATE = """## The model
 
@@ -70,9 +69,8 @@ break-even is {other_even}. vLLM makes {engine} calls.
 ## A call near {size}
 
 **The wire alone: at each published time near {size} and at default settings ({us}), the all-reduces
-of a 70B's token take {cost} of the {gain} that the split saves.** Inside an engine they cost more
-([counter-examples](#counter-examples)). Between two R9700s over PCIe nobody has published an
-all-reduce this small with its size.
+of a 70B's token take {cost} of the {gain} that the split saves{dearest}.** Inside an engine they
+cost more ([counter-examples](#counter-examples)). Between two R9700s {r9700_small}.
 
 Exact all-reduces, as printed by their owners: of two cards, of R9700s, and of single kernels on up
 to four cards, the slowest first. The columns of the wire alone put the slowest time into the model.
@@ -81,9 +79,9 @@ to four cards, the slowest first. The columns of the wire alone put the slowest 
 
 A name ends with the variable that somebody set. {slowest} is what most recipes for the Arc B70 set;
 `NCCL_SHM_USE_CUDA_MEMCPY=1` makes large messages faster, and costs decode, as its author says.
-Near {size} the R9700s over PCIe were four, on two switches. `r9k` is a kernel of
+The four R9700s over PCIe were on two switches. `r9k` is a kernel of
 its owner, `libr4d` one of StillDeadcode's. The time of `libr4d` is from a serving trace and
-contains the wait for the later card, that of RCCL between two R9700s is of a decode message. Times
+contains the wait for the later card, that of RCCL without a size is of a decode message. Times
 depend on the library's version and protocol ([columns](references.md#columns)).
 """
 
@@ -116,14 +114,25 @@ def call_table() -> str:
     return first_rows(heading, rows, SHOWN, "rows, down to the fastest")
 
 
+def wire_alone() -> dict[str, str]:
+    """What the calls of a token cost at each published time, beside what the split saves."""
+    calls = [call for own in small_calls().values() for call in own if not is_setting(call)]
+    token_ms = [MODEL.all_reduces * call.us / 1e3 for call in calls]
+    gain_ms = step_ms(by_layer(advised())) - step_ms(of_two(0))
+    return {
+        "us": span([call.us for call in calls], "us"),
+        "cost": span(token_ms, "ms"),
+        "gain": f"{number(gain_ms)} ms",
+        "dearest": ": the dearest cost more than it saves" if max(token_ms) > gain_ms else "",
+    }
+
+
 def figures() -> dict[str, str]:
     """The figures of the page's sentences by name."""
     file_gb = MODEL.parameters * Q4_K_M_BITS / 8 / GB
     none, load, other = of_two(0), advised(), advised(f"{file_gb:.1f}GB")
     small = [call for own in small_calls().values() for call in own]
-    small_us = [call.us for call in small if not is_setting(call)]
     slowest = max(small, key=lambda call: call.us)
-    token_ms = [MODEL.all_reduces * us / 1e3 for us in small_us]
     texts = {
         "command": f"python -m reports advise --model {MODEL.name} --weights {WEIGHTS} "
         f"--gpu {CARD.name} --gpus 2",
@@ -133,10 +142,7 @@ def figures() -> dict[str, str]:
         "weights": f"{WEIGHTS[:-2]} GB",
         "context": f"{CONTEXT:,}",
         "bandwidth": f"{number(CARD.bandwidth_gb_s)} GB/s",
-        "us": span(small_us, "us"),
         "slowest": f"`{slowest.variant}` ({number(slowest.us)} us)",
-        "cost": span(token_ms, "ms"),
-        "gain": f"{number(step_ms(by_layer(load)) - step_ms(none))} ms",
         "layer": f"{number(step_ms(by_layer(load)))} ms",
         "tensor": f"{number(step_ms(none))} ms",
         "even": f"{number(break_even_us(load, by_layer(load)))} us",
@@ -146,7 +152,13 @@ def figures() -> dict[str, str]:
         "other_layer": f"{number(step_ms(by_layer(other)))} ms",
         "other_even": f"{number(break_even_us(other, by_layer(other)))} us",
     }
-    return texts | {"call_table": call_table()}
+    small = answer_open.of_token()
+    texts["r9700_small"] = (
+        f"it took {small}"
+        if small
+        else "over PCIe nobody has published an all-reduce this small with its size"
+    )
+    return texts | wire_alone() | {"call_table": call_table()}
 
 
 def page() -> str:
@@ -160,7 +172,7 @@ def page() -> str:
         "beside": counter["beside"],
     }
     texts = [
-        FIRST_SCREEN.format(**(own | cases)),
+        FIRST_SCREEN.format(**(own | cases), r9700_pair=answer_measured.pair_text(cases)),
         answer_thresholds.TEXT.format(**(own | tested)),
         answer_counter.TEXT.format(**(asked | counter)),
         answer_cases.TEXT.format(**(own | asked | counter | cases)),

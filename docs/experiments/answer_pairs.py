@@ -182,6 +182,18 @@ def between(one: Arrangement, other: Arrangement, cards: Collection[int] = (2,))
     return sorted(found, key=lambda pair: (pair.decode_gain or 0, pair.prefill_gain or 0))
 
 
+def dense_70b(split: Arrangement | None = None, gpus: int = 2) -> list[Row]:
+    """What is published of a dense 70B on R9700s, in any arrangement or in this one."""
+    return [
+        row
+        for row in [*serving(), *pairs()]
+        if (row.gpu, row.gpus) == ("R9700", gpus)
+        and "70B" in row.model
+        and not is_mixture(row)
+        and split in (None, arrangement(row))
+    ]
+
+
 def gains(found: Iterable[Pair], phase: Phase = "decode") -> list[float]:
     """How many times as fast, the smallest first; without those that print no such rate."""
     return sorted(gain for pair in found if (gain := pair.gain(phase)))

@@ -15,7 +15,7 @@ from answer_pairs import (
     machines,
     step_of,
 )
-from answer_text import change, first_rows, sources, times_text
+from answer_text import change, first_rows, rate_text, sources, times_text
 
 from reports.references.pairs import PairRow
 from reports.references.published import draft_tokens
@@ -73,6 +73,12 @@ def load_text(row: Row) -> str:
 def source_text(pair: Pair) -> str:
     is_hearsay = "hearsay" in (pair.one.grade, pair.other.grade)
     return sources([pair.other]) + (", hearsay" if is_hearsay else "")
+
+
+def served_text(rows: Sequence[Row]) -> str:
+    """`21.4 and 15.1 tokens/s (owner)`."""
+    rates = [rate_text(row.decode_tok_s) for row in rows if row.decode_tok_s]
+    return f"{' and '.join(rates)} tokens/s ({sources(rows)})"
 
 
 def arranged(pair: Pair) -> str:

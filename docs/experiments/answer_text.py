@@ -8,6 +8,8 @@ from typing import TypeVar
 from reports.references.pairs import PairRow
 from reports.references.published import PublishedCall, PublishedServing, select, serving
 from tests.references_page import address
+from wiretax.common.grouped import grouped
+from wiretax.common.untrusted import markdown_text
 
 Published = TypeVar("Published", PublishedCall, PublishedServing, PairRow)
 
@@ -26,16 +28,24 @@ def rate_text(tok_s: float | None) -> str:
 
 
 def sources(rows: Sequence[PublishedCall | PublishedServing | PairRow]) -> str:
-    """Links to the sources of these rows of one owner, by the owner's name."""
-    owner = rows[0].source.partition("/")[0].partition(" ")[0]
-    names = dict.fromkeys(dict.fromkeys(row.source for row in rows), owner)
-    for place, source in enumerate(names, 1):
-        if place > 1:
-            names[source] = str(place)
-    return " ".join(
-        f"[{name}]({link})" if (link := address_of(source)) else name
-        for source, name in names.items()
-    )
+    """Links to the sources of these rows: the first of each owner by the owner's name, others by
+    their number."""
+    texts = []
+    for owner, own in grouped(rows, owner_of).items():
+        if isinstance(own[0], PublishedCall) and own[0].archive:
+            texts.append(f"[{markdown_text(owner)}](references.md#from-owners-archives)")
+            continue
+        for place, source in enumerate(dict.fromkeys(row.source for row in own), 1):
+            name, link = owner if place == 1 else str(place), address_of(source)
+            texts.append(f"[{name}]({link})" if link else name)
+    return " ".join(texts)
+
+
+def owner_of(row: PublishedCall | PublishedServing | PairRow) -> str:
+    """`cadamcat`, or `archive 1a2b3c4d5e6f of NAME`."""
+    if isinstance(row, PublishedCall) and row.archive:
+        return f"archive {row.archive[:12]} of {row.sender}"
+    return row.source.partition("/")[0].partition(" ")[0]
 
 
 def address_of(source: str) -> str | None:

@@ -25,19 +25,25 @@ from reports.references.pairs import pairs
 from reports.references.published import serving
 from reports.tables.sentences import counted, number, size_text
 from tests.references_page import span
+from wiretax.common.program import REPOSITORY, SEND_ARCHIVE
 from wiretax.record.case import bus_factor
 
 TEXT = """## Test your own cards in two minutes
 
-Install this where your engine runs, in its container too ([how](gpu.md)). It takes some minutes,
-once:
+Where your engine runs, in its container too ([how](gpu.md)); it installs for some minutes, once,
+and answers in three:
 
 ```sh
-git clone https://github.com/wiretax/wiretax && cd wiretax
-make setup GPU=rocm && . .venv-rocm/bin/activate  # or cuda13, cuda12
+git clone {repository} && cd wiretax && make setup GPU=rocm  # or cuda13, cuda12
+.venv-rocm/bin/wiretax survey --quick
 ```
 
-Then measure, {seconds} s each; the first run compiles its kernels too, for up to a minute:
+**[Send the archive]({send})** that its last line names, `results/survey-TIME.tar.gz`: its calls
+become rows of [the published figures](references.md#from-owners-archives) and of this page. It
+names no host, user or folder.
+
+Or measure one threshold by itself, {seconds} s each, after `. .venv-rocm/bin/activate`; the first
+run compiles its kernels too, for up to a minute:
 
 ```sh
 {decode_command}
@@ -72,21 +78,16 @@ here:
 
 It implies what a call cost: **(step by tensor - step of one card / 2) / calls**. A step is vLLM's
 median TPOT, or 1000 ms / (t/s) of llama-bench; by layer stands for one card that is too small.
-Calls are 2 x layers, in vLLM one more. Paste this into an
-[issue](https://github.com/wiretax/wiretax/issues), with the two files that the runs name in their
-last lines, and it becomes a row:
+Calls are 2 x layers, in vLLM one more. An archive has no figures of engines: paste these into an
+[issue]({issues}), and they become a row too:
 
 ```text
-date, and a link if it is published:
-cards, slots, host's processor, peer access (of bench.doctor):
-driver, CUDA or ROCm, library and its version, variables that you set:
+date, and a link if it is published; the archive of your survey, if you sent it:
 engine, version, container; from a graph or eager; its all-reduce (library, own kernel):
-{decode_size} in a chain from a graph, us: library ...  fastest kernel ...
-{prefill_size} alone, ms: library ...  fastest kernel ...
 model, weights (such as Q4_K_M), layers; drafter, its k, tokens a step:
 streams, tokens of context, of prompt and of answer:
 ms a token and ms to the first token: one card ...  two by layer ...  two by tensor ...
-implied cost of a call, us: ...
+without an archive: cards, slots, peer access, driver, CUDA or ROCm, variables that you set:
 ```
 """
 
@@ -182,8 +183,9 @@ def figures() -> dict[str, str]:
         "prefill_command": commands[1],
         "engine_commands": "\n".join(ENGINE_COMMANDS),
         "least": f"{LEAST_PARAMETERS / 1e9:.0f} billion",
-        "decode_size": sizes[0],
-        "prefill_size": sizes[1],
+        "repository": REPOSITORY,
+        "send": SEND_ARCHIVE,
+        "issues": f"{REPOSITORY}/issues",
         "threshold_table": markdown_table(heading, rows),
         "decode_shares": percents(read),
         "decode_rows": rows_and_machines(read),

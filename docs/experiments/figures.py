@@ -1,5 +1,6 @@
 """`make figures`: draws the pictures of docs/experiments/ from the tables in data/, and writes
-docs/answer.md and docs/claims.md.
+docs/answer.md, docs/claims.md, docs/references.md and the sentences of README.md and docs/gpu.md
+that follow from the published figures.
 
 A file figures_*.py has a table FIGURES: the name of each picture -> (the function that draws it,
 the names of the tables that it takes). To add a picture, add a function and a row there.
@@ -10,10 +11,13 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+import answer_marked
 import answer_page
 import claims_page
 from drawing import HERE, read, write
 from matplotlib.figure import Figure
+
+from tests import references_page
 
 FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     name: figure
@@ -26,7 +30,9 @@ def main() -> None:
     names = sys.argv[1:] or list(FIGURES)
     if "answer" in names:
         answer_page.write()
+        answer_marked.write()
         claims_page.write()
+        references_page.write()
 
     for name in names:
         draw, tables = FIGURES[name]

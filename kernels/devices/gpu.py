@@ -1,7 +1,7 @@
-"""A GPU as a device, CUDA or HIP, through CuPy. Peers open its memory by IPC (`mapped`; on one GPU
-`same_device`; on HIP followed by the type of memory), or by the driver's virtual memory management
-(`mapped vmm`, also with a type). Where the driver refuses or the probe fails, both GPUs register
-host memory (`host_staged`)."""
+"""A GPU as a device, CUDA or HIP, through CuPy. Peers open its memory by IPC
+(`mapped`; on one GPU `same_device`; on HIP followed by the type of memory), or by the driver's
+virtual memory management (`mapped vmm`, also with a type). Where the driver refuses or the probe
+fails, both GPUs register host memory (`host_staged`)."""
 
 import contextlib
 import ctypes
@@ -118,10 +118,10 @@ class GpuDevice(GpuStream):
 
     def __init__(self, pci_bus_id: str, sharers: int = 1) -> None:
         super().__init__(pci_bus_id)
-        self.sharers, self.xp, runtime = sharers, self.cupy, self.runtime
+        self.sharers, self.xp, runtime = sharers, self.bindings, self.runtime
         with self.calling("opening the device"):
             properties = runtime.getDeviceProperties(self.ordinal)
-            self.compiler_version = self.cupy.cuda.nvrtc.getVersion()
+            self.compiler_version = self.bindings.cuda.nvrtc.getVersion()
         self.arch = arch_of(properties)
         # hipRTC never changes its own version number, so the runtime's version stands beside it.
         runtime_version = release(runtime.runtimeGetVersion())
@@ -152,15 +152,15 @@ class GpuDevice(GpuStream):
             "driver": release(runtime.driverGetVersion()),
             "runtime": runtime_version,
             "module": module_version(AMD_MODULE if runtime.is_hip else NVIDIA_MODULE),
-            "cupy": self.cupy.__version__,
+            "cupy": self.bindings.__version__,
         }
 
     def compile(self, stem: str, macros: Macros, wait: bool = True) -> Path:
-        return compile_kernel(self.cupy, self.arch, self.compiler, stem, macros, wait)
+        return compile_kernel(self.bindings, self.arch, self.compiler, stem, macros, wait)
 
     def opened(self, path: Path) -> Any:
         with self.calling(f"loading {path.name.partition('-')[0]}"):
-            return self.cupy.RawModule(path=str(path))
+            return self.bindings.RawModule(path=str(path))
 
     def function(self, loaded: Any, entry: str, threads: int | None) -> Any:
         threads = min(threads or self.threads, self.threads)
@@ -310,8 +310,8 @@ class GpuDevice(GpuStream):
 
     def array(self, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
         size_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        memory = self.cupy.cuda.UnownedMemory(address, size_bytes, None, self.ordinal)
-        return self.cupy.ndarray(shape, dtype, self.cupy.cuda.MemoryPointer(memory, 0))
+        memory = self.bindings.cuda.UnownedMemory(address, size_bytes, None, self.ordinal)
+        return self.bindings.ndarray(shape, dtype, self.bindings.cuda.MemoryPointer(memory, 0))
 
     def _staged(self, shared: shared_memory.HostMemory) -> GpuMemory:
         """Shared host memory, mapped into this GPU."""

@@ -1,4 +1,4 @@
-"""A GPU's driver and run-time compiler through CuPy: lists the GPUs, compiles."""
+"""A GPU's driver and run-time compiler, through CuPy: lists the GPUs, compiles."""
 
 import contextlib
 import ctypes
@@ -67,7 +67,7 @@ def legacy_ipc_fails() -> bool:
 
 
 @cache
-def load_cupy() -> Any:
+def load_bindings() -> Any:
     """The module `cupy`. Raises DeviceError with CuPy's own reason and what to install."""
     # RCCL's README asks for it if GPUs peer over PCIe; read when ROCm starts.
     os.environ.setdefault("HSA_FORCE_FINE_GRAIN_PCIE", "1")
@@ -146,7 +146,7 @@ def visible_gpus(mixed: bool = False) -> VisibleGpus:
     GPU would otherwise set the times of the cards beside it. Raises DeviceError without a GPU."""
     if not gpu_node():  # CuPy takes a second to load
         driver_library(*DRIVERS)
-    runtime = load_cupy().cuda.runtime
+    runtime = load_bindings().cuda.runtime
     vendor = "hip" if runtime.is_hip else "cuda"
     try:
         gpus = [describe(runtime, bus_id, number) for bus_id, number in ordinals(runtime).items()]
@@ -232,7 +232,7 @@ def compiler_flags(arch: str) -> list[str]:
 
 
 def compile_kernel(
-    cupy: Any, arch: str, compiler: str, stem: str, macros: Macros, wait: bool = True
+    bindings: Any, arch: str, compiler: str, stem: str, macros: Macros, wait: bool = True
 ) -> Path:
     """`kernels/<stem>.cu`, compiled by NVRTC or hipRTC for an `arch` such as sm_90 or gfx1201. Our
     own cache keeps it, because CuPy's cache key ignores our headers. Raises as `compile_once`."""
@@ -240,7 +240,7 @@ def compile_kernel(
     refusal = f"{compiler} cannot compile {source.name} for {arch}"
 
     def write_binary(path: Path, options: list[str], checks: str) -> None:
-        path.write_bytes(build(cupy.cuda.nvrtc, source, [*flags, *options], refusal, checks)[1])
+        path.write_bytes(build(bindings.cuda.nvrtc, source, [*flags, *options], refusal, checks)[1])
 
     return compile_once(source, [compiler, *flags], macros, write_binary, wait)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kernels.devices.device import Action, Counts, Device, Gate, Stamps, Step, Watch
-from kernels.devices.gpu_driver import calling, driver_library, load_cupy, ordinals, wide
+from kernels.devices.gpu_driver import calling, driver_library, load_bindings, ordinals, wide
 
 # Entries of a stream, also a library's. After about 1,000 a launch blocks: at a gate, for ever.
 MOST_QUEUED = 500
@@ -34,15 +34,15 @@ class GpuStream(Device):
     """A GPU, by its PCI bus id, and its stream. The gate's kernel polls `pinned_gate`."""
 
     def __init__(self, pci_bus_id: str) -> None:
-        self.cupy, self.pci_bus_id = load_cupy(), pci_bus_id
-        runtime = self.runtime = self.cupy.cuda.runtime
+        self.bindings, self.pci_bus_id = load_bindings(), pci_bus_id
+        runtime = self.runtime = self.bindings.cuda.runtime
         self.name = "hip" if runtime.is_hip else "cuda"
         with self.calling("opening the device"):
             self.ordinal = ordinals(runtime)[pci_bus_id]
             runtime.setDevice(self.ordinal)
-            self.stream = self.cupy.cuda.Stream(non_blocking=True)
+            self.stream = self.bindings.cuda.Stream(non_blocking=True)
             self.stream.use()
-            self.second = self.cupy.cuda.Stream(non_blocking=True, priority=-1)
+            self.second = self.bindings.cuda.Stream(non_blocking=True, priority=-1)
         self.pinned_gate: Gate = self.pinned(Gate)
         self.pinned_watch: Watch = self.pinned(Watch)
         self.gates = 1  # the last one's number; `pinned_gate.wanted` is 0 until one gives up
@@ -53,7 +53,7 @@ class GpuStream(Device):
         return calling(f"on GPU {self.pci_bus_id}, {call}")
 
     def driver(self, name: str, *arguments: Any) -> None:
-        """Calls a function that CuPy lacks in the driver's own library. Raises DeviceError."""
+        """Calls a function of the driver's own library, which CuPy lacks. Raises DeviceError."""
         with self.calling(name):
             status = driver_library(self.name)[name](*wide(arguments))
             if status:
@@ -68,7 +68,7 @@ class GpuStream(Device):
 
     def current_stream(self) -> int:
         """The stream of the calls now: the kernels', or within `beside` the second one."""
-        return int(self.cupy.cuda.get_current_stream().ptr)
+        return int(self.bindings.cuda.get_current_stream().ptr)
 
     def pinned(self, kind: type[ctypes.Structure]) -> Any:
         """A zeroed structure in memory of the host, at the same address for kernels."""
@@ -184,7 +184,7 @@ class GpuStream(Device):
         return events
 
     def _stamp(self) -> Any:
-        Event = self.cupy.cuda.Event
+        Event = self.bindings.cuda.Event
         if self.name != "hip":
             return Event()
         event = Event.__new__(Event)  # CuPy's own takes no flags of HIP
@@ -195,7 +195,7 @@ class GpuStream(Device):
         """Of an iteration with these events, one or more, whose batch ended then, after the last
         event."""
         origin = next(iter(events.values()))
-        since_ms = partial(self.cupy.cuda.get_elapsed_time, origin)
+        since_ms = partial(self.bindings.cuda.get_elapsed_time, origin)
         began_ns = ended_ns - round(1e6 * since_ms(last))
         stamps_ns = [began_ns] * STAMPS
         for column, event in events.items():
@@ -230,7 +230,7 @@ class GpuStream(Device):
 
     def beside(self, steps: Sequence[Step]) -> tuple[Step, Step]:
         with self.calling("making events"):
-            begun, ended = (self.cupy.cuda.Event(disable_timing=True) for _ in range(2))
+            begun, ended = (self.bindings.cuda.Event(disable_timing=True) for _ in range(2))
 
         def enqueue() -> None:
             begun.record(self.stream)

@@ -14,7 +14,7 @@ import msgspec
 
 from kernels.devices.compile_cache import CompileError
 from kernels.devices.device import DeviceError
-from kernels.devices.gpu_driver import build, compiler_flags, load_cupy
+from kernels.devices.gpu_driver import build, compiler_flags, load_bindings
 
 PRELUDE = Path(__file__).parents[1] / "hip_prelude.h"
 CLANGS = ("clang-22", "amdclang++", "/opt/rocm/llvm/bin/clang++")
@@ -49,7 +49,7 @@ class NoCompiler(CompileError):
 def nvrtc() -> Any:
     """CuPy's NVRTC. Raises NoCompiler without it."""
     try:
-        cupy = load_cupy()
+        cupy = load_bindings()
         cupy.cuda.nvrtc.getVersion()  # loads NVRTC
     except (DeviceError, RuntimeError) as error:
         raise NoCompiler(f"no NVRTC was found: {error}") from error

@@ -23,8 +23,8 @@ from tests.reliability.launch_matrix import SMALL
 def real_cupy():
     if find_spec("cupy") is None:
         pytest.skip("CuPy is not installed")
-    gpu_driver.load_cupy.cache_clear()
-    return gpu_driver.load_cupy()
+    gpu_driver.load_bindings.cache_clear()
+    return gpu_driver.load_bindings()
 
 
 def test_the_real_cupy_without_a_driver_gives_one_sentence(real_cupy, monkeypatch):
@@ -63,11 +63,11 @@ def test_a_cupy_that_cannot_be_imported_gives_one_sentence(monkeypatch):
         frame = "\n========\nFailed to import CuPy.\n\nOriginal error:\n...\n========\n"
         raise ImportError(frame) from ImportError("libcublas.so.13: cannot open shared object")
 
-    gpu_driver.load_cupy.cache_clear()
+    gpu_driver.load_bindings.cache_clear()
     monkeypatch.setattr(gpu_driver, "importlib", SimpleNamespace(import_module=import_module))
     sentence = r"CuPy cannot be imported: libcublas\.so\.13: cannot open shared object; `make all"
     with pytest.raises(DeviceError, match=sentence) as refusal:
-        gpu_driver.load_cupy()
+        gpu_driver.load_bindings()
     assert "\n" not in str(refusal.value)
 
 

@@ -45,7 +45,7 @@ def initialize_process(*, preload_shortnames=(), rtld_global=True, **more):
 LOAD = """
 from kernels.devices import gpu_driver
 try:
-    print(gpu_driver.load_cupy().__version__)
+    print(gpu_driver.load_bindings().__version__)
     print(gpu_driver.driver_library("hip")._name)
 except gpu_driver.DeviceError as error:
     print(error)

@@ -1,14 +1,15 @@
 """The archive of a survey as rows of the tables of published figures.
 
-A row is a call of the library as it is, or of our fastest kernel, over at least LEAST_LAUNCHES
-launches of one machine: their geometric mean, and its 95 % interval. Its words are those with which
-`expect` asks about a run."""
+A row is a call of NCCL or RCCL as it is, or of `auto`, over at least LEAST_LAUNCHES launches of one
+machine: their geometric mean, and its 95 % interval. Its words are those with which `expect` asks
+about a run."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -21,12 +22,13 @@ from wiretax.record.archive import Contents, digest, read_contents, unpacked
 from wiretax.record.case import bus_factor
 from wiretax.record.observations import MIN_BLOCKS, entry_of, in_one_state
 from wiretax.record.result import ResultError, read, time_of
-from wiretax.record.schema import Case, Result, Run
+from wiretax.record.schema import Result, Run
 
 PLAIN = "plain", "graph"  # variants of a library as it is: launched one by one, or from a graph
-DIGITS = 4  # of a figure in a row: more than the intervals leave
+LIBRARY = re.compile(r"(NCCL|RCCL) [\d.]+")
 CPU_NOISE = r"\((?:R|TM)\)|\b(?:AMD|Intel|CPU|Processor|\d+-Core)\b|@.*"
 CPU_NAME = re.compile("[A-Za-z][A-Za-z0-9 +-]{1,40}")
+DIGITS = 4  # of a figure in a row: more than the intervals leave
 
 
 class DamagedArchive(ResultError):
@@ -44,31 +46,25 @@ class SentArchive:
     def of(self, benchmark: str) -> list[Result]:
         return [result for result in self.runs.values() if result.run.benchmark == benchmark]
 
+    @property
+    def all_reduces(self) -> list[Result]:
+        return self.of("allreduce")
+
 
 @dataclass
-class Call:
-    """A call of one launch: the run's case, and the row that it would be."""
+class Launch:
+    """A call of one launch: the row that it alone would be, and what is alike in the launches of a
+    row. A single call can be replayed from a graph, too."""
 
     run: Run
-    case: Case
     row: PublishedCall
+    is_replayed: bool
+    method: str
 
     @property
-    def cell(self) -> tuple[object, ...]:
+    def cell(self) -> tuple[Any, ...]:
         """What one row answers."""
         return self.row.size_bytes, self.row.mode, self.row.kind, self.row.transport
-
-    @property
-    def is_replayed(self) -> bool:
-        return bool(self.run.method.get("graph"))
-
-    @property
-    def way(self) -> tuple[object, ...]:
-        """What is alike in the launches of a row."""
-        case = self.case
-        method = sorted((k, str(v)) for k, v in self.run.method.items() if k != "graph")
-        place = case.datatype, case.variant, case.memory, case.in_place
-        return (self.is_replayed, self.row.library, *place, str(method))
 
 
 def read_sent(path: Path) -> SentArchive:
@@ -88,84 +84,89 @@ def read_sent(path: Path) -> SentArchive:
 def rows_of(sent: SentArchive) -> tuple[list[PublishedCall], list[str]]:
     """The rows of the archive's launches in one state of the link, and sentences on what gives
     none."""
-    entries, notes = in_one_state([entry_of(result) for result in sent.of("allreduce")])
-    results = [sent.runs[str(entry.path)] for entry in entries]
-    calls = [call for result in results for call in _calls(result)]
-    cells = grouped(calls, attrgetter("cell"))
-    has_peers = any(call.row.transport == "p2p" for call in calls)
+    entries, notes = in_one_state([entry_of(result) for result in sent.all_reduces])
+    every = [each for entry in entries for each in _launches(sent.runs[str(entry.path)])]
+    has_peers = any(each.row.transport == "p2p" for each in every)
     rows, few = list[PublishedCall](), 0
-    for cell in sorted(cells):
-        ways = grouped(cells[cell], lambda call: call.way).values()
-        enough = [own for own in ways if len(own) >= LEAST_LAUNCHES]
-        few += not enough
+    for _, own in sorted(grouped(every, lambda each: each.cell).items(), key=itemgetter(0)):
+        ways = grouped(own, lambda each: (each.is_replayed, each.method)).items()
         # A single call that no graph replayed comes first, then the fastest.
-        found = [(own[0].is_replayed, _row(sent, own, has_peers)) for own in enough]
-        rows += [row for _, row in sorted(found, key=lambda pair: (pair[0], pair[1].us))[:1]]
+        found = [
+            (is_replayed, row.us, row)
+            for (is_replayed, _), launches in ways
+            if len(launches) >= LEAST_LAUNCHES
+            for row in [_row(sent, launches, has_peers)]
+        ]
+        rows += [row for _, _, row in sorted(found, key=itemgetter(0, 1))[:1]]
+        few += not found
     if few:
         notes.append(f"{counted(few, 'call')} of fewer than {LEAST_LAUNCHES} launches: left out.")
     return rows, notes
 
 
-def _calls(result: Result) -> list[Call]:
-    """The calls of a launch of which rows are made: of the library as it is, and of `auto`."""
-    return [
-        Call(result.run, case, row)
-        for case, row in plain_calls(result)
-        if row.collective == "all_reduce"
-        and case.redop == "sum"
-        and (case.algorithm == "auto" or (case.algorithm == "library" and case.variant in PLAIN))
-        and (row.mode == "graph") == (case.mode == "chained")
-        and case.time_us
-        and (case.time_us.n_blocks or 0) >= MIN_BLOCKS
-    ]
+def _launches(result: Result) -> Iterator[Launch]:
+    """The calls of a launch of which rows are made."""
+    run, is_replayed = result.run, bool(result.run.method.get("graph"))
+    settings = library_of(run).set_by_wiretax.items()
+    for case, row in plain_calls(result):
+        library, _, version = row.library.partition(" ")
+        variant = " ".join(f"{name}={value}" for name, value in settings)
+        is_plain = case.variant in PLAIN and LIBRARY.fullmatch(row.library)
+        if case.algorithm == "auto":
+            library, version, variant = "wiretax", run.version, case.chosen or "auto"
+        elif case.algorithm != "library" or not is_plain:
+            continue
+        is_chain = case.mode == "chained"
+        n_blocks = (case.time_us and case.time_us.n_blocks) or 0
+        if (
+            row.collective == "all_reduce"
+            and case.redop == "sum"
+            and n_blocks >= MIN_BLOCKS
+            and is_chain == (row.mode == "graph")
+        ):
+            row = replace(
+                row,
+                library=library.lower(),
+                version=version,
+                variant=variant,
+                datatype=case.datatype,
+            )
+            place = case.datatype, case.variant, case.memory, case.in_place
+            other = {name: value for name, value in run.method.items() if name != "graph"}
+            yield Launch(run, row, is_replayed, f"{row.library} {version} {place} {other}")
 
 
-def _row(sent: SentArchive, launches: Sequence[Call], has_peers: bool) -> PublishedCall:
+def _row(sent: SentArchive, launches: Sequence[Launch], has_peers: bool) -> PublishedCall:
     run, row = launches[0].run, launches[0].row
-    span = span_over_launches([call.row.us for call in launches])
-    library, _, version = row.library.partition(" ")
-    settings = [f"{name}={value}" for name, value in library_of(run).set_by_wiretax.items()]
-    if row.kind != "library":
-        library, version = "wiretax", run.version
-        settings = [call.case.chosen or call.case.algorithm for call in launches]
-    time_us, size = _rounded(span.value), row.size_bytes or 0
-    parts = [counted(len(launches), "launch"), f"Wiretax {run.version}"]
-    parts += [
-        f"{name} {value}"
-        for name in ("driver", "runtime", "module")
-        if (value := run.ranks[0].get(name))
-    ]
-    began = time_of(run.run_id)
+    span, began = span_over_launches([each.row.us for each in launches]), time_of(run.run_id)
+    time_us, low_us, high_us = (
+        float(f"{us:.{DIGITS}g}") for us in (span.value, span.low, span.high)
+    )
+    bus_bytes = (row.size_bytes or 0) * bus_factor(row.collective, row.gpus)
+    facts = [f"{name} {run.ranks[0].get(name)}" for name in ("driver", "runtime", "module")]
+    facts = [counted(len(launches), "launch"), f"Wiretax {run.version}", *facts]
     return replace(
         row,
         machine=machine_words(run, row, has_peers),
-        library=library.lower(),
-        version=version,
-        variant=" or ".join(dict.fromkeys(settings)),
-        datatype=launches[0].case.datatype,
+        variant=" or ".join(dict.fromkeys(each.row.variant for each in launches)),
         time_us=time_us,
-        busbw_gb_s=_rounded(size * bus_factor(row.collective, row.gpus) / time_us / 1e3),
+        time_low_us=low_us,
+        time_high_us=high_us,
+        busbw_gb_s=float(f"{bus_bytes / time_us / 1e3:.{DIGITS}g}"),
         statistic="median",
-        time_low_us=_rounded(span.low),
-        time_high_us=_rounded(span.high),
         archive=sent.sha256,
         date=f"{began:%Y-%m-%d}" if began else "",
         source=f"archive {sent.sha256[:12]}",
-        note=", ".join(parts),
+        note=", ".join(facts),
     )
 
 
 def machine_words(run: Run, row: PublishedCall, has_peers: bool) -> str:
-    """`2x R9700, PCIe 5 x16, peers, one socket (EPYC 9354), 1a2b3c4d`: two archives of one machine
-    have the same words, and so one vote."""
-    sockets = {number: words for words, number in SOCKETS.items()}
-    parts = [f"{row.gpus}x {row.gpu}"]
-    parts += [row.fabric] if row.fabric != "unknown" else []
-    parts += ["peers" if has_peers else "no peers"]
-    parts += [words for number, words in sockets.items() if number == spans_sockets(run)]
+    """`2x R9700, PCIe 5 x16, peers, one socket (EPYC 9354), 1a2b3c4d5e6f`: two archives of one
+    machine have the same words, and so one vote."""
+    sockets = [words for words, number in SOCKETS.items() if number == spans_sockets(run)]
+    fabric = [row.fabric] if row.fabric != "unknown" else []
+    parts = [f"{row.gpus}x {row.gpu}", *fabric, "peers" if has_peers else "no peers", *sockets]
     cpu = " ".join(re.sub(CPU_NOISE, "", fact(run, "cpu.model") or "").split())
-    return f"{', '.join(parts)}{f' ({cpu})' if CPU_NAME.fullmatch(cpu) else ''}, {run.machine_id}"
-
-
-def _rounded(figure: float) -> float:
-    return float(f"{figure:.{DIGITS}g}")
+    words = ", ".join(parts)
+    return f"{words}{f' ({cpu})' if CPU_NAME.fullmatch(cpu) else ''}, {run.machine_id}"

@@ -369,3 +369,47 @@ def test_what_is_no_archive_is_one_sentence(
     assert complained.count("\n") == 1
     assert contributed.read_bytes() == before
     assert not [*tmp_path.rglob("escaped.json")]
+
+
+STEP = {"launch": 1, "command": "", "status": "done", "sentence": "", "elapsed_s": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "fields"),
+    [
+        (head(environment={"gpu.links": {"value": "PCIe 6 x7"}}), {}),
+        (head(world__ranks=[]), {}),
+        (head(world__size=10**6), {}),
+        (ranks(driver={"a": 1}, gpu="x" * 10_000), {}),
+        (of("block", n=0), {}),
+        (of("block", time_us=0.0, total_us=0.0), {}),
+        (of("end", elapsed_s=None), {}),
+        (of("case", time_us=None), {}),
+        (dict, {"made": "0001-01-01T00:00:00Z"}),
+        (dict, {"made": "2026-11-20T06:22:00"}),
+        (dict, {"steps": [STEP | {"name": "allreduce\x1b[31m", "run": "results/none.jsonl"}]}),
+        (dict, {"version": "\x1b[31m" + "9" * 5000}),
+    ],
+)
+def test_what_nobody_writes_is_refused_without_a_traceback(tmp_path, capsys, change, fields):
+    path = packed(tmp_path / "survey.tar.gz", edited(change), **fields)
+    status, said, complained = add(capsys, path)
+    assert (status, complained) == (1, "")
+    assert said["reasons"]
+    assert not [text for text in said["reasons"] if len(text) > 500 or "\x1b" in text]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"memory__requested": [["mapped"]]},
+        {"environment": {"cpu.model": {"value": {"EPYC": ["www.example.com"]}}}},
+        {"world__library": [1, 2]},
+        {"method": {"graph": [1]}},
+    ],
+)
+def test_what_no_row_needs_may_have_any_form(tmp_path, capsys, changes):
+    path = packed(tmp_path / "survey.tar.gz", edited(head(**changes)))
+    status, said, complained = add(capsys, path)
+    assert (status, complained) == (0, "")
+    assert not [row for row in said["rows"] if "example" in row["machine"]]

@@ -25,6 +25,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Without references.md, which quotes others' paths.
 OURS = [page for page in PAGES if page.name != "references.md"]
 OURS += [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+LINKING = [*PAGES, *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY"))]
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
 HELP = re.compile(r"^### ([\w. ]+)\n\n```\n(.*?)```\n", re.MULTILINE | re.DOTALL)
@@ -80,7 +81,7 @@ def test_the_table_has_the_current_columns(tmp_path):
     assert max(map(len, run)) <= 80
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_links_to_pages_and_headings_that_exist(page):
     for link in re.findall(r"(?:\]\(|src(?:set)?=\")(?!https?:)([^)\s\"]+)", page.read_text()):
         path, _, heading = link.partition("#")

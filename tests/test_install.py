@@ -134,7 +134,8 @@ def test_what_a_release_may_write():
     """A job that runs others' code, such as that of the tests' packages, may write nothing."""
     release = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
     jobs = release["jobs"]
-    assert release["permissions"] == {"contents": "read"}
+    ci = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    assert release["permissions"] == ci["permissions"] == {"contents": "read"}
     assert {name: job["permissions"] for name, job in jobs.items() if "permissions" in job} == {
         "attach": {"contents": "write"},
         "publish": {"id-token": "write"},

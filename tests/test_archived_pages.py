@@ -51,6 +51,8 @@ def test_make_check_and_ci_build_the_site_and_a_dead_link_fails():
     assert "-m mkdocs build --strict" in MAKEFILE
     jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
     assert {"run": "make docs"} in jobs["test"]["steps"]
+    (kept,) = [step["with"] for step in jobs["test"]["steps"] if "upload" in step.get("uses", "")]
+    assert kept == {"name": "site", "path": "build/docs"}, "a visitor sees it without installing"
     site = (ROOT / "mkdocs.yml").read_text()
     assert "hooks: [docs/experiments/archived_pages.py]" in site
     links = yaml.safe_load(site.partition("validation:\n")[2].partition("\n\n")[0])["links"]

@@ -1,9 +1,10 @@
 """Examines and measures this machine for somebody who decides about it.
 
 The steps are doctor, link, tuning, all-reduce and decode step, each a launch with a time limit; on
-a single GPU a last one predicts what two would do. The time that is left goes into further launches
-of the all-reduce. A folder receives the runs, what each step printed, and one page; an archive
-holds it all, to send. If a step fails, the survey says so and goes on."""
+a single GPU a last one predicts what two would do. The all-reduce has five launches, and what time
+is left goes into more. On several GPUs the thresholds of docs/answer.md are met or not. A folder
+receives the runs, what each step printed, and one page; an archive holds it all, to send. If a step
+fails, the survey says so and goes on."""
 
 import argparse
 import os
@@ -11,6 +12,7 @@ import signal
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -25,7 +27,7 @@ from bench.harness.parser import Parser, whole
 from bench.harness.progress import Progress
 from bench.machine.gpu_state import in_use, intel_gpus
 from bench.surveys import mps, steps
-from bench.surveys.steps import RESULTS, Survey, perform
+from bench.surveys.steps import RESULTS, Survey, SurveyStep, perform
 from collectives.communicator import find_mpirun
 from collectives.library.nccl import BLOCKS
 from kernels.devices import gpu_driver
@@ -60,7 +62,9 @@ def make_parser(
         "GPUs' number share them, through MPS)",
     )
     option(
-        "--quick", action="store_true", help="three minutes: fewer sizes, and only the main steps"
+        "--quick",
+        action="store_true",
+        help="three minutes: fewer sizes, no tuning, and on GPUs calls from a graph",
     )
     option(
         "--max-time",
@@ -149,7 +153,8 @@ def find_gpus(device: str, mixed: bool) -> VisibleGpus:
 def run_survey(survey: Survey) -> int:
     """Runs the steps, writes page and archive, and returns the exit status. Raises OSError,
     ResultError if page or archive cannot be written."""
-    from bench.surveys import survey_page  # not at the top: scipy and its kin take a second
+    # Not at the top: scipy and its kin take a second.
+    from bench.surveys import survey_page, table_taken, thresholds
 
     is_interrupted = False
     try:
@@ -164,6 +169,8 @@ def run_survey(survey: Survey) -> int:
         is_interrupted = True
         survey.progress.write("interrupted; the page and the archive will hold what was measured")
     status = exit_status(survey, is_interrupted)
+    table_taken.keep_table(survey)
+    thresholds.write_picture(survey)
     made = survey_page.write(survey, status)
     failed = [
         f"{step.title}, {step.status}: {step.sentence}"
@@ -173,6 +180,7 @@ def run_survey(survey: Survey) -> int:
     lines = [
         made.title,
         *failed,
+        *thresholds.sentences(survey),
         f"next: {survey_page.next_command(survey, survey.folder)[1]}",
         f"page: {survey.folder / survey_page.PAGE}",
         f"archive: {survey.archive}",
@@ -194,45 +202,66 @@ def exit_status(survey: Survey, is_interrupted: bool) -> int:
 
 def run_steps(survey: Survey) -> None:
     """Gives each first launch its share of the time that is left, keeps theirs for the planned
-    further ones, makes as many of these as fit, and lets the reports read what was measured."""
+    further ones, makes these and then as many more as fit, and lets the reports read what was
+    measured. The steps that are `last` wait for the planned launches: they may take long."""
     total_s = survey.deadline_s - STARTED_S
     closing_s = min(CLOSING_SHARE * total_s, MOST_CLOSING_S)
     end_s = survey.deadline_s - closing_s
     firsts = [step for step in survey.steps if not step.reads]
-    repeated = [step for step in firsts if step.again and not survey.is_quick]
-    kept = sum(each.again["number"] * each.again["share"] for each in repeated)
-    for place, step in enumerate(firsts):
-        if step.peers_only and not survey.maps_peers:
-            survey.steps.remove(step)
-            survey.progress.write(f"{step.log.replace('_', ' ')}: left out, no peers' memory")
-            continue
-        left_s = end_s - time.monotonic()
-        share_s = left_s * step.share / (kept + sum(each.share for each in firsts[place:]))
-        if share_s >= steps.LEAST_STEP_S:
-            perform(survey, step, share_s, left_s + closing_s / 3)  # the last one prints, too
-        else:
-            survey.progress.write(f"{step.log.replace('_', ' ')}: not run, the time is up")
-    # In turn, as long as one fits the time: each step with its last launch. What lacked only time
-    # has compiled its kernels.
-    turns = deque(
-        (step, step)
-        for step in firsts
-        if step.again and (step.is_measured or steps.NO_TIME in step.sentence)
-    )
-    while turns:
-        first, last = turns.popleft()
-        further, left_s = first.next_launch(last.launch + 1), end_s - time.monotonic()
-        # The first launch may have more cases than the further ones.
-        planned_s = max(last.elapsed_s * further.share / last.share, steps.LEAST_STEP_S)
-        if left_s < steps.MEASURING_SHARE * planned_s:
-            continue
-        survey.steps.append(further)
-        perform(survey, further, planned_s, left_s)
-        if further.is_measured:
-            turns.append((first, further))
+    for is_last in (False, True):
+        for step in firsts:
+            if step.last == is_last:
+                run_first(survey, step, end_s, closing_s)
+        run_launches(survey, firsts, end_s, planned_only=not is_last)
     for step in survey.steps:
         if step.reads:
             perform(survey, step, steps.LEAST_STEP_S, steps.GRACE_S)
+
+
+def run_first(survey: Survey, step: SurveyStep, end_s: float, closing_s: float) -> None:
+    """Runs the first launch of a step, unless it has no place here or the time is up."""
+    if step.peers_only and not survey.maps_peers:
+        survey.steps.remove(step)
+        survey.progress.write(f"{step.log.replace('_', ' ')}: left out, no peers' memory")
+        return
+    left_s = end_s - time.monotonic()
+    share_s = left_s * step.share / shares_ahead(survey)
+    if share_s >= steps.LEAST_STEP_S:
+        perform(survey, step, share_s, left_s + closing_s / 3)  # the last one prints, too
+    else:
+        survey.progress.write(f"{step.log.replace('_', ' ')}: not run, the time is up")
+
+
+def run_launches(
+    survey: Survey, firsts: Sequence[SurveyStep], end_s: float, planned_only: bool
+) -> None:
+    """Further launches of the steps in turn, as long as one fits the time, or `planned_only`."""
+    turns = deque(step for step in firsts if step.again)
+    while turns:
+        first = turns.popleft()
+        last, planned = survey.last_launch(first), survey.planned_launches(first)
+        if not last.can_go_on or (planned_only and not planned):
+            continue
+        further, left_s = first.next_launch(last.launch + 1), end_s - time.monotonic()
+        # The first launch may have more cases than the further ones.
+        time_s = max(last.measuring_s * further.share / last.share, steps.LEAST_STEP_S)
+        if planned:
+            time_s = min(time_s, left_s * further.share / shares_ahead(survey))
+        if time_s < steps.LEAST_STEP_S or left_s < steps.MEASURING_SHARE * time_s:
+            continue
+        survey.steps.append(further)
+        perform(survey, further, time_s, left_s)
+        turns.append(first)
+
+
+def shares_ahead(survey: Survey) -> float:
+    """Of the first launches that are to come, and of the planned further ones."""
+    shares = 0.0
+    for step in survey.steps:
+        if step.launch == 1 and not step.reads:
+            shares += step.share if step.status == "not run" else 0.0
+            shares += survey.planned_launches(step) * step.again.get("share", 0.0)
+    return shares
 
 
 main = partial(

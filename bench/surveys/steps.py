@@ -1,8 +1,6 @@
 """The steps of a survey, and the launch of one: command line, time limit, logs, outcome."""
 
 import os
-import re
-import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +18,7 @@ from bench.campaigns.campaign_options import time_text
 from bench.campaigns.processes import run_to_end, with_status
 from bench.harness.console import FINE, WRONG
 from bench.harness.progress import QUIET, Progress
+from bench.surveys import printed
 from reports import __name__ as REPORTS_PACKAGE
 from reports.advice.given_card import FORM
 from reports.advice.specs import Gpu, sheet_of
@@ -28,7 +27,7 @@ from wiretax.common.grouped import grouped
 from wiretax.common.interpreter import module_command
 from wiretax.common.owners import open_folder
 from wiretax.common.program import BENCH, REPORTS, RUN
-from wiretax.common.untrusted import printable, read_bytes
+from wiretax.common.untrusted import printable
 from wiretax.record.result import ResultError, read
 from wiretax.record.schema import Result
 
@@ -38,9 +37,6 @@ GRACE_S = 15.0  # for a step that starts slowly; compilers may take as long as i
 NO_TIME = "time ran out"  # as benchmarks say it
 TABLE, RESULTS, LOGS = "tuned.toml", "results", "logs"
 BOTH_MEMORIES = "tune_memory"  # the step whose rows `auto` takes over both kinds of memory alone
-SYSTEM_FOLDERS = "dev|etc|lib|lib64|opt|proc|sys|usr"
-# A folder that could name a user or a project; the system's own folders tell nobody anything.
-PRIVATE_FOLDER = re.compile(rf"(?<![\w/.>])~?/(?!(?:{SYSTEM_FOLDERS})/)(?:[^\s/'\":,;()]+/)+")
 PLANS = msgspec.toml.decode(Path(__file__).with_name("steps.toml").read_bytes())
 Status = Literal["done", "incomplete", "wrong", "failed", "interrupted", "not run"]
 
@@ -59,6 +55,9 @@ class SurveyStep:
     reads: Sequence[str] = ()
     gpus_only: bool = False
     peers_only: bool = False
+    quick_gpus: str = ""
+    quick_share: float | None = None
+    last: bool = False
     launch: int = 1
     status: Status = "not run"
     sentence: str = "its turn never came"
@@ -74,12 +73,25 @@ class SurveyStep:
         return self.name if self.launch == 1 else f"{self.name}-{self.launch}"
 
     @property
+    def measuring_s(self) -> float:
+        """Its time without that of compilers, which a further launch does not need again."""
+        end = self.result.end if self.result else None
+        return max(0.0, self.elapsed_s - (end.compile_s if end else 0.0))
+
+    @property
     def is_measured(self) -> bool:
         return self.status in ("done", "incomplete")
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether a further launch may measure something: what lacked only time has compiled its
+        kernels."""
+        return self.is_measured or (self.launch == 1 and NO_TIME in self.sentence)
+
     def next_launch(self, number: int) -> "SurveyStep":
         """The further launch with this number."""
-        line = f"{self.line} {self.again.get('line', '')}".rstrip()
+        more = self.again.get("line", "")
+        line = self.line if more in self.line else f"{self.line} {more}"
         title, share = f"{self.title}, launch {number}", self.again["share"]
         return SurveyStep(self.name, title, line, share, launch=number)
 
@@ -115,6 +127,16 @@ class Survey:
         """The launches of a step that measured something."""
         return [step for step in self.steps if step.name == name and step.is_measured]
 
+    def last_launch(self, first: SurveyStep) -> SurveyStep:
+        return [step for step in self.steps if step.name == first.name][-1]
+
+    def planned_launches(self, first: SurveyStep) -> int:
+        """The further launches of a step for which time is kept, and which are to come."""
+        last, number = self.last_launch(first), int(first.again.get("number", 0))
+        if last.status != "not run" and not last.can_go_on:
+            return 0
+        return max(0, number + 1 - last.launch)
+
     @property
     def maps_peers(self) -> bool:
         """Whether the step `link` measured GPUs that map each other's memory."""
@@ -133,11 +155,13 @@ def plan(name: str, vendor: str, is_quick: bool) -> list[SurveyStep]:
     steps = [SurveyStep(**row) for row in PLANS[name] if vendor or not row.get("gpus_only")]
     if not is_quick:
         return steps
-    return [
-        replace(step, line=f"{step.line} {step.quick}".rstrip())
-        for step in steps
-        if step.quick is not None
-    ]
+    return [quick_form(step, vendor) for step in steps if step.quick is not None]
+
+
+def quick_form(step: SurveyStep, vendor: str) -> SurveyStep:
+    words = [step.line, step.quick, step.quick_gpus if vendor else ""]
+    line = " ".join(filter(None, words))
+    return replace(step, line=line, share=step.quick_share or step.share)
 
 
 def launch_of(survey: Survey, step: SurveyStep, mpirun: str, program: Sequence[str]) -> list[str]:
@@ -218,6 +242,8 @@ def perform(survey: Survey, step: SurveyStep, share_s: float, left_s: float) -> 
         step.status, step.sentence = "failed", str(error)
     else:
         run_step(survey, step, command, limit_s)
+    if step.status != "done" and (share := printed.compile_share(step.result)):
+        step.sentence += f"; {share}"
     took = time_text(step.elapsed_s)
     survey.progress.write(f"{name}: {step.status} after {took}, {step.sentence}")
 
@@ -238,12 +264,17 @@ def run_step(survey: Survey, step: SurveyStep, command: Sequence[str], limit_s: 
                 step.result = read(path)
     if exit_status == FINE:
         note_finding(survey, step)
-        return
+    else:
+        said = printed.sentence_of(log)
+        complaint = said or printed.shortage_of(log) or with_status(last_line, exit_status)
+        if step.elapsed_s >= limit_s:
+            complaint = f"{last_line}; {said}".removesuffix("; ")
+        note_failure(step, complaint, exit_status)
 
-    complaint = sentence_of(log) or with_status(last_line, exit_status)
-    if step.elapsed_s >= limit_s:
-        complaint = f"{last_line}; {sentence_of(log)}".removesuffix("; ")
-    step.status, step.sentence = "failed", without_names(printable(complaint))
+
+def note_failure(step: SurveyStep, complaint: str, exit_status: int) -> None:
+    """Sets the status and the sentence of a step whose command did not exit with 0."""
+    step.status, step.sentence = "failed", printed.without_names(printable(complaint))
     says_wrong = exit_status == WRONG and "wrong" in step.sentence.lower()
     if says_wrong or (step.result and any(case.status == "wrong" for case in step.result.cases)):
         step.status = "wrong"
@@ -253,49 +284,17 @@ def note_finding(survey: Survey, step: SurveyStep) -> None:
     """Sets the status of a step whose command exited with 0, and what it found as its sentence."""
     result = step.result
     step.status = "done"
-    step.sentence = headline_of(result) if result else last_words(survey, step)
+    log = survey.logs / step.log
+    step.sentence = headline_of(result) if result else printed.last_words(log, step.command)
     if step.sentence.endswith("nothing was measured"):
         step.status, step.sentence = "failed", f"{step.sentence}: {NO_TIME}"
     elif result and not result.complete:
         step.status = "incomplete"
         step.sentence += f"; {result.end.reason if result.end else 'the run was cut off'}"
+    if step.command == "tune" and (made := printed.table_made(log)):
+        step.sentence += f"; {made}"
     cases = result.cases if result else []
     for library, own in grouped(cases, attrgetter("library")).items():
         # NCCL wants two GPUs.
         if library and all(case.status == "unsupported" for case in own):
             step.sentence += f"; {library} was not measured: {own[0].reason}"
-
-
-def last_words(survey: Survey, step: SurveyStep) -> str:
-    """The worst problem that the doctor names, or the headline of a report, which may take several
-    lines."""
-    text = log_text(survey.logs / step.log, "out")
-    if step.command != "doctor":
-        return " ".join(re.split(r"\.\n|\ncells: ", text, maxsplit=1)[0].split())
-    problems = text.partition("\nProblems:")[2].partition("\n\n")[0].split("\n- ")[1:]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return " ".join(problems[0].split()) + more if problems else "no problem between the GPUs"
-
-
-def sentence_of(log: Path) -> str:
-    """The sentence that a command printed before it ended, after those on what it left out; MPI may
-    print lines of its own."""
-    form = r"^(?:bench\.|reports\b|wiretax\b)[^:\n]*: (?!\S+ is not measured: )(.*)$"
-    match = re.search(form, log_text(log, "err"), re.MULTILINE)
-    return match[1] if match else ""
-
-
-def log_text(log: Path, stream: str) -> str:
-    """What a step wrote to `out` or `err`; empty if the file is missing."""
-    try:
-        return read_bytes(log.with_suffix(f".{stream}.txt")).decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def without_names(text: str) -> str:
-    """The text with `<home>`, with `<path>/` for folders other than the system's, and `<host>`."""
-    if len(home := os.path.expanduser("~")) > 1:
-        text = text.replace(home, "<home>")
-    text = PRIVATE_FOLDER.sub("<path>/", text)
-    return re.sub(rf"\b{re.escape(socket.gethostname())}\b", "<host>", text)

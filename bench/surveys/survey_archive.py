@@ -12,7 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from bench.surveys.steps import RESULTS, Survey, to_type, without_names
+from bench.surveys.printed import without_names
+from bench.surveys.steps import RESULTS, Survey, to_type
 from wiretax import __version__
 from wiretax.common.program import BENCH, RUN
 from wiretax.common.untrusted import read_bytes

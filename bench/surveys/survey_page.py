@@ -8,7 +8,9 @@ from pathlib import Path
 from shlex import quote
 
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, WRONG
-from bench.surveys.steps import LOGS, RESULTS, TABLE, Survey, SurveyStep, gpu_of, log_text, to_type
+from bench.surveys import thresholds
+from bench.surveys.printed import log_text
+from bench.surveys.steps import LOGS, RESULTS, TABLE, Survey, SurveyStep, gpu_of, to_type
 from bench.surveys.survey_archive import clean_logs, command_of, folder_inside, write_archive
 from reports.advice.candidates import FigureKey, figures_of, read_spec
 from reports.advice.given_card import FORM
@@ -62,8 +64,9 @@ SEND = (
 TO_SEND = f"to publish the figures, if you want, send it (page: what it holds): {SEND_ARCHIVE}"
 PRIVACY = (
     f"The archive holds this page, {RESULTS}/ (the runs, for wiretax show and wiretax.load), "
-    f"{LOGS}/ (what each step printed), {TABLE} (the tuning table), {SPEC} (for procure) and "
-    f"{CONTENTS} (the steps, and the SHA-256 of each file).",
+    f"{LOGS}/ (what each step printed), {TABLE} (the table from which auto chose), "
+    f"{thresholds.PICTURE} (of the page), {SPEC} (for procure) and {CONTENTS} (the steps, and the "
+    "SHA-256 of each file).",
     "It names CPU, GPUs and their PCI addresses, kernel, drivers, libraries, the load, and listed "
     "variables that change the speed, such as NCCL_PROTO. The host's name, users, folders and "
     "other variables are left out.",
@@ -103,6 +106,7 @@ def page_of(survey: Survey, exit_status: int, folder: Path, archive: Path) -> Pa
     ]
     to_do, command = next_command(survey, folder)
     page.sections = [
+        *thresholds.sections(survey),
         Section("Tokens/s", model_sentences(survey)),
         Section("Next", [f"{to_do}:"], text=command),
         *([send_section(archive)] if survey.vendor else []),

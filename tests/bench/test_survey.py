@@ -18,7 +18,8 @@ from bench import link, tune
 from bench.harness.progress import Progress
 from bench.layers import layers_command as layers
 from bench.survey import main, run_survey
-from bench.surveys.steps import Survey, SurveyStep, command_line, plan, without_names
+from bench.surveys.printed import without_names
+from bench.surveys.steps import Survey, SurveyStep, command_line, plan
 from bench.surveys.survey_page import write
 from bench.sweep import sweep_options, sweep_parser
 from kernels.devices import gpu_driver

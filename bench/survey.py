@@ -26,7 +26,7 @@ from bench.harness.options import RunOptions, seconds
 from bench.harness.parser import Parser, whole
 from bench.harness.progress import Progress
 from bench.machine.gpu_state import in_use, intel_gpus
-from bench.surveys import mps, steps
+from bench.surveys import mps, preflight, steps
 from bench.surveys.steps import RESULTS, Survey, SurveyStep, perform
 from collectives.communicator import find_mpirun
 from collectives.library.nccl import BLOCKS
@@ -34,6 +34,7 @@ from kernels.devices import gpu_driver
 from kernels.devices.device import MOST_RANKS, DeviceError
 from kernels.devices.gpu_driver import VisibleGpus
 from wiretax.common.program import BENCH, RUN
+from wiretax.common.untrusted import printable
 from wiretax.record.writing import check_named
 
 FULL_S, SHARED_S, QUICK_S = 900.0, 600.0, 180.0
@@ -100,6 +101,8 @@ def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Surve
     mpirun = find_mpirun()
     if not mpirun:
         raise Stop(CANNOT, "there is no mpirun, which starts the ranks: pip install mpich")
+    if why := preflight.why_no_start(mpirun, ranks):
+        raise Stop(CANNOT, f"mpirun starts no ranks: {printable(why)}; another: pip install mpich")
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     folder = arguments.out or Path(f"results/survey-{started}")
     check_new(folder)
@@ -128,6 +131,8 @@ def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Surve
     )
     if arguments.device == "auto" and not vendor:
         survey.remarks.extend(intel_gpus())
+    seen = [*gpus, *(gpu.bus_id for gpu in left_out)]
+    survey.remarks.extend(preflight.remarks(seen))
     survey.remarks.extend(f"Left out, as no GPU of the commonest kind: {gpu}." for gpu in left_out)
     (survey.inside / RESULTS).mkdir()
     check_named(archive)
@@ -144,9 +149,11 @@ def find_gpus(device: str, mixed: bool) -> VisibleGpus:
         if device not in ("auto", gpus.vendor):
             raise DeviceError(f"there is no {device} device here, CuPy is built for {gpus.vendor}")
     except DeviceError as error:
-        if device == "auto" and not gpu_driver.gpu_node():
+        why = preflight.out_of_reach()
+        if device == "auto" and not why and not gpu_driver.gpu_node():
             return VisibleGpus("", [])
-        raise Stop(CANNOT, f"{error}; to measure the CPU add --device cpu") from error
+        said = f"{why or error}; to measure the CPU add --device cpu"
+        raise Stop(CANNOT, said) from error
     return gpus
 
 

@@ -6,6 +6,7 @@ your limits; without a machine or a limit of yours nothing is accepted."""
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,11 +20,12 @@ from bench.survey import find_gpus, make_parser, open_survey, run_steps
 from bench.surveys import criteria
 from bench.surveys.criteria import Findings
 from bench.surveys.steps import NO_TIME, PLANS, SurveyStep
+from bench.surveys.survey_archive import TIME, clean_logs, folder_inside, write_archive
 from reports.advice.candidates import Requirement
-from reports.advice.nearest import BAD, answer_to, beside, question_of_run, usual_us
-from reports.tables.beside_published import own_calls
-from reports.tables.sentences import number
+from reports.advice.nearest import BAD
+from reports.tables.sentences import fact
 from reports.verdicts.sides import add_allow
+from wiretax import __version__
 from wiretax.common.program import BENCH, RUN
 from wiretax.record.case import size_of
 
@@ -88,6 +90,8 @@ def run_qualify(argv: Sequence[str] | None) -> int:
     own = [step.result for step in survey.steps if step.result]
     for step in survey.steps:
         findings.faults += faults_of(step)
+        if step.result:
+            criteria.hold_to_published(findings, step.result)
     criteria.hold_against(findings, trusted, own, arguments.allow)
     criteria.hold_to(findings, arguments.limits, own)
     undecided = findings.undecided
@@ -97,7 +101,7 @@ def run_qualify(argv: Sequence[str] | None) -> int:
             f"nothing of the trusted machine could be compared: {arguments.expect} has no case "
             "that was measured alike here; another device, or too little time?",
         )
-    elif not findings.compared:
+    elif not findings.compared and not arguments.limits:
         undecided.insert(0, NO_CRITERION)
     undecided += [f"{step.name} {step.status}" for step in survey.steps if step.status != "done"]
     status = FINE
@@ -107,17 +111,30 @@ def run_qualify(argv: Sequence[str] | None) -> int:
         status = CANNOT
         say(f"{BENCH}qualify", "; ".join(undecided[:2]))
 
+    clean_logs(survey)
+    limits = [requirement.text for requirement in arguments.limits]
+    run = own[0].run if own else None
     facts = {
         "schema": 1,
+        "date": time.strftime(TIME, time.gmtime()),
+        "version": __version__,
         "status": status,
         "faults": findings.faults,
         "undecided": undecided,
         "compared": findings.compared,
+        "compared_with_published": findings.with_published,
+        "compared_with_trusted": findings.with_trusted,
+        "compared_with_limits": findings.with_limits,
+        "margin": {"published": BAD, "trusted": criteria.SLOW, "limits": limits},
         "left_out": [*map(str, left_out)],
         "steps": {step.name: f"{step.status}: {step.sentence}" for step in survey.steps},
+        "machine": run and {"id": run.machine_id, "cpu": fact(run, "cpu.model")},
+        "archive": write_archive(survey, "qualify", status, folder_inside(survey)),
     }
+    cards = {rank.get("pci_bus_id"): rank.get("gpu") for rank in (run.ranks if run else ())}
     for bus_id in bus_ids or [""]:
-        print_out(f"{json.dumps(facts | {'serial': serial(bus_id), 'bus_id': bus_id})}\n")
+        card = {"serial": serial(bus_id), "bus_id": bus_id, "gpu": cards.get(bus_id)}
+        print_out(f"{json.dumps(facts | card)}\n")
     return status
 
 
@@ -131,27 +148,12 @@ def check_sizes(limits: Sequence[Requirement]) -> None:
 
 
 def faults_of(step: SurveyStep) -> Iterator[str]:
-    """Sentences on a step that failed or found wrong results, on PCIe errors while it ran, and on
-    times beyond BAD times the median of what is published."""
+    """Sentences on a step that failed or found wrong results, and on PCIe errors while it ran."""
     lacks_time = NO_TIME in step.sentence or "took longer" in step.sentence  # as `run_to_end` says
     if step.status == "wrong" or (step.status == "failed" and not lacks_time):
         yield f"{step.name} {step.status}: {step.sentence}"
-    if not step.result:
-        return
-    if step.result.end and step.result.end.note:
+    if step.result and step.result.end and step.result.end.note:
         yield f"{step.name}: {step.result.end.note}"
-    if not own_calls(step.result):  # of GPUs of one model, one a rank
-        return
-    question = question_of_run(step.result)
-    for call in question.own:
-        size_bytes = call.size_bytes or 0
-        answer = answer_to(question, size_bytes, call.kind)
-        alike = beside(answer, call)
-        if alike and not answer.differs and call.us > BAD * usual_us(alike):
-            yield (
-                f"{call.kind} at {size_bytes} B: {number(call.us)} us, published for equal "
-                f"machines are {number(usual_us(alike))} us"
-            )
 
 
 main = partial(run_command, f"{BENCH}qualify", run_qualify)

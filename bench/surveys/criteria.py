@@ -14,6 +14,7 @@ from bench.campaigns.campaign_options import Stop
 from bench.harness.console import USAGE
 from reports.advice.call_percentiles import FIELDS, needed
 from reports.advice.candidates import Requirement, requirement_of
+from reports.advice.nearest import BAD, answer_to, beside, question_of_run, usual_us
 from reports.tables.sentences import describe, number, size_text, some
 from reports.verdicts.judge import Incomparable, differing
 from reports.verdicts.sides import Side, faults_of
@@ -21,7 +22,7 @@ from wiretax.common.grouped import grouped
 from wiretax.record.case import Key, key_of
 from wiretax.record.manifest import runs_by_time
 from wiretax.record.observations import cards_of
-from wiretax.record.result import read
+from wiretax.record.result import ResultError, read
 from wiretax.record.schema import Case, Estimate, Result, Summary
 
 SLOW = 1.25  # times a trusted machine's: launches of one machine differ by less
@@ -31,11 +32,18 @@ TRUSTED, HERE = "the trusted machine", "this machine"
 @dataclass
 class Findings:
     """Sentences on why the machine is rejected, and on what could not be decided; and how many
-    figures were compared."""
+    figures were compared with each criterion."""
 
     faults: list[str] = field(default_factory=list)
     undecided: list[str] = field(default_factory=list)
-    compared: int = 0
+    with_published: int = 0
+    with_trusted: int = 0
+    with_limits: int = 0
+
+    @property
+    def compared(self) -> int:
+        """With what can accept a machine: published figures only reject."""
+        return self.with_trusted + self.with_limits
 
 
 def limit(text: str) -> Requirement:
@@ -115,7 +123,7 @@ def hold_time(findings: Findings, case: Case, expected_us: float) -> None:
     """Holds a time against the trusted machine's."""
     time_us, most_us = case.time_us, SLOW * expected_us
     assert time_us
-    findings.compared += 1
+    findings.with_trusted += 1
     least_us = time_us.ci_low or 0.0
     said = f"at least {number(least_us)}" if least_us > most_us else number(time_us.median)
     sentence = f"{describe(case)}: {said} us, on {TRUSTED} {number(expected_us)} us"
@@ -127,6 +135,26 @@ def hold_time(findings: Findings, case: Case, expected_us: float) -> None:
         findings.undecided.append(
             f"{sentence}; here the interval reaches {number(time_us.ci_high)} us"
         )
+
+
+def hold_to_published(findings: Findings, result: Result) -> None:
+    """Compares each call with those that are published of equal machines, if any are."""
+    try:
+        question = question_of_run(result)
+    except ResultError:  # CPU cores, a card that nobody published, or wrong results, which reject
+        return
+    for call in question.own:
+        size_bytes = call.size_bytes or 0
+        answer = answer_to(question, size_bytes, call.kind)
+        alike = beside(answer, call)
+        if not alike or answer.differs:
+            continue
+        findings.with_published += 1
+        if call.us > BAD * usual_us(alike):
+            findings.faults.append(
+                f"{call.kind} at {size_bytes} B: {number(call.us)} us, published for equal "
+                f"machines are {number(usual_us(alike))} us"
+            )
 
 
 def hold_to(findings: Findings, limits: Sequence[Requirement], own: Sequence[Result]) -> None:
@@ -156,7 +184,7 @@ def hold_to(findings: Findings, limits: Sequence[Requirement], own: Sequence[Res
         else:
             best, unit = min(figures, key=attrgetter("median")), "us"
             worst = best.ci_high
-        findings.compared += 1
+        findings.with_limits += 1
         sentence = (
             f"{requirement.text}: {size_text(int(size_bytes))} has {number(best.median)} {unit}"
         )

@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,23 @@ import pytest
 import yaml
 
 from bench import qualify
+from bench.surveys.criteria import SLOW, Findings, hold_to_published
 from bench.surveys.steps import SurveyStep
 from kernels.devices.gpu_driver import VisibleGpus
+from reports.advice.nearest import BAD
 from tests.launch import ROOT
 from tests.reports.advice.test_expect import gpu_run
-from tests.reports.synthetic_run import mark_wrong, rewrite_head, run_id, world_of, write_run
+from tests.reports.synthetic_run import (
+    mark_wrong,
+    ranks_of,
+    rewrite_head,
+    run_id,
+    world_of,
+    write_run,
+)
+from wiretax import __version__
 from wiretax.record import observations
+from wiretax.record.archive import digest, read_contents, unpacked
 from wiretax.record.histogram import steps_of
 from wiretax.record.result import read
 from wiretax.record.schema import End
@@ -42,10 +54,12 @@ def qualified(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("bench.survey.find_mpirun", lambda: str(launcher))
     monkeypatch.setattr("bench.campaigns.ending.signal.signal", lambda *_: None)
 
-    def ask(name, *words, wrong=False, **made):
+    def ask(name, *words, wrong=False, ranks=None, **made):
         for number in range(3):
             fields = {**SMALL, "n_blocks": 8, "seed": number, **made}
             run = write_run(tmp_path / "made", run_id=run_id(number, name), **fields)
+            if ranks:
+                rewrite_head(run.path, world__ranks=ranks)
             if wrong:
                 mark_wrong(run.path)
                 launcher.write_text(launcher.read_text() + "exit 1\n")
@@ -76,10 +90,32 @@ def test_without_a_criterion_nothing_is_accepted(qualified):
     status, [line], err = qualified("good")
     assert (status, line["status"], line["faults"], line["compared"]) == (3, 3, [], 0)
     assert list(line["steps"]) == ["link", "allreduce", "bits"]
-    assert {"serial", "bus_id", "schema"} <= line.keys()
+    assert {"serial", "bus_id", "schema", "left_out"} <= line.keys()
     assert line["undecided"][0].startswith("nothing says how fast this machine must be: give ")
     assert line["undecided"][0] in err
     assert qualified("slow", "--min", "16K <= 1 us", wrong=True)[0] == 1
+
+
+def test_the_line_tells_when_what_and_by_which_limits_it_was_judged(qualified, tmp_path):
+    """An inventory keeps the line alone, and the archive that it names."""
+    qualified("good")
+    limit = "16K <= 50 us"
+    _, [line], _ = qualified("same", "--expect", tmp_path / "good", "--min", limit)
+    when = datetime.strptime(line["date"], "%Y-%m-%dT%H:%M:%S%z")
+    assert abs(datetime.now(timezone.utc) - when) < timedelta(minutes=5)
+    assert line["version"] == __version__
+    assert line["machine"] == {"id": "a1b2c3", "cpu": "AMD EPYC 9B45"}
+    assert line["gpu"] is None
+    assert line["margin"] == {"published": BAD, "trusted": SLOW, "limits": [limit]}
+    kinds = "published", "trusted", "limits"
+    assert [line[f"compared_with_{kind}"] for kind in kinds] == [0, 6, 1]
+    assert line["compared"] == 7
+    archive = tmp_path / "same.tar.gz"
+    assert line["archive"] == digest(archive)
+    with unpacked(archive) as folder:
+        contents = read_contents(folder)
+        assert (contents.status, contents.command) == (0, "python -m bench.qualify -n 2")
+        assert len([*folder.glob("results/*/*.jsonl")]) == 3
 
 
 def test_a_machine_is_accepted_or_rejected_by_a_trusted_one(qualified, tmp_path):
@@ -254,22 +290,40 @@ def test_each_card_has_a_line_with_its_serial_number(qualified, monkeypatch):
     cards = {"0000:03:00.0": "1324021012345", "0000:83:00.0": None}
     monkeypatch.setattr(qualify, "find_gpus", lambda *_: VisibleGpus("hip", [*cards]))
     monkeypatch.setattr(qualify, "serial", cards.get)
-    status, lines, _ = qualified("two", "--min", "16K <= 50 us")
+    ranks = [*ranks_of("R9700", 1, pci_bus_id="0000:03:00.0"), {"rank": 1, "device": "cpu"}]
+    status, lines, _ = qualified("two", "--min", "16K <= 50 us", ranks=ranks)
     assert status == 0
     assert [(line["bus_id"], line["serial"]) for line in lines] == [*cards.items()]
+    assert [line["gpu"] for line in lines] == ["R9700", None]
 
 
-def test_a_time_behind_published_ones_and_pcie_errors_reject(tmp_path):
-    def faults(us):
-        step = SurveyStep("allreduce", "", "allreduce", status="done")
-        step.result = read(gpu_run(tmp_path / str(us), lambda size: us))
-        step.result.end = End(status="complete", note=None if us < 100 else "PCIe errors: 3")
-        return [*qualify.faults_of(step)]
+def test_pcie_errors_reject(tmp_path):
+    step = SurveyStep("allreduce", "", "allreduce", status="done")
+    step.result = read(gpu_run(tmp_path, lambda size: 20.0))
+    assert [*qualify.faults_of(step)] == []
+    step.result.end = End(status="complete", note="PCIe errors: 3")
+    assert [*qualify.faults_of(step)] == ["allreduce: PCIe errors: 3"]
 
-    assert faults(20.0) == []
-    late, *others = faults(5000.0)
-    assert late == "allreduce: PCIe errors: 3"
-    assert any("us, published for equal machines are " in fault for fault in others)
+
+def test_a_time_behind_published_ones_rejects_and_accepts_nothing(tmp_path):
+    """What was compared with them stands apart: no published figure accepts a machine."""
+    for us, is_fault in ((20.0, False), (5000.0, True)):
+        findings = Findings()
+        hold_to_published(findings, read(gpu_run(tmp_path / str(us), lambda size, us=us: us)))
+        assert bool(findings.faults) == is_fault
+        assert all(" us, published for equal machines are " in fault for fault in findings.faults)
+        assert findings.with_published >= 1
+        assert findings.compared == 0
+
+
+def test_wrong_results_and_unknown_cards_of_gpus_are_compared_with_nothing(tmp_path):
+    """Such a machine had no line, and the status of a bad command line."""
+    wrong, unknown = (gpu_run(tmp_path / name, lambda size: 20.0) for name in ("wrong", "unknown"))
+    mark_wrong(wrong)
+    rewrite_head(unknown, world__ranks=ranks_of("AMD Radeon Next 9999", 2))
+    for path in (wrong, unknown):
+        hold_to_published(findings := Findings(), read(path))
+        assert findings == Findings()
 
 
 @pytest.mark.parametrize(

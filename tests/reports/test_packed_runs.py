@@ -1,5 +1,7 @@
 """Reports read the archive of a survey as they read its folder, and refuse a damaged one."""
 
+import os
+
 import pytest
 
 from tests.record.test_archive import contents, packed
@@ -27,8 +29,10 @@ def surveyed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("surveyed")
     for name, first, slower in (("box", 0, 1), ("other", 10, 1.05)):
         write_launches(folder / name / RUNS, 5, first, slower=slower)
-        tuned = write_run(folder / name / "results/tune", run_id=run_id(first, name), **ONE)
+        name_of_run = run_id(first, name)
+        tuned = write_run(folder / name / "results/tune", run_id=name_of_run, finish=False, **ONE)
         rewrite_head(tuned.path, benchmark="tune")
+        os.utime(tuned.path, (0, 0))  # otherwise it seems to be measured still
         files = {
             file.relative_to(folder / name).as_posix(): file.read_bytes()
             for file in (folder / name).rglob("*.jsonl")

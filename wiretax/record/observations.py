@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from wiretax.record import packed
 from wiretax.record.blocks import main_state
 from wiretax.record.case import Key, key_of
 from wiretax.record.flight_records import read_flight
@@ -98,7 +99,9 @@ class Entry:
     @property
     def running(self) -> bool:
         """Whether it has no end, its flight record names no rank that ended, and it was written to
-        in the last QUIET_S."""
+        in the last QUIET_S, and not into an archive."""
+        if packed.archive_of(self.path):
+            return False
         has_ended = self.end or read_flight(self.path.with_suffix(".flight")).ended
         return not has_ended and time.time() - self.path.stat().st_mtime < QUIET_S
 

@@ -68,7 +68,7 @@ def _files_of(archive: Path) -> Mapping[str, bytes]:
     return _read(archive, status.st_mtime_ns, status.st_size)
 
 
-@lru_cache(maxsize=4)  # a report reads the runs of one archive after the other
+@lru_cache(maxsize=2)  # a comparison has two sides, and other reports one archive after the other
 def _read(archive: Path, *_: int) -> Mapping[str, bytes]:
     """The files by their names below the folder in the archive, which are as `survey.json` says."""
     with unpacked(archive) as folder:

@@ -30,7 +30,7 @@ from bench.surveys import mps, preflight, steps
 from bench.surveys.steps import RESULTS, Survey, SurveyStep, perform
 from collectives.communicator import find_mpirun
 from collectives.library.nccl import BLOCKS
-from kernels.devices import gpu_driver
+from kernels.devices import gpu_access, gpu_driver
 from kernels.devices.device import MOST_RANKS, DeviceError
 from kernels.devices.gpu_driver import VisibleGpus
 from wiretax.common.program import BENCH, RUN
@@ -130,6 +130,7 @@ def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Surve
         [sentence for bus_id in gpus if (sentence := in_use(bus_id))],
     )
     if arguments.device == "auto" and not vendor:
+        survey.remarks.extend(f"The CPU is measured: {each}." for each in gpu_access.obstacles())
         survey.remarks.extend(intel_gpus())
     seen = [*gpus, *(gpu.bus_id for gpu in left_out)]
     survey.remarks.extend(preflight.remarks(seen))
@@ -149,11 +150,10 @@ def find_gpus(device: str, mixed: bool) -> VisibleGpus:
         if device not in ("auto", gpus.vendor):
             raise DeviceError(f"there is no {device} device here, CuPy is built for {gpus.vendor}")
     except DeviceError as error:
-        why = preflight.out_of_reach()
-        if device == "auto" and not why and not gpu_driver.gpu_node():
+        if device == "auto" and not gpu_access.gpu_here() and not preflight.hides_gpus():
             return VisibleGpus("", [])
-        said = f"{why or error}; to measure the CPU add --device cpu"
-        raise Stop(CANNOT, said) from error
+        sentence = f"{gpu_access.with_remedy(error)}; to measure the CPU add --device cpu"
+        raise Stop(CANNOT, sentence) from error
     return gpus
 
 

@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import shutil
+import site
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -39,8 +40,13 @@ class Mistake(Refusal):
 def find_mpirun() -> str | None:
     """The mpirun beside this interpreter, which mpi4py needs, or the first in PATH. MPICH's, which
     mpi4py prefers, is mpiexec.hydra: Open MPI's wheel may have taken the other name, or Intel's,
-    whose mpirun is a script that works in an activated environment alone."""
-    path = os.pathsep.join([sysconfig.get_path("scripts"), str(Path(sys.executable).parent)])
+    whose mpirun is a script that works in an activated environment alone. `pip install --user` puts
+    it into a folder that few shells have in PATH."""
+    folders = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
+    if site.ENABLE_USER_SITE:  # from which this Python then imports first
+        scheme = sysconfig.get_preferred_scheme("user")
+        folders.insert(0, sysconfig.get_path("scripts", scheme))
+    path = os.pathsep.join(folders)
     found = (shutil.which(name, path=path) for name in ("mpiexec.hydra", "mpirun"))
     return next(filter(None, found), None) or shutil.which("mpirun")
 

@@ -53,7 +53,7 @@ def _visible_gpus(
     a sentence that says why `auto` chooses the CPU. Under mpirun each rank sees all GPUs, under
     Slurm perhaps one. Raises Refusal without GPUs, for `auto` only beside a GPU."""
     # Not at the top: a CPU run loads nothing that belongs to GPUs.
-    from kernels.devices import gpu_driver
+    from kernels.devices import gpu_access, gpu_driver
 
     refusal, visible, left_out = None, list[str](), list[str]()
     with communicator.all_or_none():
@@ -65,10 +65,10 @@ def _visible_gpus(
                     f"there is no {name} device here: the installed CuPy is built for {vendor}"
                 )
         except DeviceError as error:
+            refusal = gpu_access.with_remedy(error)
             if name != "auto":
-                raise
-            refusal = str(error)
-            if node := gpu_driver.gpu_node():  # nobody measures a CPU beside a GPU by accident
+                raise DeviceError(refusal) from error
+            if node := gpu_access.gpu_here():  # nobody measures a CPU beside a GPU by accident
                 raise DeviceError(
                     f"a GPU is here ({node}) and cannot be used: {refusal}; to measure the CPU add "
                     "--device cpu"

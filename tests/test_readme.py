@@ -111,7 +111,7 @@ def test_files_and_make_targets_in_the_readme_exist():
 
 def test_the_readme_stays_short():
     """Nobody reads a longer one."""
-    assert len(README.splitlines()) <= 160
+    assert len(README.splitlines()) <= 165
 
 
 def lines_of_today(page):

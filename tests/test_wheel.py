@@ -94,6 +94,24 @@ def test_ranks_load_the_library_of_the_mpirun_that_starts_them(
     assert os.environ.pop("MPI4PY_LIBMPI", None) == (str(library) if is_named else None)
 
 
+def test_what_pip_installs_for_one_user_brings_its_own_mpirun(tmp_path, monkeypatch):
+    """No shell has its folder in PATH, and `wiretax` said that mpich is not installed."""
+    launchers = {}
+    for scheme in ("user", "system"):
+        (tmp_path / scheme).mkdir()
+        launchers[scheme] = tmp_path / scheme / "mpiexec.hydra"
+        launchers[scheme].touch(mode=0o755)
+    monkeypatch.setattr("sysconfig.get_preferred_scheme", lambda key: key)
+    monkeypatch.setattr("sysconfig.get_path", lambda _, scheme="system": str(tmp_path / scheme))
+    monkeypatch.setattr("site.ENABLE_USER_SITE", True)
+    assert find_mpirun() == str(launchers["user"])
+    launchers["user"].unlink()
+    assert find_mpirun() == str(launchers["system"])
+    launchers["user"].touch(mode=0o755)
+    monkeypatch.setattr("site.ENABLE_USER_SITE", False)  # as in an environment of venv
+    assert find_mpirun() == str(launchers["system"])
+
+
 @pytest.mark.parametrize(
     ("line", "started"),
     [

@@ -5,21 +5,15 @@ import os
 import shutil
 import sys
 from collections.abc import Collection
-from glob import glob
 
 from bench.campaigns.processes import run_to_end, with_status
 from bench.machine import pci
 from bench.machine.diagnosis import SMALL_SHM_BYTES
 from bench.machine.gpus import SHM
-from kernels.devices.gpu_driver import APU_LABEL, DEVICE_NODES
+from kernels.devices import gpu_access
+from kernels.devices.gpu_driver import APU_LABEL
 
 VISIBLE = "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"
-RENDER_NODES = "/dev/dri/renderD*"
-AMD_CONTAINER = (
-    "docker run --device=/dev/kfd --device=/dev/dri --group-add=video --group-add=render "
-    "--ipc=host --security-opt seccomp=unconfined"
-)
-NVIDIA_CONTAINER = "docker run --gpus=all --ipc=host, with NVIDIA's Container Toolkit on the host"
 START_S = 30.0  # for ranks that do nothing, which takes a second
 
 
@@ -37,23 +31,11 @@ def are(bus_ids: Collection[str]) -> str:
     return f"{' and '.join(bus_ids)} {'is' if len(bus_ids) == 1 else 'are'}"
 
 
-def out_of_reach() -> str:
-    """Why this process cannot open cards that the kernel serves, and what helps; empty if it can,
-    and without such cards."""
-    nvidia_node, amd_node = DEVICE_NODES
-    if (cards := served_gpus("nvidia")) and not os.path.exists(nvidia_node):
-        return f"{are(cards)} here, and {nvidia_node} is not: {NVIDIA_CONTAINER}"
-    if not (cards := served_gpus("amdgpu")):
-        return ""
-    nodes = [amd_node, *(glob(RENDER_NODES) or [RENDER_NODES])]
-    if absent := [node for node in nodes if not os.path.exists(node)]:
-        return f"{are(cards)} here, and {absent[0]} is not: {AMD_CONTAINER}"
-    if closed := [node for node in nodes if not os.access(node, os.R_OK | os.W_OK)]:
-        return (
-            f"this user may not open {' and '.join(closed)}: sudo usermod -a -G render,video "
-            f"$USER, and log in anew; in a container {AMD_CONTAINER}"
-        )
-    return ""
+def hides_gpus() -> bool:
+    """Whether the kernel serves cards that lack a device node here, as in a container: a survey of
+    the CPU would surprise their owner."""
+    hidden = {bus_id for ids in gpu_access.hidden_cards().values() for bus_id in ids}
+    return not hidden.isdisjoint([*served_gpus("nvidia"), *served_gpus("amdgpu")])
 
 
 def remarks(seen: Collection[str]) -> list[str]:

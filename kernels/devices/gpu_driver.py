@@ -151,10 +151,11 @@ def visible_gpus(mixed: bool = False) -> VisibleGpus:
     try:
         gpus = [describe(runtime, bus_id, number) for bus_id, number in ordinals(runtime).items()]
     except RuntimeError as error:
+        offered, wanted = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+        older = "; update the driver, or install cuda12 in place of cuda13"
         raise DeviceError(
-            f"no {vendor} device can be used: {error}; the driver offers "
-            f"{release(runtime.driverGetVersion())}, CuPy wants "
-            f"{release(runtime.runtimeGetVersion())}"
+            f"no {vendor} device can be used: {error}; the driver offers {release(offered)}, CuPy "
+            f"wants {release(wanted)}{older if 12000 <= offered < 13000 <= wanted < 14000 else ''}"
         ) from error
     if not gpus:
         raise DeviceError(f"there is no {vendor} device that this process may see")

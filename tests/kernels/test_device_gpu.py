@@ -51,7 +51,11 @@ def measured(folder, options, **arguments):
     ("options", "faults", "sentence"),
     few(
         [
-            ("cuda", {"driver": 12040}, r"the driver offers 12\.4, CuPy wants 13\.2"),
+            (
+                "cuda",
+                {"driver": 12040},
+                r"the driver offers 12\.4, CuPy wants 13\.2; update the driver, or install cuda12",
+            ),
             ("auto", {"vendor": "cuda,hip"}, "rank 0 has a cuda device and rank 1 a hip device"),
             (
                 "cuda",

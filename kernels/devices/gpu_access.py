@@ -1,0 +1,85 @@
+"""What keeps a process from the GPUs of its host, and what helps.
+
+A container shows the host's PCI devices, but gets the drivers' device nodes only if it is started
+with them; on a host the nodes belong to a group."""
+
+import os
+from glob import glob
+from importlib.util import find_spec
+from pathlib import Path
+
+from kernels.devices import gpu_driver
+
+NVIDIACTL = "/dev/nvidiactl"
+RENDER_NODES = "/dev/dri/renderD*"
+NVIDIA_GPU = "0x10de", "0x03"  # vendor and class
+FOR_AMD = "start the container with --device /dev/kfd --device /dev/dri"
+FOR_NVIDIA = "start the container with --gpus all (podman: --device nvidia.com/gpu=all)"
+
+
+def cards(*kinds: tuple[str, str]) -> list[str]:
+    """The PCI bus ids of GPUs of these vendors and classes, without those of virtual machines."""
+
+    def value(folder: Path, name: str) -> str:
+        try:
+            return (folder / name).read_text().strip()
+        except OSError:
+            return ""
+
+    return [
+        folder.name
+        for folder in sorted(gpu_driver.PCI_DEVICES.glob("*"))
+        if (value(folder, "vendor"), value(folder, "class")[:4]) in kinds
+        and (folder / "driver").resolve().name != "vfio-pci"
+    ]
+
+
+def hidden_cards() -> dict[str, list[str]]:
+    """By vendor, the cards whose driver has no device node here."""
+    amd = [] if gpu_driver.amd_is_integrated() else cards(*gpu_driver.AMD_GPUS)
+    found = {"AMD": amd, "NVIDIA": cards(NVIDIA_GPU)}
+    nodes = {"AMD": gpu_driver.KFD, "NVIDIA": NVIDIACTL}
+    return {
+        vendor: ids for vendor, ids in found.items() if ids and not os.path.exists(nodes[vendor])
+    }
+
+
+def gpu_here() -> str | None:
+    """What shows that a GPU is here and meant: the node of its driver, or a card without one where
+    CuPy is installed. None without: a display card alone does not keep the CPU from a run."""
+    if node := gpu_driver.gpu_node():
+        return node
+    hidden = [bus_id for ids in hidden_cards().values() for bus_id in ids]
+    return hidden[0] if hidden and find_spec("cupy") else None
+
+
+def obstacles() -> list[str]:
+    """What is missing or closed here, each with what helps; [] if nothing is."""
+    kfd, hidden = gpu_driver.KFD, hidden_cards()
+    found = []
+    if ids := hidden.get("AMD"):
+        found.append(f"AMD's GPU {ids[0]} has no {kfd} here: {FOR_AMD}; on a host load its driver")
+    elif os.path.exists(kfd) and not gpu_driver.amd_is_integrated():
+        render_nodes = glob(RENDER_NODES)
+        closed = [node for node in (kfd, *render_nodes) if not os.access(node, os.R_OK | os.W_OK)]
+        if not render_nodes:
+            found.append(f"no {RENDER_NODES} is here: {FOR_AMD}")
+        elif closed:
+            group = os.stat(closed[0]).st_gid
+            found.append(
+                f"{closed[0]} is closed to you: sudo usermod -aG render,video $USER, and log in "
+                f"again; start a container with --group-add {group}"
+            )
+    if ids := hidden.get("NVIDIA"):
+        found.append(
+            f"NVIDIA's GPU {ids[0]} has no {NVIDIACTL} here: {FOR_NVIDIA}; on a host install its "
+            "driver"
+        )
+    elif os.path.exists(NVIDIACTL) and not gpu_driver.first_library([gpu_driver.DRIVERS["cuda"]]):
+        found.append(f"{gpu_driver.DRIVERS['cuda']} cannot be loaded: {FOR_NVIDIA}")
+    return found
+
+
+def with_remedy(error: Exception) -> str:
+    """An error of `visible_gpus` with what helps."""
+    return "; ".join([str(error), *obstacles()])

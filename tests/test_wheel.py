@@ -126,6 +126,20 @@ def test_a_benchmark_becomes_mpirun_with_its_ranks(mpirun, line, started):
     assert (done.stdout, done.stderr, done.returncode) == (f"{started}\n", "", 7)
 
 
+ONE_GPU = """
+from kernels.devices import gpu_driver
+gpu_driver.visible_gpus = lambda mixed: gpu_driver.VisibleGpus("cuda", ["0000:01:00.0"])
+"""
+
+
+def test_who_has_one_gpu_is_told_what_measures_it(mpirun):
+    done = run(sys.executable, "-c", ONE_GPU + ELSEWHERE, "link", PATH=str(mpirun.parent))
+    assert done.stdout == "-n 1 /nowhere/python -m wiretax link\n"
+    assert done.stderr == (
+        "wiretax link: one GPU, so one rank and no link: wiretax survey has two ranks share it\n"
+    )
+
+
 def test_without_mpirun_one_sentence_says_what_to_install(tmp_path):
     done = run(sys.executable, "-c", ELSEWHERE, "link", PATH=str(tmp_path))
     assert (

@@ -249,6 +249,9 @@ def run_benchmark(command: str, arguments: list[str]) -> None:
         if started and os.environ["LOCAL_RANK"].strip("0"):
             end_after_options(command)
         elif ranks or gpus or command != "doctor":
+            if gpus == 1:
+                told = "one GPU, so one rank and no link: wiretax survey has two ranks share it"
+                say(f"wiretax {command}", told)
             start_ranks(command, ranks or min(gpus, MOST_RANKS) or 2, rest)
     sys.argv[1:] = rest
     runpy.run_module(f"{BENCH_PACKAGE}.{command}", run_name="__main__", alter_sys=True)

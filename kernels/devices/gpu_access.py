@@ -11,6 +11,7 @@ from pathlib import Path
 from kernels.devices import gpu_driver
 
 NVIDIACTL = "/dev/nvidiactl"
+BINDINGS = "cupy", "rocm"  # whose owner means GPUs; AMD's own are rocm.bindings
 RENDER_NODES = "/dev/dri/renderD*"
 NVIDIA_GPU = "0x10de", "0x03"  # vendor and class
 FOR_AMD = "start the container with --device /dev/kfd --device /dev/dri"
@@ -46,11 +47,12 @@ def hidden_cards() -> dict[str, list[str]]:
 
 def gpu_here() -> str | None:
     """What shows that a GPU is here and meant: the node of its driver, or a card without one where
-    CuPy is installed. None without: a display card alone does not keep the CPU from a run."""
+    bindings are installed. None without: a display card alone keeps nobody from the CPU."""
     if node := gpu_driver.gpu_node():
         return node
     hidden = [bus_id for ids in hidden_cards().values() for bus_id in ids]
-    return hidden[0] if hidden and find_spec("cupy") else None
+    has_bindings = any(map(find_spec, BINDINGS))
+    return hidden[0] if hidden and has_bindings else None
 
 
 def obstacles() -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from reports.references.published import calls, select, serving
 from tests.references_page import address
+from tests.reports.contributed_rows import contributed
 
 PAGES = Path(__file__).parents[1] / "docs" / "experiments"
 PAGE = PAGES.parent / "answer.md"
@@ -112,14 +113,16 @@ def test_slow_paths_contradict_that_the_split_shortens_a_prompt(questions):
     assert len(fast) + len(slow) == len(paths)
 
 
-def test_every_kind_of_board_has_a_verdict(boards):
+def test_every_kind_of_board_has_a_verdict(boards, tmp_path):
     rows = cells("Which board")
     kinds = {row[0].partition(",")[0].split()[0] for row in rows}
     assert {"x16/x16", "x8/x8", "x16/x4", "riser"} <= kinds
     assert {"on", "off", "not printed"} <= {row[0].partition(" peers ")[2] for row in rows}
     for row in rows:
         assert re.search(r"\*\*|either|engines", row[1] + row[2]), row
-    (chipset,) = [row for row in rows if row[0].startswith("x16/x4")]
+    with contributed(tmp_path):
+        chipset = boards.chipset_row(202.0)
+    assert [row[0] for row in rows if row[0].startswith("x16/x4 by")] == chipset[:1]
     assert chipset[1].startswith("**tensor**, computed")
     assert chipset[2].startswith("**layer**, computed")
 
@@ -171,10 +174,15 @@ def test_watts_are_those_of_the_rows():
     assert f"{joules[0]:.2f} and {joules[1]:.1f} J" in text
 
 
-def test_the_missing_fabric_costs_less_than_the_split_gains(boards):
-    pcie, xgmi = (load.figures["step_us"].value for load in boards.fabrics().values())
-    layer = 1e3 * boards.step_ms(boards.by_layer(boards.advised()))
+def test_the_missing_fabric_costs_less_than_the_split_gains(boards, tmp_path):
+    def steps_us():
+        both = [load.figures["step_us"].value for load in boards.fabrics().values()]
+        return *both, 1e3 * boards.step_ms(boards.by_layer(boards.advised()))
+
+    with contributed(tmp_path):
+        pcie, xgmi, layer = steps_us()
     assert 0 < pcie - xgmi < layer - pcie
+    pcie, xgmi, layer = steps_us()
     rows = cells("The missing fabric")
     assert [row[2].split()[0] for row in rows] == [f"{us / 1e3:.1f}" for us in (pcie, xgmi, layer)]
 

@@ -361,11 +361,16 @@ def figures() -> dict[str, str]:
         "xgmi_gb_s": number(LINKS["xgmi-mi300x"].gb_s),
         "slot": slot.fabric,
         "slot_gb_s": number(slot.gb_s),
-        "fabric_token": f"{number((pcie['step_us'].value - xgmi['step_us'].value) / 1e3)} ms",
-        "fabric_prompt": f"{number((pcie['prompt_us'].value - xgmi['prompt_us'].value) / 1e6)} s",
+        "fabric_token": lost((pcie["step_us"].value - xgmi["step_us"].value) / 1e3, "ms"),
+        "fabric_prompt": lost((pcie["prompt_us"].value - xgmi["prompt_us"].value) / 1e6, "s"),
         "fabric_gain": f"{number(layer - pcie['step_us'].value / 1e3)} ms",
     }
     return texts | of_watts() | of_h100() | of_changes()
+
+
+def lost(more: float, unit: str) -> str:
+    """`5.78 ms`, or `nothing` where the slots are as fast as the link."""
+    return f"{number(more)} {unit}" if more > 0 else "nothing"
 
 
 def of_watts() -> dict[str, str]:

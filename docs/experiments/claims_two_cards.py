@@ -156,7 +156,7 @@ def a7(claim: Claim) -> Found:
     link, slot = LINKS["xgmi-mi300x"], LINKS["pcie5x16"]
     # Its other rows are shorter than a call, as their notes say.
     kernel = max(select(calls(), library={"libr4d"}), key=lambda each: each.us)
-    lost = step(load).value - step(linked).value
+    lost = max(step(load).value - step(linked).value, 0.0)
     least = call(linked).low
     figures = {
         "least_us": us(least),
@@ -188,6 +188,7 @@ def a8(claim: Claim) -> Found:
         if "larger than one card" in row.note
     ]
     figures = {
+        "even": us(even_us(load)),
         "larger": str(len({row.model for row in larger})),
         "larger_tok_s": from_to(rates(larger)),
         "larger_row": source(*larger),
@@ -203,7 +204,7 @@ def a8(claim: Claim) -> Found:
     }
     inside = answer_cases.figures()
     figures |= {name: inside[name] for name in ("r9700_us", "r9700_times")}
-    faster = step(load).high < step(layer).low
+    faster = step(load).value < step(layer).value
     return figures | of_prefill(), "holds if" if faster else "holds"
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from tests.another_user import as_root
 from tests.launch import ROOT
+from tests.reports.synthetic_archive import OTHER, write_archive
 from wiretax.common.program import SEND_ARCHIVE
 
 pytestmark = pytest.mark.unit
@@ -122,6 +123,16 @@ def test_an_archive_goes_from_the_issue_to_a_comment(github, tmp_path):
     assert words[:5] == ["issue", "comment", "7", "--edit-last", "--create-if-none"]
 
 
+def test_the_check_of_an_archive_gives_what_the_comment_shows(github, tmp_path):
+    sent = write_archive(tmp_path / "sent.tar.gz", machine_id=OTHER)
+    without_sandbox = 'while [ "$1" != env ]; do shift; done; exec "$@"'
+    curl = f'cp "{sent}" archive.tar.gz'
+    done = github("check", -1, issue=body(), curl=curl, sudo=without_sandbox)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = (tmp_path / "output").read_text().removeprefix("answer=")
+    assert "Rows of this archive: 6." in SCRIPT.comment(*SCRIPT.read_answer(answer))
+
+
 @pytest.mark.parametrize(
     ("check", "reason"),
     [
@@ -131,6 +142,7 @@ def test_an_archive_goes_from_the_issue_to_a_comment(github, tmp_path):
             f"echo '{answer_of(reasons=['One launch: five are needed.'])}'; exit 1",
             "One launch: five",
         ),
+        (f"echo '{answer_of([ROW], ['A wrong result.'])}'; exit 1", "A wrong result."),
         (f"echo '{answer_of()}'", "It has no figure of an all-reduce."),
         ("exit 124", "The check did not end"),
         ("kill -9 $$", "The check did not end"),

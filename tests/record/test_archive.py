@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import io
+import os
+import signal
 import tarfile
 import tempfile
 from functools import partial
@@ -13,7 +15,7 @@ import pytest
 from bench.surveys.survey_archive import pack
 from wiretax.common.untrusted import printable
 from wiretax.record import archive
-from wiretax.record.archive import CONTENTS, Contents, StepRecord, read_contents, unpacked
+from wiretax.record.archive import CONTENTS, ENDINGS, Contents, StepRecord, read_contents, unpacked
 from wiretax.record.result import ResultError
 
 pytestmark = pytest.mark.unit
@@ -259,6 +261,25 @@ def test_nothing_is_left_after_an_error_in_the_block(tmp_path, end):
     path = packed(tmp_path / "s.tar.gz", {"index.html": b"page"})
     with pytest.raises(end), unpacked(path):
         raise end
+
+
+@pytest.mark.parametrize("number", ENDINGS)
+def test_nothing_is_left_by_a_process_that_a_signal_ends(tmp_path, number):
+    path = packed(tmp_path / "s.tar.gz", {"index.html": b"page"})
+    if not (pid := os.fork()):
+        signal.signal(number, signal.SIG_DFL)  # as reports do
+        with unpacked(path):
+            signal.raise_signal(number)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == number
+
+
+def test_handlers_of_signals_are_those_of_before(tmp_path):
+    path = packed(tmp_path / "s.tar.gz", {"index.html": b"page"})
+    before = [signal.getsignal(number) for number in ENDINGS]
+    with unpacked(path):
+        pass
+    assert [signal.getsignal(number) for number in ENDINGS] == before
 
 
 def test_a_full_disk_is_a_sentence(tmp_path, room, monkeypatch):

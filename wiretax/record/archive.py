@@ -5,8 +5,11 @@ and believes no size or name in them; docs/results.md has the form of `survey.js
 
 import hashlib
 import os
+import shutil
+import signal
 import tarfile
 import tempfile
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +28,7 @@ MOST_PACKED_BYTES, MOST_BYTES, MOST_FILES = 25_000_000, 250_000_000, 2_000
 MOST_DEPTH, MOST_NAME = 6, 255
 MOST_CONTENTS_BYTES = 2_000_000  # a line for each of 2,000 files takes 200 bytes
 PIECE_BYTES = 1 << 14  # deflate makes at most 1,032 bytes of each: 17 MB at once
+ENDINGS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 KINDS = {".jsonl", ".json", ".toml", ".txt", ".html", ".png", ".svg"}
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -75,12 +79,33 @@ def unpacked(path: Path) -> Iterator[Path]:
     with ExitStack() as temporary:
         try:
             room = temporary.enter_context(tempfile.TemporaryDirectory(prefix="wiretax-"))
+            temporary.enter_context(_removed_by_signals(room))
             with tempfile.TemporaryFile() as tar:
                 _inflate(path, packed, tar)
                 top = _write_members(path, tar, Path(room))
         except OSError as error:  # a full disk, or none that can be written to
             raise ResultError(f"{path} cannot be unpacked: {error.strerror}") from error
         yield Path(room, top)
+
+
+@contextmanager
+def _removed_by_signals(room: str) -> Iterator[None]:
+    """Removes the folder before one of ENDINGS ends the process, as it ends reports at once."""
+
+    def end(number: int, _: object) -> None:
+        shutil.rmtree(room, ignore_errors=True)
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    taken = [each for each in ENDINGS if is_main and signal.getsignal(each) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def read_contents(folder: Path) -> Contents:

@@ -28,8 +28,9 @@ from wiretax.record.summarise import TIME_RAN_OUT, build_cases
 
 WRONG = 1  # the exit status of a survey
 SYNTHETIC = "synthetic"  # the machine of archives that tests make
-# Texts of rows have no markup, no path and no address that a page would make a link of.
-PLAIN = re.compile(r"(?!.*[a-z]\.[a-z])[\w .,()+=-]{0,200}", re.ASCII | re.IGNORECASE)
+# Texts of rows have no markup, no path, no address that a page would make a link of, and are no
+# formula of a spreadsheet.
+PLAIN = re.compile(r"(?![=+-]|.*[a-z]\.[a-z])[\w .,()+=-]{0,200}", re.ASCII | re.IGNORECASE)
 GPU_NAME = re.compile(r"[A-Za-z0-9 ()+/-]{1,64}")
 MACHINE_ID = re.compile("[0-9a-f]{12}")
 TIES = re.compile(r"env\.(NCCL|RCCL)_")  # facts of a run

@@ -266,6 +266,11 @@ FORGED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
         {},
         "a name in its runs has markup",
     ),
+    "a version that is a formula": (
+        lambda: edited(head(version="=A1+1"), where=""),
+        {},
+        "a name in its runs has markup",
+    ),
     "a newer version": (
         lambda: files(machine_id=OTHER),
         {"version": "99.0.0"},

@@ -30,20 +30,20 @@ from wiretax.record.case import bus_factor
 
 TEXT = """## Test your own cards in two minutes
 
-Where your engine runs, in its container too ([how](gpu.md)); it installs for some minutes, once,
-and answers in three:
+In a shell where your engine runs, in its container too ([how](gpu.md#two-commands)); the first line
+installs for a minute or more, the second answers in three:
 
 ```sh
-git clone {repository} && cd wiretax && make setup GPU=rocm  # or cuda13, cuda12
-.venv-rocm/bin/wiretax survey --quick
+git clone {repository} && cd wiretax && pip install '.[rocm]'  # or cuda13, cuda12
+wiretax survey --quick
 ```
 
 **[Send the archive]({send})** that its last line names, `results/survey-TIME.tar.gz`: its calls
 become rows of [the published figures](references.md#from-owners-archives) and of this page. It
 names no host, user or folder.
 
-Or measure one threshold by itself, {seconds} s each, after `. .venv-rocm/bin/activate`; the first
-run compiles its kernels too, for up to a minute:
+Or measure one threshold by itself, {seconds} s each; the first run compiles its kernels too, for up
+to a minute:
 
 ```sh
 {decode_command}
@@ -51,7 +51,7 @@ run compiles its kernels too, for up to a minute:
 ```
 
 Without `mpirun`, `wiretax allreduce -n 2` takes the same options, and so does `torchrun
---nproc-per-node 2 -m wiretax allreduce`. Without GPUs leave out `GPU=rocm`, `-rocm` and
+--nproc-per-node 2 -m wiretax allreduce`. Without GPUs leave out `[rocm]` and
 `--cudagraph 1`. Take the time of what your engine calls: of the library, or of its own kernel
 (`--contender vllm`).
 

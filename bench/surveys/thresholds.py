@@ -49,14 +49,22 @@ class Threshold:
         return "not met" if self.us.low > self.even_us else "undecided"
 
     @property
-    def sentence(self) -> str:
-        took = self.us.text(" us")
-        why = ": the interval reaches across" if self.word == "undecided" else ""
+    def figures(self) -> str:
+        """The call, its time and its break-even."""
+        scale, unit = (1e-3, "ms") if self.even_us >= 1e3 else (1.0, "us")
+        took = f"{number(self.us.value * scale)} {unit}"
+        if self.launches >= LEAST_LAUNCHES:
+            took = (self.us * scale).text(f" {unit}")
+        return f"{self.form}: {self.who} {took}, break-even {number(self.even_us * scale)} {unit}"
+
+    @property
+    def verdict(self) -> str:
+        """The word, and why nothing is decided."""
         if self.launches < LEAST_LAUNCHES:
-            took = f"{number(self.us.value)} us"
-            why = f": {counted(self.launches, 'launch')}, and an interval takes {LEAST_LAUNCHES}"
-        limit = f"{number(self.even_us)} us"
-        return f"{self.form}: {self.who} {took}, break-even {limit}: {self.word}{why}"
+            launches = counted(self.launches, "launch")
+            return f"{self.word}: {launches}, and an interval takes {LEAST_LAUNCHES}"
+        across = ": the interval reaches across" if self.word == "undecided" else ""
+        return f"{self.word}{across}"
 
 
 def of_launches(times_us: Sequence[float]) -> Span:
@@ -69,13 +77,13 @@ def of_launches(times_us: Sequence[float]) -> Span:
 
 
 def calls_of(survey: Survey) -> list[list[PublishedCall]]:
-    """Each launch's all-reduces, by the steps that launch them from graphs; without those of ranks
-    that share a GPU, which measure no wire."""
+    """The all-reduces of each complete launch from a graph: of an incomplete one a case may have a
+    single block, and no other report takes it."""
     return [
         own_calls(result)
         for name in ("thresholds", "allreduce")
         for result in survey.results(name)
-        if result.run.method.get("graph")
+        if result.complete and result.run.method.get("graph")
     ]
 
 
@@ -84,7 +92,7 @@ def thresholds(survey: Survey, card: Gpu) -> list[Threshold]:
     found, launches = list[Threshold](), calls_of(survey)
     for size, mode, form, even_us in (
         (TOKEN_BYTES, "graph", "in a chain from a graph", even_token_us),
-        (CHUNK_BYTES, "eager", "one call", even_chunk_us),
+        (CHUNK_BYTES, "eager", "in one call", even_chunk_us),
     ):
         for kind in ("library", "tuned"):
             own = [
@@ -107,14 +115,14 @@ def transport(survey: Survey) -> str:
     if not results:
         return ""
     run = results[-1].run
-    memory = [str(run.memory.get(name)) for name in ("behaved", "data")]
+    memory = [str(run.memory[name]) for name in ("behaved", "data") if run.memory.get(name)]
     kinds = {call.kind: call for call in own_calls(results[-1])}
     ways = [
         f"{call.library} {WAYS[call.transport]} ({', '.join(sorted(library_ways(run)))})"
         if kind == "library"
         else f"our kernels {WAYS[call.transport]} ({', '.join(dict.fromkeys(memory))})"
         for kind, call in kinds.items()
-    ] or [f"our kernels' memory is {memory[0]}"]
+    ] or [f"our kernels' memory is {', '.join(dict.fromkeys(memory))}"]
     return printable(f"Transport: {'; '.join(ways)}.".replace(" ()", ""))
 
 
@@ -126,7 +134,7 @@ def reason_against(survey: Survey) -> str:
     if any(step.status == "wrong" for step in survey.steps):
         return "a result was wrong"
     if not calls_of(survey):
-        return "no all-reduce from a graph was measured"
+        return "no launch of all-reduces from a graph is complete"
     return "" if card else f"reports/advice/specs.toml has no data sheet of {printable(name)}"
 
 
@@ -138,7 +146,7 @@ def judged(survey: Survey) -> list[Threshold]:
 
 def sentences(survey: Survey) -> list[str]:
     """The transport, and each threshold with its verdict, or why there is none."""
-    said = [f"{each.sentence}." for each in judged(survey)]
+    said = [f"{each.figures}: {each.verdict}." for each in judged(survey)]
     if said:
         said.append(NECESSARY)
     elif why := reason_against(survey):
@@ -149,25 +157,30 @@ def sentences(survey: Survey) -> list[str]:
 def sections(survey: Survey) -> list[Section]:
     """What a page says of them, with the picture."""
     found = judged(survey)
-    drawn = [drawing(found)] if found else []
+    drawn = [drawing(survey, found)] if found else []
     return [Section("Thresholds", [*drawn, *sentences(survey)])]
 
 
 def write_picture(survey: Survey) -> None:
     """Writes the picture into the folder, if there is a verdict. Raises ResultError."""
     if found := judged(survey):
-        write_whole(survey.inside / PICTURE, drawing(found).encode())
+        write_whole(survey.inside / PICTURE, drawing(survey, found).encode())
 
 
-def drawing(found: Sequence[Threshold]) -> Markup:
+def drawing(survey: Survey, found: Sequence[Threshold]) -> Markup:
     """A picture: each call over its break-even, from a hundredth to ten times, with its interval.
     Left of the line by tensor is faster."""
-    width, row, axis = 640, 56, 24 + 56 * len(found)
+    width, row, axis = 640, 56, 48 + 56 * len(found)
 
     def x(times: float) -> float:
         return 20 + 200 * (log10(min(max(times, 0.01), 10)) + 2)
 
-    shapes = [f'<path d="M{x(1)} 8V{axis}" stroke="{ROLES["bound"][0]}" stroke-width="2"/>']
+    cards = escape(printable(f"{survey.ranks}x {gpu_of(survey)[0]}"))
+    title = f"{cards}: a call alone over its break-even, a dense 70B of 40 GB"
+    shapes = [
+        f'<text x="20" y="22" font-weight="bold">{title}</text>',
+        f'<rect x="{x(1)}" y="36" width="2" height="{axis - 28}" fill="{ROLES["bound"][0]}"/>',
+    ]
     for number_, each in enumerate(found):
         y = 44 + row * number_
         low, middle, high = (
@@ -175,8 +188,8 @@ def drawing(found: Sequence[Threshold]) -> Markup:
         )
         colour = ROLES[COLOURS[each.word]][0]
         shapes += [
-            f'<text x="20" y="{y - 16}">{escape(each.sentence)}</text>',
-            f'<path d="M{low:.1f} {y}H{high:.1f}" stroke="{colour}" stroke-width="4"/>',
+            f'<text x="20" y="{y - 16}">{escape(each.figures)}: {each.word}</text>',
+            f'<rect x="{low}" y="{y - 2}" width="{high - low}" height="4" fill="{colour}"/>',
             f'<circle cx="{middle:.1f}" cy="{y}" r="6" fill="{colour}"/>',
         ]
     for times, text in ((0.01, "1/100"), (0.1, "1/10"), (1, "break-even"), (10, "10 x")):

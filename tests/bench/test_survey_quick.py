@@ -122,11 +122,15 @@ def test_the_call_of_a_token_is_held_to_the_break_even_of_these_cards(tmp_path, 
     assert library.word == word
     assert library.us.value == pytest.approx(share * even_token_us(CARD), rel=0.03)
     said = thresholds.sentences(made)
-    assert said[0].startswith("Transport: RCCL 2.27.7 through peer access (P2P/IPC); our kernels")
+    assert said[0] == (
+        "Transport: RCCL 2.27.7 through peer access (P2P/IPC); our kernels through peer access "
+        "(mapped)."
+    )
     decode, _, prefill, _, necessary = said[1:]
     assert decode.startswith("decode, 16 KiB in a chain from a graph: RCCL 2.27.7 ")
     assert (": undecided: the interval reaches across." in decode) == (word == "undecided")
-    assert "break-even 4818 us: met." in prefill
+    assert prefill.startswith("prefill, 32 MiB in one call: RCCL 2.27.7 ")
+    assert prefill.endswith(", break-even 4.82 ms: met.")
     assert necessary.startswith("To pass is necessary, not sufficient")
 
 
@@ -135,7 +139,7 @@ def test_too_few_launches_decide_nothing(tmp_path):
     made = owners(tmp_path / "survey", 20.0, launches=LEAST_LAUNCHES - 1)
     assert {each.word for each in thresholds.judged(made)} == {"undecided"}
     assert "undecided: 4 launches, and an interval takes 5." in thresholds.sentences(made)[1]
-    assert "inf" not in thresholds.drawing(thresholds.judged(made))
+    assert "inf" not in thresholds.drawing(made, thresholds.judged(made))
 
 
 def test_what_no_threshold_is_for_is_not_judged(tmp_path):
@@ -146,9 +150,13 @@ def test_what_no_threshold_is_for_is_not_judged(tmp_path):
     eager = owners(tmp_path / "eager", 20.0, launches=1)
     for result in eager.results("allreduce"):
         result.run.method.clear()
+    cut = owners(tmp_path / "cut", 20.0, launches=1)
+    for result in cut.results("allreduce"):
+        result.end.status = "incomplete"
     why = {
         "a result was wrong": wrong,
-        "no all-reduce from a graph was measured": eager,
+        "no launch of all-reduces from a graph is complete": eager,
+        "from a graph is complete": cut,
         "they are of two cards and more": replace(good, shares_gpus=True),
         "has no data sheet of Voodoo 2": owners(
             tmp_path / "unknown",

@@ -2,6 +2,7 @@
 
 FAKE_GPU_VENDOR: cuda or hip; a list has one per rank
 FAKE_GPU_COUNT: devices, 1 to 8 (2)
+FAKE_GPU_NAME: of each device (software GPU)
 FAKE_GPU_ARCHS: of each device (gfx1201 or sm_120), "gfx1036*,gfx1201"; *: integrated, with one
   multiprocessor
 FAKE_GPU_VISIBLE=1: each rank sees its own device alone, as number 0

@@ -1,6 +1,7 @@
 """`cupy.cuda.runtime` of the software GPU."""
 
 import ctypes
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -82,7 +83,7 @@ def getDeviceProperties(device: int) -> dict[str, Any]:
     kind, is_integrated = arch.removesuffix("*"), arch.endswith("*")
     number = kind.removeprefix("sm_") if kind.startswith("sm_") else "120"
     properties = {
-        "name": b"software GPU",
+        "name": os.environ.get("FAKE_GPU_NAME", "software GPU").encode(),
         "major": int(number[:-1]),
         "minor": int(number[-1]),
         "integrated": int(is_integrated),

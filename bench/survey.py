@@ -233,6 +233,9 @@ def run_first(survey: Survey, step: SurveyStep, end_s: float, closing_s: float) 
         return
     left_s = end_s - time.monotonic()
     share_s = left_s * step.share / shares_ahead(survey)
+    if step.last:  # nothing behind it gives way to its compilers, which took others so long
+        compile_s = max((each.elapsed_s - each.measuring_s for each in survey.steps), default=0.0)
+        share_s = max(share_s / 2, min(share_s, left_s - compile_s))
     if share_s >= steps.LEAST_STEP_S:
         perform(survey, step, share_s, left_s + closing_s / 3)  # the last one prints, too
     else:

@@ -50,8 +50,8 @@ def make_qualify_parser() -> Parser:
         "--expect",
         type=Path,
         metavar="FOLDER",
-        help="the --out of a machine that you trust, or a folder of several: no time may be above "
-        f"{criteria.SLOW} times its median over their runs",
+        help="the --out of a machine that you trust, its archive, or a folder of several: no time "
+        f"may be above {criteria.SLOW} times its median over their runs",
     )
     parser.add_argument(
         "--min",

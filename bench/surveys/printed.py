@@ -63,8 +63,11 @@ def compile_share(result: Result | None) -> str:
     return f"{end.compile_s:.0f} of {end.elapsed_s or 0.0:.0f} s went into compiling"
 
 
-def without_names(text: str) -> str:
-    """The text with `<home>`, with `<path>/` for folders other than the system's, and `<host>`."""
+def without_names(text: str, folder: Path | None = None) -> str:
+    """The text with `<home>`, with `<path>/` for folders other than the system's, and `<host>`. Of
+    this `folder` also the parts with spaces go, where a line may break."""
+    if folder:
+        text = re.sub(r"\s+".join(map(re.escape, str(folder).split())), "<path>", text)
     if len(home := os.path.expanduser("~")) > 1:
         text = text.replace(home, "<home>")
     text = PRIVATE_FOLDER.sub("<path>/", text)

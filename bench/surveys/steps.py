@@ -269,15 +269,15 @@ def run_step(survey: Survey, step: SurveyStep, command: Sequence[str], limit_s: 
         complaint = said or printed.shortage_of(log) or with_status(last_line, exit_status)
         if step.elapsed_s >= limit_s:
             complaint = f"{last_line}; {said}".removesuffix("; ")
-        note_failure(step, complaint, exit_status)
+        note_failure(survey, step, complaint, exit_status)
 
 
-def note_failure(step: SurveyStep, complaint: str, exit_status: int) -> None:
+def note_failure(survey: Survey, step: SurveyStep, complaint: str, exit_status: int) -> None:
     """Sets the status and the sentence of a step whose command did not exit with 0."""
-    step.status, step.sentence = "failed", printed.without_names(printable(complaint))
+    step.sentence = printed.without_names(printable(complaint), survey.folder.resolve())
     says_wrong = exit_status == WRONG and "wrong" in step.sentence.lower()
-    if says_wrong or (step.result and any(case.status == "wrong" for case in step.result.cases)):
-        step.status = "wrong"
+    has_wrong = step.result and any(case.status == "wrong" for case in step.result.cases)
+    step.status = "wrong" if says_wrong or has_wrong else "failed"
 
 
 def note_finding(survey: Survey, step: SurveyStep) -> None:

@@ -39,7 +39,7 @@ def clean_logs(survey: Survey) -> None:
             text = read_bytes(path, follow=False).decode(errors="replace")
         except OSError as error:
             text = f"left out: {error.strerror}"
-        write_whole(path, without_names(text).encode())
+        write_whole(path, without_names(text, survey.folder.resolve()).encode())
 
 
 def write_archive(

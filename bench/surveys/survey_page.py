@@ -61,7 +61,7 @@ SEND = (
     "Once you send the archive, the figures of these cards become rows of what is published, on "
     "which the tables and answers of Wiretax rest. Nothing is sent by itself: it is your choice.",
 )
-TO_SEND = f"to publish the figures, if you want, send it (page: what it holds): {SEND_ARCHIVE}"
+TO_SEND = f"to publish these figures, if you like (the page says what is sent): {SEND_ARCHIVE}"
 PRIVACY = (
     f"The archive holds this page, {RESULTS}/ (the runs, for wiretax show and wiretax.load), "
     f"{LOGS}/ (what each step printed), {TABLE} (the table from which auto chose), "

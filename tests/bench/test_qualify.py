@@ -100,7 +100,7 @@ def test_the_line_tells_when_what_and_by_which_limits_it_was_judged(qualified, t
     """An inventory keeps the line alone, and the archive that it names."""
     qualified("good")
     limit = "16K <= 50 us"
-    _, [line], _ = qualified("same", "--expect", tmp_path / "good", "--min", limit)
+    _, [line], _ = qualified("same", "--expect", tmp_path / "good.tar.gz", "--min", limit)
     when = datetime.strptime(line["date"], "%Y-%m-%dT%H:%M:%S%z")
     assert abs(datetime.now(timezone.utc) - when) < timedelta(minutes=5)
     assert line["version"] == __version__

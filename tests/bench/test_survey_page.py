@@ -146,12 +146,16 @@ def test_neither_page_nor_archive_name_the_folder(tmp_path):
     """A folder may have the name of a person or a project."""
     advise = step_of(None, "failed", "advise", "Split")
     advise.line, advise.reads = "advise --gpu {gpu} --run", ["allreduce"]
-    survey = surveyed(tmp_path / "alices-secret-box", more=[advise])
-    assert "alices-secret-box" in written(survey, 3)  # which stays here
+    survey = surveyed(tmp_path / "alices box", more=[advise])
+    path = f"{survey.folder}/results/run.jsonl"
+    (survey.logs / "tune.out.txt").write_text(f"stored: {path}\n{path.replace(' ', chr(10))}")
+    assert "alices box" in written(survey, 3)  # which stays here
     with unpacked(survey.archive) as inside:
         steps = read_contents(inside).steps
         files = [path for path in inside.rglob("*") if path.is_file()]
         assert [path.name for path in files if b"alices" in path.read_bytes()] == []
+        log = (inside / "logs/tune.out.txt").read_text()
+        assert log == "stored: <path>/results/run.jsonl\n<path>/results/run.jsonl"
         assert steps[-1].command.endswith(f" {inside.name}/results/allreduce/*.jsonl")
         assert f"references check {inside.name}.tar.gz" in (inside / "index.html").read_text()
 

@@ -19,6 +19,7 @@ from bench.machine.gpu_state import Facts
 from bench.machine.gpus import examine, examine_library, open_and_examine
 from bench.machine.pci import gpu_bus_ids
 from collectives.communicator import Communicator
+from kernels.devices import gpu_access
 from wiretax.common.launched import launched_rank, launched_ranks
 from wiretax.common.program import BENCH, RUN, json_text, on_ranks
 
@@ -83,6 +84,8 @@ def main() -> NoReturn:
     facts, world = examine(gpu_bus_ids()), None
     if communicator:
         facts, world = open_and_examine(communicator, arguments.mixed_gpus)
+    else:  # which opens no GPU
+        facts["left_out"] += [f"{each}." for each in gpu_access.obstacles()]
     if arguments.json:
         say(communicator, json_of(facts))
         sys.exit(FINE if facts["gpus"] else CANNOT)

@@ -2,6 +2,8 @@
 lay out /sys/bus/pci and /dev as Linux does; a container shows the host's /sys."""
 
 import os
+import signal
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench import survey
+from bench import doctor, survey
 from bench.campaigns.campaign_options import Stop
 from collectives import world
 from kernels.devices import gpu_access, gpu_driver
@@ -147,3 +149,16 @@ def test_ranks_in_a_container_without_its_gpus_say_how_to_start_it(host, monkeyp
     with pytest.raises(DeviceError) as refusal:
         world.open_device(alone, device, share_gpus=False)
     assert f"hipErrorNoDevice; {NO_KFD}" in str(refusal.value).replace(str(folder), "/dev")
+
+
+def test_the_doctor_of_such_a_container_does_not_find_it_healthy(host, monkeypatch, capsys):
+    folder = host(R9700S)
+    for place, name, value in (
+        (sys, "argv", ["bench.doctor", "--quiet"]),
+        (sys, "excepthook", sys.excepthook),
+        (signal, "setitimer", lambda *_: None),
+    ):
+        monkeypatch.setattr(place, name, value)
+    with pytest.raises(SystemExit):
+        doctor.main()
+    assert f"{NO_KFD}." in capsys.readouterr().out.replace(str(folder), "/dev")

@@ -96,7 +96,7 @@ def of_machine(sent: SentArchive) -> Iterator[str]:
 
 
 def of_dates(sent: SentArchive) -> Iterator[str]:
-    """Whether the runs began during the survey."""
+    """Whether each run has a name of its own, and began during the survey."""
     took_s = sum(step.elapsed_s for step in sent.contents.steps)
     try:
         made = datetime.fromisoformat(sent.contents.made.replace("Z", "+00:00"))
@@ -106,6 +106,8 @@ def of_dates(sent: SentArchive) -> Iterator[str]:
     except (ValueError, OverflowError, TypeError):  # TypeError: without a time zone
         yield "survey.json does not say in UTC when the survey was made"
         return
+    if len(times) < len(sent.runs):
+        yield "two of its runs have one run_id"
     for run_id in outside:
         yield f"the run {run_id[:60]} began outside of the survey, which ended {sent.contents.made}"
 

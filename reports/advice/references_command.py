@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from reports.advice.archive_checks import reasons_against
+from reports.advice.archive_checks import MOST_LETTERS, reasons_against
 from reports.advice.archive_rows import DamagedArchive, read_sent, rows_of
 from reports.references.published import CONTRIBUTED, PublishedCall, cells_of, read_table
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
@@ -71,7 +71,7 @@ def check(arguments: argparse.Namespace, path: Path, name: str) -> int:
         try:
             sent = read_sent(path)
         except DamagedArchive as error:
-            reasons = [str(error)]
+            reasons = [printable(str(error))[:MOST_LETTERS]]
         else:
             found, notes = rows_of(sent)
             sha256, rows = sent.sha256, [replace(row, contributor=name) for row in found]
@@ -112,6 +112,7 @@ def withdraw(arguments: argparse.Namespace, prefix: str, reason: str) -> int:
     if not 0 < len(reason.strip()) <= MOST_REASON or printable(reason) != reason:
         raise ResultError(f"--reason is one line of at most {MOST_REASON} characters")
     with write_errors(CONTRIBUTED), locked(CONTRIBUTED.parent):
+        read_table(CONTRIBUTED, list[PublishedCall], least_rows=0)  # refuses a damaged one
         columns, cells = table_of(CONTRIBUTED)
         own = [row for row in cells if row["archive"].startswith(prefix)]
         archives = {row["archive"] for row in own}

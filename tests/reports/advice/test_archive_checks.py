@@ -250,6 +250,11 @@ FORGED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
         {},
         f"the run {YESTERDAY} began outside of the survey",
     ),
+    "two runs of one name": (
+        lambda: edited(head(run_id="2026-11-20T06-16-00Z-allreduce-1a2b30"), only=LAST),
+        {},
+        "two of its runs have one run_id",
+    ),
     "one launch twice": (copied, {}, "two of its launches have the same times: one is a copy"),
     "a run of no step": (
         lambda: files(machine_id=OTHER),
@@ -258,6 +263,11 @@ FORGED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     ),
     "a name with markup": (
         lambda: edited(ranks(gpu="AMD Radeon AI PRO R9700 <img src=x>"), where=""),
+        {},
+        "the name of its GPU has characters that no driver's name has",
+    ),
+    "a name with control characters": (
+        lambda: edited(ranks(gpu="AMD Radeon AI PRO R9700\x1b[31m"), where=""),
         {},
         "the name of its GPU has characters that no driver's name has",
     ),

@@ -126,6 +126,18 @@ def test_a_command_line_that_makes_no_sense_is_one_sentence(capsys, contributed,
     assert contributed.read_bytes() == before
 
 
+def test_a_damaged_table_stays_as_it_is(capsys, contributed, sent):
+    """Two branches may have added rows."""
+    ask(capsys, "add", sent)
+    archive = rows_in(contributed)[0].archive
+    contributed.write_text(damaged := contributed.read_text() + "<<<<<<< HEAD\n")
+    for words in (["add", sent], ["withdraw", archive, "--reason", "a mistake"]):
+        status, _, complained = ask(capsys, *words)
+        assert (status, complained.count("\n")) == (2, 1)
+        assert "contributed.csv, line 8: " in complained
+    assert contributed.read_text() == damaged
+
+
 def test_tables_that_cannot_be_written_are_told(capsys, contributed, sent, monkeypatch):
     """Of an installed package they would be lost with its next version."""
     monkeypatch.setattr(references_command, "IS_CHECKOUT", False)

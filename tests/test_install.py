@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.launch import NEEDS_GIT, ROOT
+from wiretax import __version__
 from wiretax.common.program import REPOSITORY
 
 pytestmark = pytest.mark.unit
@@ -167,3 +168,17 @@ def test_the_files_of_a_release_are_told_by_their_hashes(tmp_path):
     assert command.endswith(" wiretax-0.1.0-py3-none-any.whl")
     digest = hashlib.sha256(b"a wheel").hexdigest()
     assert notes == ["```", f"{digest}  wiretax-0.1.0-py3-none-any.whl", "```"]
+
+
+def test_the_first_release_is_told_by_task_on_a_page():
+    """A tag of it publishes what stands there; what comes next stands above it."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    (_, *sections) = re.split(r"^## ", text, flags=re.MULTILINE)
+    releases = [section for section in sections if not section.startswith("Unreleased\n")]
+    assert releases[0].partition("\n")[0] == __version__
+    assert len(releases[-1].splitlines()) <= 60
+    _, _, tasks = (ROOT / "docs/index.md").read_text().partition("## Tasks\n")
+    pages = re.findall(r"\]\((\w[\w-]*\.md)\)", tasks.partition("\n## ")[0])
+    assert len(pages) > 8
+    assert [page for page in pages if f"(docs/{page}" not in releases[-1]] == []
+    assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()

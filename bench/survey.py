@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import STARTED_S
-from bench.campaigns.campaign_options import Stop, launching_parser
+from bench.campaigns.campaign_options import Stop, launching_parser, time_text
 from bench.campaigns.ending import run_command
 from bench.campaigns.open_campaign import check_new
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, SIGNALS, USAGE, WRONG, print_out
@@ -226,13 +226,21 @@ def run_steps(survey: Survey) -> None:
 
 
 def run_first(survey: Survey, step: SurveyStep, end_s: float, closing_s: float) -> None:
-    """Runs the first launch of a step, unless it has no place here or the time is up."""
-    if step.peers_only and not survey.maps_peers:
-        survey.steps.remove(step)
-        survey.progress.write(f"{step.log.replace('_', ' ')}: left out, no peers' memory")
-        return
+    """Runs the first launch of a step, unless it has no place here or too little time."""
     left_s = end_s - time.monotonic()
     share_s = left_s * step.share / shares_ahead(survey)
+    reason = ""
+    if step.peers_only and not survey.maps_peers:
+        reason = "no peers' memory"
+    elif step.after and not survey.launches(step.after):
+        reason = f"the step {step.after} has nothing that it could confirm"
+    elif share_s < step.least_s:
+        reason = f"{time_text(share_s)} settle nothing, {time_text(step.least_s)} do"
+    if reason:
+        survey.steps.remove(step)
+        survey.remarks.append(f"{step.title} was left out: {reason}.")
+        survey.progress.write(f"{step.log.replace('_', ' ')}: left out, {reason}")
+        return
     if step.last:  # nothing behind it gives way to its compilers, which took others so long
         compile_s = max((each.elapsed_s - each.measuring_s for each in survey.steps), default=0.0)
         share_s = max(share_s / 2, min(share_s, left_s - compile_s))

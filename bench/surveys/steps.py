@@ -57,6 +57,8 @@ class SurveyStep:
     peers_only: bool = False
     quick_gpus: str = ""
     quick_share: float | None = None
+    least_s: float = 0.0
+    after: str = ""
     last: bool = False
     launch: int = 1
     status: Status = "not run"
@@ -84,8 +86,7 @@ class SurveyStep:
 
     @property
     def can_go_on(self) -> bool:
-        """Whether a further launch may measure something: what lacked only time has compiled its
-        kernels."""
+        """Whether a further launch may help: what lacked only time has compiled its kernels."""
         return self.is_measured or (self.launch == 1 and NO_TIME in self.sentence)
 
     def next_launch(self, number: int) -> "SurveyStep":
@@ -159,8 +160,7 @@ def plan(name: str, vendor: str, is_quick: bool) -> list[SurveyStep]:
 
 
 def quick_form(step: SurveyStep, vendor: str) -> SurveyStep:
-    words = [step.line, step.quick, step.quick_gpus if vendor else ""]
-    line = " ".join(filter(None, words))
+    line = " ".join(filter(None, [step.line, step.quick, step.quick_gpus if vendor else ""]))
     return replace(step, line=line, share=step.quick_share or step.share)
 
 

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.unit
 SMALL = {"sizes": [16384], "algorithms": ["auto", "library"], "modes": ["isolated"], "n": 5}
 # Takes the next run of the folder `made`, in place of a launch.
 LAUNCHER = """#!/bin/sh
+[ -n "$5" ] || exit 0 # ranks that do nothing
 for word; do
     case $word in --out=*) out="${word#--out=}" && mkdir -p "$out";; esac
 done

@@ -44,8 +44,9 @@ def quick_survey(folder, vendor="hip", left_s=180.0, launcher="mpirun"):
 class Clock:
     """A machine whose first launches compile beside the time that they are given."""
 
-    def __init__(self, monkeypatch, compile_s):
-        self.now_s, self.compile_s, self.said = 0.0, compile_s, list[str]()
+    def __init__(self, monkeypatch, compile_s, failing=()):
+        self.now_s, self.compile_s, self.failing = 0.0, compile_s, failing
+        self.said = list[str]()
         monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=lambda: self.now_s))
         monkeypatch.setattr(command, "STARTED_S", 0.0)
         monkeypatch.setattr(command, "perform", self.perform)
@@ -55,11 +56,11 @@ class Clock:
         compiled_s = self.compile_s if compiles else 0.0
         took_s = share_s + compiled_s
         step.elapsed_s = min(took_s, left_s)
-        step.status = "done" if took_s <= left_s else "failed"
+        step.status = "failed" if took_s > left_s or step.name in self.failing else "done"
         step.result = SimpleNamespace(end=SimpleNamespace(compile_s=compiled_s), cases=[])
         self.now_s += step.elapsed_s
         self.said.append(f"{step.log} {step.status}")
-        if step.name == "allreduce":
+        if survey.is_quick and step.name == "allreduce":
             assert share_s >= 10, "a launch on GPUs takes some seconds to start"
 
 
@@ -93,6 +94,30 @@ def test_a_quick_survey_tunes_nothing_and_calls_from_graphs_on_gpus():
     full = {step.name: step for step in plan("separate", "hip", False)}["thresholds"]
     assert " -G 1" in full.line
     assert full.again["number"] + 1 >= LEAST_LAUNCHES
+
+
+@pytest.mark.parametrize(
+    ("time_s", "failing", "tunings"),
+    [
+        (900.0, (), ["tune done", "confirm done"]),
+        (900.0, ("tune",), ["tune failed"]),
+        (150.0, (), []),
+    ],
+)
+def test_tuning_has_its_time_or_is_left_out(tmp_path, monkeypatch, time_s, failing, tunings):
+    """Two short ones took a third of the time for "table: none", the second after a failed first,
+    of which it had nothing to confirm."""
+    clock = Clock(monkeypatch, 15.0, failing)
+    made = replace(
+        quick_survey(tmp_path / "survey", ""),
+        deadline_s=time_s,
+        is_quick=False,
+        steps=plan("separate", "", False),
+    )
+    run_steps(made)
+    assert [said for said in clock.said if said.startswith(("tune", "confirm"))] == tunings
+    left_out = [remark for remark in made.remarks if remark.startswith("Tuning")]
+    assert len(left_out) == 2 - len(tunings)
 
 
 def owners(folder, graph_us, launches=LEAST_LAUNCHES, gpu=R9700, wide=1.0):
@@ -203,7 +228,7 @@ for made in {tmp_path}/made/*.jsonl; do mv "$made" "$out" && break; done || exit
 {end}
 """)
     launcher.chmod(0o755)
-    made = quick_survey(tmp_path / "survey", "", 25.0, launcher)
+    made = quick_survey(tmp_path / "survey", "", 90.0, launcher)
     steps = [step for step in plan("separate", "", False) if step.name == "tune"]
     return replace(made, steps=steps, **fields)
 

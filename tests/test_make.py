@@ -79,6 +79,14 @@ def test_the_former_names_of_the_libraries_and_their_variables_still_count():
                 "rccl-windows": "NCCL_CUMEM_ENABLE=1",
             },
         ),
+        (
+            "rocm10",
+            {
+                "rccl": "",
+                "rccl-memcpy": "NCCL_SHM_USE_CUDA_MEMCPY=1",
+                "rccl-windows": "NCCL_CUMEM_ENABLE=1",
+            },
+        ),
     ],
 )
 def test_on_gpus_the_library_is_launched_by_what_it_reads_once_in_a_process(gpu, variants):

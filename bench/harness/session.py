@@ -213,6 +213,8 @@ def open_session(
         )
     if graph and device.graph_defect:
         notes.append(device.graph_defect)
+    if device.without_cupy:
+        notes.append(device.without_cupy)
     waits = WaitPolicy(flight.watch, place.oversubscribed, options.timeout_s)
     world = open_world(communicator, device, waits, options.memory, graph)
     world.library.measured = options.library

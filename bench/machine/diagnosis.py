@@ -369,6 +369,8 @@ def page(facts: Facts) -> str:
         lines += ["", section("Memory", [f"{facts['uncached']}; the probe judges it."])]
     if facts["graphs"]:
         lines += ["", section("Graphs", [facts["graphs"]])]
+    if facts["bindings"]:
+        lines += ["", section("Bindings", [facts["bindings"]])]
     refused = [f"Peer memory was refused: {refusal}." for refusal in facts["refusals"]]
     for title, sentences in (
         ("Problems", [*refused, *problems(facts)]),

@@ -43,6 +43,7 @@ def examine(bus_ids: Sequence[str]) -> Facts:
         "wire": None,
         "uncached": None,
         "graphs": "",
+        "bindings": "",
         "shm_bytes": shutil.disk_usage(SHM).total if os.path.isdir(SHM) else None,
         "virtualisation": virtualisation() or "unknown",
         "legacy_ipc": any(gpu["vendor"] == pci.AMD for gpu in gpus) and legacy_ipc_fails(),
@@ -149,7 +150,7 @@ def examine_peers(
             )
         facts["uncached"] = f"HIP {release} gives {device.arch} {memory}"
 
-    facts["graphs"] = device.graph_defect
+    facts["graphs"], facts["bindings"] = device.graph_defect, device.without_cupy
     vendor = {"cuda": pci.NVIDIA, "hip": pci.AMD}[device.name]
     for gpu, of_rank in zip(facts["gpus"], ranks, strict=True):
         gpu |= {"name": of_rank["gpu"], "vendor": vendor, "arch": of_rank["arch"]}

@@ -21,6 +21,7 @@ from collectives.communicator import Communicator, Refusal
 from kernels.devices.device import DeviceError
 from kernels.devices.gpu import GpuDevice
 from kernels.devices.gpu_driver import wide
+from kernels.devices.rocm_libraries import complaint
 
 # By kind of device: the library's name and file, where it comes from, and the oldest: the first
 # NCCL with ncclMemAlloc, RCCL of ROCm 7.0.
@@ -318,7 +319,11 @@ def find_library(vendor: str) -> str:
             return file
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # without NCCL, CuPy prints five lines on each rank
-        if importlib.import_module("cupy.cuda.nccl").available:
+        try:
+            is_here = importlib.import_module("cupy.cuda.nccl").available
+        except ImportError:  # AMD's bindings drive the GPU
+            is_here = not complaint(file)
+        if is_here:
             return file
     raise DeviceError(f"{kind} is not installed: {source}")
 

@@ -292,6 +292,7 @@ class Device(Protocol):
     flushes_hdp: bool = False  # builds from now on flush peers' host data paths before a flag
     most_graph_nodes: int | None = None  # kernels in a graph; None: any number
     graph_defect: str = ""  # what is known against replays of its graphs
+    without_cupy: str = ""  # what drives a GPU in place of CuPy, in words
     most_chunk_bytes: int  # the largest useful chunk of a message
     l1_bytes: int = 0  # a CPU core's first data cache; 0 if nobody knows
     l2_bytes: int = 0  # and its second
@@ -300,7 +301,7 @@ class Device(Protocol):
     loaded: dict[object, Any]  # by a file and its macros
     compilers: "Compilers | None" = None  # compile files of steps that are made from now on
     later: list["Later"]  # the functions of such steps
-    xp: Any  # the array module of its memory, numpy or cupy
+    xp: Any  # whose arrays its memory is: numpy, cupy, or `hip`, which has no matmul
 
     def array(self, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
         """Device memory as an array of `xp`."""

@@ -1,4 +1,4 @@
-"""A GPU as a device, CUDA or HIP, through CuPy. Peers open its memory by IPC
+"""A GPU as a device, CUDA or HIP, through CuPy or what has its names. Peers open its memory by IPC
 (`mapped`; on one GPU `same_device`; on HIP followed by the type of memory), or by the driver's
 virtual memory management (`mapped vmm`, also with a type). Where the driver refuses or the probe
 fails, both GPUs register host memory (`host_staged`)."""
@@ -30,6 +30,7 @@ from kernels.devices.gpu_driver import (
     AMD_MODULE,
     NVIDIA_MODULE,
     arch_of,
+    bindings_name,
     compile_kernel,
     module_version,
     ordinals,
@@ -72,6 +73,10 @@ DEFECTIVE_HIP = "7.2"
 GRAPH_DEFECT = (
     "ROCm 7.2.0 to 7.2.3 now and then corrupt replays of graphs (ROCm/clr issue 279: seen on "
     "gfx942, not with 7.1.1 or 7.13), and the runtime here is a 7.2: compare with runs with -G 0."
+)
+WITHOUT_CUPY = (
+    "CuPy cannot be imported, so AMD's {} drives the GPU. No card has run it yet, and there is no "
+    "matmul of CuPy's."
 )
 # Registering host memory by the driver: CuPy's own calls are stubs on HIP.
 REGISTRATION = {
@@ -141,6 +146,10 @@ class GpuDevice(GpuStream):
         self.most_graph_nodes = GFX12_GRAPH_NODES if self.arch.startswith("gfx12") else None
         if runtime.is_hip and runtime_version == DEFECTIVE_HIP:
             self.graph_defect = GRAPH_DEFECT
+        bindings = str(self.bindings.__version__)
+        if (name := bindings_name(self.bindings)) != "CuPy":
+            bindings = f"{name} {bindings}"
+            self.without_cupy = WITHOUT_CUPY.format(bindings)
         self.loaded, self.later = {}, []
         self.take_kernels()
         self.facts = {
@@ -152,7 +161,7 @@ class GpuDevice(GpuStream):
             "driver": release(runtime.driverGetVersion()),
             "runtime": runtime_version,
             "module": module_version(AMD_MODULE if runtime.is_hip else NVIDIA_MODULE),
-            "cupy": self.bindings.__version__,
+            "cupy": bindings,
         }
 
     def compile(self, stem: str, macros: Macros, wait: bool = True) -> Path:

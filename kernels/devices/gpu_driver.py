@@ -1,4 +1,4 @@
-"""A GPU's driver and run-time compiler, through CuPy: lists the GPUs, compiles."""
+"""A GPU's driver and run-time compiler, by CuPy or what has its names: lists GPUs, compiles."""
 
 import contextlib
 import ctypes
@@ -32,11 +32,12 @@ LEGACY_IPC = "HSA_ENABLE_IPC_MODE_LEGACY"  # ROCm's older IPC, which fails witho
 NVIDIA_MODULE = Path("/sys/module/nvidia/version")
 # Extras of the wheel, or environments of a checkout, which has no package around its folders.
 INSTALL = (
-    "in a checkout of Wiretax `pip install '.[cuda13]'`, '.[cuda12]' (as nvidia-smi says) or "
-    "'.[rocm]'"
+    "in a checkout of Wiretax `pip install '.[cuda13]'`, '.[cuda12]' (as nvidia-smi says), "
+    "'.[rocm]' or '.[rocm10]'"
     if __name__.startswith("wiretax.")
-    else "`make allreduce GPU=cuda13`, GPU=cuda12 (as nvidia-smi says) or GPU=rocm"
+    else "`make allreduce GPU=cuda13`, GPU=cuda12 (as nvidia-smi says), GPU=rocm or GPU=rocm10"
 )
+OTHERWISE = "AMD's bindings need HIP and hipRTC alone: pip install rocm-bindings-hip"
 
 
 class VisibleGpu(NamedTuple):
@@ -68,23 +69,40 @@ def legacy_ipc_fails() -> bool:
 
 @cache
 def load_bindings() -> Any:
-    """The module `cupy`. Raises DeviceError with CuPy's own reason and what to install."""
+    """The module `cupy`, or AMD's bindings with its names where it cannot be imported. Raises
+    DeviceError with CuPy's own reason and what to install."""
     # RCCL's README asks for it if GPUs peer over PCIe; read when ROCm starts.
     os.environ.setdefault("HSA_FORCE_FINE_GRAIN_PCIE", "1")
     if not AMD_MODULE.exists():
         os.environ.setdefault(LEGACY_IPC, "0")
-    rocm_libraries.load_from_wheels()
     try:
+        rocm_libraries.load_from_wheels()
         return importlib.import_module("cupy")
     except Exception as error:
+        # Before the sentences below, which load libraries: a process may have one HIP.
+        bindings, lack = rocm_libraries.amd_bindings()
+        if bindings:
+            return bindings
+        if isinstance(error, DeviceError):
+            raise
         # CuPy raises its advice, in twenty lines, from the error of the loader.
         reason = str(error.__cause__ or error)
         if DRIVERS["hip"] in reason and (other := other_hip()):
             raise DeviceError(other) from error
         if lacks := rocm_libraries.missing(reason):
-            raise DeviceError(f"CuPy cannot be imported for lack of {', '.join(lacks)}") from error
+            sentence = (
+                f"CuPy cannot be imported for lack of {', '.join(lacks)}; {lack or OTHERWISE}"
+            )
+            raise DeviceError(sentence) from error
         advice = f"{INSTALL} installs the one for the driver"
+        if lack and isinstance(error, ModuleNotFoundError):  # installed without CuPy: for ROCm 10
+            advice = lack
         raise DeviceError(f"CuPy cannot be imported: {reason}; {advice}") from error
+
+
+def bindings_name(bindings: Any) -> str:
+    """Whose they are: CuPy, or AMD's package."""
+    return "CuPy" if bindings.__name__ == "cupy" else "rocm-bindings-hip"
 
 
 def gpu_node() -> str | None:
@@ -146,7 +164,8 @@ def visible_gpus(mixed: bool = False) -> VisibleGpus:
     GPU would otherwise set the times of the cards beside it. Raises DeviceError without a GPU."""
     if not gpu_node():  # CuPy takes a second to load
         driver_library(*DRIVERS)
-    runtime = load_bindings().cuda.runtime
+    bindings = load_bindings()
+    runtime = bindings.cuda.runtime
     vendor = "hip" if runtime.is_hip else "cuda"
     try:
         gpus = [describe(runtime, bus_id, number) for bus_id, number in ordinals(runtime).items()]
@@ -154,8 +173,9 @@ def visible_gpus(mixed: bool = False) -> VisibleGpus:
         offered, wanted = runtime.driverGetVersion(), runtime.runtimeGetVersion()
         older = "; update the driver, or install cuda12 in place of cuda13"
         raise DeviceError(
-            f"no {vendor} device can be used: {error}; the driver offers {release(offered)}, CuPy "
-            f"wants {release(wanted)}{older if 12000 <= offered < 13000 <= wanted < 14000 else ''}"
+            f"no {vendor} device can be used: {error}; the driver offers {release(offered)}, "
+            f"{bindings_name(bindings)} wants {release(wanted)}"
+            f"{older if 12000 <= offered < 13000 <= wanted < 14000 else ''}"
         ) from error
     if not gpus:
         raise DeviceError(f"there is no {vendor} device that this process may see")

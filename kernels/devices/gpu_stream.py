@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from kernels.devices.device import Action, Counts, Device, Gate, Stamps, Step, Watch
-from kernels.devices.gpu_driver import calling, driver_library, load_bindings, ordinals, wide
+from kernels.devices.gpu_driver import (
+    bindings_name,
+    calling,
+    driver_library,
+    load_bindings,
+    ordinals,
+    wide,
+)
 
 # Entries of a stream, also a library's. After about 1,000 a launch blocks: at a gate, for ever.
 MOST_QUEUED = 500
@@ -105,7 +112,8 @@ class GpuStream(Device):
             self.captured(self.nothing).launch(self.stream)
             self.stream.synchronize()
         except RuntimeError as error:
-            return f"CuPy cannot capture a graph on GPU {self.pci_bus_id}: {error}"
+            name = bindings_name(self.bindings)
+            return f"{name} cannot capture a graph on GPU {self.pci_bus_id}: {error}"
         return None
 
     def _with_graphs(self, actions: Sequence[Action]) -> list[Action]:

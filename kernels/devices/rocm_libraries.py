@@ -1,4 +1,5 @@
-"""ROCm's shared libraries that CuPy needs: which packages bring them, and how ROCm's wheels do."""
+"""ROCm's shared libraries that CuPy or AMD's bindings need: which packages bring them, and how
+ROCm's wheels do."""
 
 import ctypes
 import importlib
@@ -6,6 +7,7 @@ import re
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from kernels.devices.device import DeviceError
 
@@ -18,6 +20,12 @@ PACKAGES = {
     "libhiprtc.so.7": "AMD's package hip-runtime-amd, Ubuntu's libhiprtc7",
     "librocfft.so.0": "AMD's package rocfft, Ubuntu's librocfft0",
     TRACER: "AMD's package roctracer; Ubuntu has none: docs/gpu.md says what helps",
+}
+# As AMD's bindings name them: links, which AMD's runtime package has (`**/*.so` in TheRock's
+# artifact_builder.py, 10.0), and Ubuntu's for developers (Debian's libamdhip64-dev 7.2.4).
+OF_BINDINGS = {
+    "libamdhip64.so": "AMD's package amdrocm-runtime, Ubuntu's libamdhip64-dev",
+    "libhiprtc.so": "AMD's package amdrocm-runtime, Ubuntu's libamdhip64-dev",
 }
 # Where AMD's packages put them, before ROCm 7.14 and since. The loader looks there only if told.
 FOLDERS = "/opt/rocm/lib", "/opt/rocm/core*/lib", "/opt/rocm-*/lib"
@@ -52,6 +60,24 @@ def load_from_wheels() -> None:
         ) from error
 
 
+def amd_bindings() -> tuple[Any, str]:
+    """AMD's bindings of HIP and hipRTC with CuPy's names; or None, and what they lack, "" if they
+    are not installed."""
+    try:
+        from kernels.devices import hip
+
+        hip.cuda.runtime.runtimeGetVersion()  # these load the libraries
+        hip.cuda.nvrtc.getVersion()
+        if not complaint(HIP):  # they load any ROCm's; what they lack is called in this one
+            return hip, ""
+    except ImportError:
+        return None, ""
+    except RuntimeError:
+        pass
+    lacks = [f"{name} ({remedy(name, name)})" for name in OF_BINDINGS if complaint(name)]
+    return None, f"AMD's bindings lack {', '.join(lacks) or HIP}"
+
+
 def missing(reason: str) -> list[str]:
     """ROCm's libraries that the loader does not find, each with what helps, if it has failed for
     this reason, which begins with a library's name; [] if that is none of ROCm's."""
@@ -70,4 +96,4 @@ def remedy(name: str, library: str) -> str:
     for folder in [folder for place in FOLDERS for folder in sorted(glob(place))]:
         if Path(folder, name).exists():
             return f"in {folder}: export LD_LIBRARY_PATH={folder}"
-    return PACKAGES.get(name, f"{library} needs it")
+    return (PACKAGES | OF_BINDINGS).get(name, f"{library} needs it")

@@ -19,7 +19,8 @@ from kernels.devices.compile_cache import cache_folder
 from tests.launch import FULL
 
 HERE = Path(__file__).parent
-DRIVERS = {"cuda": "libcuda.so.1", "hip": "libamdhip64.so.7"}
+OF_BINDINGS = "libamdhip64.so", "libhiprtc.so"  # as AMD's bindings name them
+DRIVERS = {"cuda": ["libcuda.so.1"], "hip": ["libamdhip64.so.7", *OF_BINDINGS]}
 
 
 @cache
@@ -40,9 +41,10 @@ def _folder() -> Path:
         units = [str(p) for p in sources if p.suffix == ".cpp"]
         flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-pthread"]
         subprocess.run([clang, *flags, *units, "-o", str(making / "gpu.so")], check=True)
-        for vendor, name in DRIVERS.items():
+        for vendor, names in DRIVERS.items():
             (making / vendor).mkdir()
-            (making / vendor / name).symlink_to("../gpu.so")
+            for name in names:
+                (making / vendor / name).symlink_to("../gpu.so")
         try:
             making.rename(folder)
         except OSError:  # another process was faster
@@ -69,6 +71,7 @@ def environment(**faults: object) -> dict[str, str]:
         "XDG_CACHE_HOME": str(folder / kernels),
         "FAKE_GPU_LIBRARY": str(folder / "gpu.so"),
         "FAKE_NCCL_BINDING": "none",
+        "ROCM_PATH": str(folder / "no ROCm"),  # where AMD's bindings look first
         **{
             f"FAKE_GPU_{name.upper()}": str(value)
             for name, value in {"closed": int(FULL), **faults}.items()

@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,12 @@ def compiler() -> tuple[list[str], str]:
     pytest.skip(ABSENT)
 
 
-def compiled(folder: Path, architecture: str, names: list[str], *macros: str) -> dict[str, str]:
+def compiled(
+    folder: Path, architecture: str, names: list[str], *macros: str, by: str = ""
+) -> dict[str, str]:
     """hipRTC's log of each of these files; their code objects are in the folder."""
     launcher, library = compiler()
+    library = by or library
     module = "-m", "tests.kernels.hiprtc_process"
     done = subprocess.run(
         [*launcher, *module, library, architecture, str(folder), *macros],
@@ -90,6 +94,29 @@ def test_the_real_hiprtc_compiles_every_file_without_a_word_or_a_spill(
         assert kernels
         assert misfits(kernels) == [], stem
         assert {each.wave for each in kernels} == {64 if architecture.startswith("gfx9") else 32}
+
+
+def test_amd_s_bindings_compile_what_the_library_compiles(tmp_path, monkeypatch):
+    """Byte for byte, and their own refusal is the library's."""
+    if find_spec("rocm") is None:
+        pytest.skip("AMD's bindings are not installed: rocm-bindings-hip")
+    if folder := os.environ.get(UNPACKED):  # whose packages have no link, as they name it
+        _, name = compiler()
+        rocm = tmp_path / "rocm/lib"
+        rocm.mkdir(parents=True)
+        (rocm / "libhiprtc.so").symlink_to(Path(folder, "usr/lib/x86_64-linux-gnu", name).resolve())
+        monkeypatch.setenv("ROCM_PATH", str(rocm.parent))
+    wrong = tmp_path / "wrong.cu"
+    wrong.write_text("int x = nonsense;")
+    outputs = []
+    for by in "", "bindings":
+        output = tmp_path / f"by {by}"
+        output.mkdir()
+        logs = compiled(output, "gfx1201", ["allreduce_ring", str(wrong.with_suffix(""))], by=by)
+        said = [text.partition("/input/")[2] for text in logs.values()]  # after a folder of its own
+        outputs.append((said, (output / "allreduce_ring.bin").read_bytes()))
+    assert outputs[0] == outputs[1]
+    assert outputs[1][0] == ["", "wrong.cu:1:9: error: use of undeclared identifier 'nonsense'"]
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ try:
 except gpu_driver.DeviceError as error:
     print(error)
 """
+OTHERWISE = "; AMD's bindings need HIP and hipRTC alone: pip install rocm-bindings-hip\n"
 NEEDED = "libamdhip64.so.7", "librocfft.so.0", "libroctracer64.so.4"  # by CuPy's first files
 SYSTEM = *NEEDED, "libhiprtc.so.7"
 CORE_WHEEL = "libamdhip64.so.7", "libhiprtc.so.7", "libroctracer64.so.4", "libamd_comgr.so.3"
@@ -70,6 +71,7 @@ def site(tmp_path):
     its libraries were only there when it was built."""
     built = [build(tmp_path / "built", name) for name in NEEDED]
     (tmp_path / "site/cupy").mkdir(parents=True)
+    (tmp_path / "site/rocm.py").touch()  # nor AMD's bindings
     (tmp_path / "site/cupy/__init__.py").write_text(CUPY)
     (tmp_path / "site/cupy/_core.py").write_text(CORE)
     build(tmp_path / "site/cupy", "runtime.so", *built)
@@ -109,7 +111,7 @@ def test_each_library_that_rocm_lacks_is_named_with_its_packages(site, tmp_path)
         "libhiprtc.so.7 (AMD's package hip-runtime-amd, Ubuntu's libhiprtc7), "
         "librocfft.so.0 (AMD's package rocfft, Ubuntu's librocfft0), "
         "libroctracer64.so.4 (AMD's package roctracer; Ubuntu has none: docs/gpu.md says what "
-        "helps)\n"
+        f"helps){OTHERWISE}"
     )
 
 
@@ -119,7 +121,7 @@ def test_a_library_that_another_one_needs_is_named(site, tmp_path):
         build(tmp_path / "system", name, *([runtime] if name == "libamdhip64.so.7" else []))
     said = load(site, tmp_path / "system")
     lack = "libhsa-runtime64.so.1 (libamdhip64.so.7 needs it)"
-    assert said == f"CuPy cannot be imported for lack of {lack}\n"
+    assert said == f"CuPy cannot be imported for lack of {lack}{OTHERWISE}"
 
 
 def test_libraries_off_the_loader_s_path_are_named_with_their_folder(site, tmp_path):
@@ -131,11 +133,14 @@ def test_libraries_off_the_loader_s_path_are_named_with_their_folder(site, tmp_p
         f"from kernels.devices import rocm_libraries\nrocm_libraries.FOLDERS = {str(folder)!r},\n"
     )
     said = load(site, program=told + LOAD)
-    assert said.endswith(f"libroctracer64.so.4 (in {folder}: export LD_LIBRARY_PATH={folder})\n")
+    assert said.endswith(
+        f"libroctracer64.so.4 (in {folder}: export LD_LIBRARY_PATH={folder}){OTHERWISE}"
+    )
     assert load(site, folder).startswith("14.2.0\n")
 
 
 def test_without_cupy_the_sentence_says_what_installs_it(tmp_path):
+    (tmp_path / "rocm.py").touch()
     (tmp_path / "cupy.py").write_text("raise ModuleNotFoundError(\"No module named 'cupy'\")")
     said = load(tmp_path)
     assert said.startswith("CuPy cannot be imported: No module named 'cupy'; `make allreduce GPU=")

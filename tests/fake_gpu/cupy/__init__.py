@@ -5,8 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from . import cuda
+from . import _hip, _software, cuda
 from .cuda import driver
+
+if not _software.setting("CUPY", 1):
+    _hip.describe()
+    raise ImportError("librocfft.so.0: cannot open shared object file: No such file or directory")
 
 __version__ = "14.2.0"
 __all__ = ["RawKernel", "RawModule", "cuda", "matmul", "ndarray"]

@@ -9,6 +9,8 @@ FAKE_GPU_VISIBLE=1: each rank sees its own device alone, as number 0
 FAKE_GPU_SMS: multiprocessors per device (2)
 FAKE_GPU_THREADS: most threads per block; a multiprocessor holds two such blocks (4)
 FAKE_GPU_DRIVER, FAKE_GPU_RUNTIME: the driver's and the runtime's version, as CUDA or HIP writes it
+FAKE_GPU_CUPY=0: CuPy cannot be imported, as where ROCm lacks a library; AMD's bindings then call
+  the driver's library
 FAKE_GPU_PEER=0: the driver refuses peer access
 FAKE_GPU_CLOSED=1: a host access to device memory ends the process
 FAKE_GPU_FAIL: call[:rankN][:error name][:>bytes], ...: calls that fail

@@ -1,5 +1,5 @@
-"""`cupy.ndarray` for memory that others own: a place, a shape and a type. It has no operations;
-contenders take it as a tensor of torch."""
+"""`cupy.ndarray` for memory that others own: a place, a shape and a type. It has no operations:
+contenders are to take it as a tensor of torch."""
 
 from dataclasses import dataclass
 from typing import Any

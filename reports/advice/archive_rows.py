@@ -69,15 +69,14 @@ class Launch:
 
 def read_sent(path: Path) -> SentArchive:
     """Raises ResultError for a file that is no archive, and DamagedArchive."""
-    with unpacked(path) as folder:
-        try:
-            contents, runs = read_contents(folder), dict[str, Result]()
-            for name in sorted(contents.files):
-                if name.endswith(".jsonl"):
-                    runs[name] = read(folder / name)
-                    runs[name].path = Path(name)
-        except ResultError as error:
-            raise DamagedArchive(str(error).replace(f"{folder}/", "")) from error
+    files = unpacked(path)
+    try:
+        contents = read_contents(files)
+        runs = {name: read(path / name) for name in sorted(files) if name.endswith(".jsonl")}
+    except ResultError as error:
+        raise DamagedArchive(str(error).replace(f"{path}/", "")) from error
+    for name, result in runs.items():
+        result.path = Path(name)
     return SentArchive(digest(path), contents, runs)
 
 

@@ -1,13 +1,9 @@
-"""Archives of surveys: what comes out is what went in, and nothing else is written."""
+"""Archives of surveys: what comes out is what went in, and nothing else is taken."""
 
 import gzip
 import hashlib
 import io
-import os
-import signal
 import tarfile
-import tempfile
-from functools import partial
 
 import msgspec
 import pytest
@@ -15,22 +11,12 @@ import pytest
 from bench.surveys.survey_archive import pack
 from wiretax.common.untrusted import printable
 from wiretax.record import archive
-from wiretax.record.archive import CONTENTS, ENDINGS, Contents, StepRecord, read_contents, unpacked
+from wiretax.record.archive import CONTENTS, Contents, StepRecord, read_contents, unpacked
 from wiretax.record.result import ResultError
 
 pytestmark = pytest.mark.unit
 
 PAGE = "survey/index.html"
-
-
-@pytest.fixture(autouse=True)
-def room(tmp_path, monkeypatch):
-    """The folder for temporary files, which is empty after each test."""
-    room = tmp_path / "room"
-    room.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(room))
-    yield room
-    assert not list(room.iterdir())
 
 
 def contents(files, steps=()):
@@ -59,21 +45,13 @@ def packed(path, files):
     return path
 
 
-def test_an_archive_gives_its_files_with_their_hashes(tmp_path):
-    files = {"results/allreduce/a.jsonl": b"{}", "index.html": b"page"}
-    path = packed(tmp_path / "s.tar.gz", files | {CONTENTS: contents(files)})
-    with unpacked(path) as folder:
-        assert read_contents(folder).files.keys() == files.keys()
-        assert (folder / "index.html").read_bytes() == b"page"
-    assert not folder.exists()
-
-
-def test_what_a_survey_packs_can_be_read(tmp_path):
-    files = {"results/allreduce/20261130T120000-1a2b3c4d.jsonl": b"{}"}
+def test_an_archive_gives_the_files_that_a_survey_packed(tmp_path):
+    files = {"results/allreduce/20261130T120000-1a2b3c4d.jsonl": b"{}", "index.html": b"page"}
     path = tmp_path / "s.tar.gz"
     path.write_bytes(pack("survey-2026-11-30T12-00-00Z", files | {CONTENTS: contents(files)}))
-    with unpacked(path) as folder:
-        assert read_contents(folder).files.keys() == files.keys()
+    found = unpacked(path)
+    assert read_contents(found).files.keys() == files.keys()
+    assert {name: found[name] for name in files} == files
 
 
 @pytest.mark.parametrize(
@@ -83,11 +61,10 @@ def test_what_a_survey_packs_can_be_read(tmp_path):
         ({"more.json": b"{}"}, "do not have the same files: more.json"),
     ],
 )
-def test_a_file_that_is_not_the_listed_one_is_named(tmp_path, changed, sentence):
+def test_a_file_that_is_not_the_listed_one_is_named(changed, sentence):
     files = {"index.html": b"page"}
-    path = packed(tmp_path / "s.tar.gz", files | {CONTENTS: contents(files)} | changed)
-    with unpacked(path) as folder, pytest.raises(ResultError, match=sentence):
-        read_contents(folder)
+    with pytest.raises(ResultError, match=sentence):
+        read_contents(files | {CONTENTS: contents(files)} | changed)
 
 
 def member(name, data=b"page", kind=tarfile.REGTYPE, size=None):
@@ -98,7 +75,7 @@ def member(name, data=b"page", kind=tarfile.REGTYPE, size=None):
 
 
 def extended(**records):
-    """A file before which pax's records stand, such as its true path."""
+    """A file before which pax's records stand, such as another path."""
     info = tarfile.TarInfo(PAGE)
     info.size, info.pax_headers = 4, records
     return info.tobuf(tarfile.PAX_FORMAT) + b"page".ljust(tarfile.BLOCKSIZE, b"\0")
@@ -124,6 +101,7 @@ END = bytes(2 * tarfile.BLOCKSIZE)
         (member(PAGE, kind=tarfile.GNUTYPE_SPARSE), "is no regular file"),
         (member(PAGE, kind=tarfile.CONTTYPE), "is no regular file"),
         (member(PAGE, kind=tarfile.XGLTYPE), "is no regular file"),
+        (extended(path="../../evil.html"), "is no regular file"),
         (member("survey/" + "a" * 200 + ".html"), "is no regular file"),  # GNU's long name
         (member("/survey/index.html"), "lies outside"),
         (member("survey/../index.html"), "lies outside"),
@@ -135,17 +113,14 @@ END = bytes(2 * tarfile.BLOCKSIZE)
         (member("survey/\u202elmth.html"), "a name that no survey gives"),
         (member("survey/index.sh"), "of no kind"),
         (GOOD + GOOD, "is there twice"),
-        (GOOD + member("survey/INDEX.html"), "is there twice"),
-        (GOOD + member(f"{PAGE}/a.json"), "a.json: "),
-        (member(f"{PAGE}/a.json") + GOOD, "index.html: "),
         (GOOD + member("Survey/a.json"), "holds 2 folders"),
     ],
 )
 def test_a_hostile_tar_file_is_refused_in_a_sentence(tmp_path, tar, sentence):
     path = tmp_path / "s.tar.gz"
     path.write_bytes(gzip.compress(tar + END))
-    with pytest.raises(ResultError, match=sentence) as refused, unpacked(path):
-        pass
+    with pytest.raises(ResultError, match=sentence) as refused:
+        unpacked(path)
     assert printable(str(refused.value)) == str(refused.value)
 
 
@@ -164,7 +139,6 @@ WHOLE = gzip.compress(GOOD + END)
         (WHOLE + bytes(100_000), "something follows its end"),
         (gzip.compress(bytes(3_000_000)), "unpacks to more than the 1 MB"),
         (gzip.compress(GOOD + b"\1" * 100), "truncated header"),
-        (gzip.compress(member(PAGE, kind=tarfile.XHDTYPE) * 9 + GOOD), "more than the 2 files"),
         (gzip.compress(GOOD + member("survey/a.json") + member("survey/b.json")), "the 2 files"),
     ],
 )
@@ -175,35 +149,8 @@ def test_an_archive_that_is_damaged_or_too_large_is_refused(
     monkeypatch.setattr(archive, "MOST_FILES", 2)
     path = tmp_path / "s.tar.gz"
     path.write_bytes(packed)
-    with pytest.raises(ResultError, match=sentence), unpacked(path):
-        pass
-
-
-@pytest.mark.parametrize(
-    "records",
-    [
-        {"mtime": "1.5"},
-        {"path": "../../evil.html"},
-        {"path": "survey/\0.html"},
-        {"size": str(1 << 40)},
-        {"size": "-1"},
-        {"linkpath": "/etc/passwd"},
-        {
-            "GNU.sparse.major": "1",
-            "GNU.sparse.minor": "0",
-            "GNU.sparse.name": "survey/evil.html",
-            "GNU.sparse.realsize": str(1 << 40),
-        },
-        {"GNU.sparse.map": f"{1 << 40},1", "GNU.sparse.size": str(1 << 40)},
-    ],
-)
-def test_an_extension_of_the_tar_format_changes_nothing(tmp_path, records):
-    """A file is what its header says; a sparse one would take a terabyte."""
-    path = tmp_path / "s.tar.gz"
-    path.write_bytes(gzip.compress(extended(**records) + END))
-    with unpacked(path) as folder:
-        assert [file.name for file in folder.iterdir()] == ["index.html"]
-        assert (folder / "index.html").read_bytes() == b"page"
+    with pytest.raises(ResultError, match=sentence):
+        unpacked(path)
 
 
 def listed(**changes):
@@ -239,55 +186,16 @@ def listed(**changes):
         (b'{"status": NaN}', "damaged"),
         (b"null", "damaged"),
         (b"\xff", "damaged"),
-        (b" " * 2_000_001, "its 2 MB are more than the 2 MB that are read"),
+        (b" " * 2_000_001, "survey.json has more than the 2,000,000 bytes"),
     ],
 )
-def test_a_hostile_list_of_contents_is_refused_in_a_sentence(tmp_path, text, sentence):
-    path = packed(tmp_path / "s.tar.gz", {"a.jsonl": b"page", CONTENTS: text})
-    with unpacked(path) as folder, pytest.raises(ResultError, match=sentence) as refused:
-        read_contents(folder)
+def test_a_hostile_list_of_contents_is_refused_in_a_sentence(text, sentence):
+    with pytest.raises(ResultError, match=sentence) as refused:
+        read_contents({"a.jsonl": b"page", CONTENTS: text})
     assert printable(str(refused.value)) == str(refused.value)
 
 
-def test_what_a_survey_says_is_printable(tmp_path):
+def test_what_a_survey_says_is_printable():
     text = listed(sentence="4.9 us\x1b[2J")
-    path = packed(tmp_path / "s.tar.gz", {"a.jsonl": b"page", CONTENTS: text})
-    with unpacked(path) as folder:
-        assert read_contents(folder).steps[0].sentence == "4.9 us?[2J"
-
-
-@pytest.mark.parametrize("end", [KeyboardInterrupt, OSError])
-def test_nothing_is_left_after_an_error_in_the_block(tmp_path, end):
-    path = packed(tmp_path / "s.tar.gz", {"index.html": b"page"})
-    with pytest.raises(end), unpacked(path):
-        raise end
-
-
-@pytest.mark.parametrize("number", ENDINGS)
-def test_nothing_is_left_by_a_process_that_a_signal_ends(tmp_path, number):
-    path = packed(tmp_path / "s.tar.gz", {"index.html": b"page"})
-    if not (pid := os.fork()):
-        signal.signal(number, signal.SIG_DFL)  # as reports do
-        with unpacked(path):
-            signal.raise_signal(number)
-        os._exit(0)
-    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == number
-
-
-def test_handlers_of_signals_are_those_of_before(tmp_path):
-    path = packed(tmp_path / "s.tar.gz", {"index.html": b"page"})
-    before = [signal.getsignal(number) for number in ENDINGS]
-    with unpacked(path):
-        pass
-    assert [signal.getsignal(number) for number in ENDINGS] == before
-
-
-def test_a_full_disk_is_a_sentence(tmp_path, room, monkeypatch):
-    path = packed(tmp_path / "s.tar.gz", {"index.html": bytes(3000)})
-    with monkeypatch.context() as full:
-        full.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "r+b"))
-        with pytest.raises(ResultError, match="cannot be unpacked: No space left"), unpacked(path):
-            pass
-    monkeypatch.setattr(tempfile, "tempdir", str(room / "gone"))
-    with pytest.raises(ResultError, match="cannot be unpacked: No such"), unpacked(path):
-        pass
+    [step] = read_contents({"a.jsonl": b"page", CONTENTS: text}).steps
+    assert step.sentence == "4.9 us?[2J"

@@ -1,5 +1,5 @@
 """Files inside the archive of a survey, by paths such as `survey.tar.gz/results/link/RUN.jsonl`:
-readers of runs take them as they take files, and nothing is unpacked to the disk for long."""
+readers of runs take them as they take files."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from wiretax.record.archive import is_archive, read_contents, unpacked
-from wiretax.record.result import ResultError, content_of
+from wiretax.record.result import ResultError
 
 
 def archive_of(path: Path) -> Path | None:
@@ -29,7 +29,7 @@ def files_below(path: Path) -> list[Path]:
     archive = archive_of(path)
     if not archive:
         return []
-    files = (archive / name for name in _files_of(archive))
+    files = (archive / name for name in sorted(_files_of(archive)))
     return [file for file in files if path in (file, *file.parents)]
 
 
@@ -61,19 +61,16 @@ def content_in(path: Path) -> bytes | None:
 
 
 def _files_of(archive: Path) -> Mapping[str, bytes]:
-    try:
-        status = archive.stat()
-    except OSError as error:
-        raise ResultError(f"{archive} cannot be read: {error.strerror}") from error
+    status = archive.stat()
     return _read(archive, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=2)  # a comparison has two sides, and other reports one archive after the other
 def _read(archive: Path, *_: int) -> Mapping[str, bytes]:
     """The files by their names below the folder in the archive, which are as `survey.json` says."""
-    with unpacked(archive) as folder:
-        try:
-            names = sorted(read_contents(folder).files)
-        except ResultError as error:
-            raise ResultError(f"{archive}: {error}") from error
-        return {name: content_of(folder / name) for name in names}
+    files = unpacked(archive)
+    try:
+        read_contents(files)
+    except ResultError as error:
+        raise ResultError(f"{archive}: {error}") from error
+    return files

@@ -342,8 +342,8 @@ def test_launches_that_time_ended_count(tmp_path, capsys):
 def test_a_launch_that_failed_is_told(tmp_path, capsys):
     """The others would be the lucky ones. One that time left out says nothing about them."""
     made = files(machine_id=OTHER)
-    with archive.unpacked(packed(tmp_path / "survey.tar.gz", made)) as folder:
-        steps = archive.read_contents(folder).steps
+    path = packed(tmp_path / "survey.tar.gz", made)
+    steps = archive.read_contents(archive.unpacked(path)).steps
     steps[-1].status, steps[-1].sentence = "failed", "a rank ended"
     path = packed(tmp_path / "survey.tar.gz", made, steps=steps, status=3)
     status, said, _ = add(capsys, path)

@@ -39,9 +39,9 @@ def of(rows, size=SIZES[0], mode="graph", kind="library"):
 
 def test_the_synthetic_archive_is_of_two_cards_that_reach_each_other(tmp_path):
     """Tests of all that reads archives believe this of it."""
-    with unpacked(write_archive(tmp_path / "survey.tar.gz")) as folder:
-        runs = [step.run or "" for step in read_contents(folder).steps]
-        question = question_of_run(read(folder / runs[-1]))
+    path = write_archive(tmp_path / "survey.tar.gz")
+    runs = [step.run or "" for step in read_contents(unpacked(path)).steps]
+    question = question_of_run(read(path / runs[-1]))
     assert len(runs) == 6
     assert (str(question), question.fabric, question.sockets) == ("2x R9700", "PCIe 5 x16", 1)
     assert {call.transport for call in question.own} == {"p2p"}
@@ -52,9 +52,9 @@ def test_the_synthetic_archive_is_of_two_cards_that_reach_each_other(tmp_path):
 
 def test_a_row_is_what_procure_reads_of_the_launches(tmp_path):
     """One arithmetic: its figure and its interval."""
-    with unpacked(write_archive(tmp_path / "survey.tar.gz")) as folder:
-        spans = spans_of(read_launches([folder / "results/allreduce"], 2), "time_us")
-    rows, notes = rows_of(read_sent(tmp_path / "survey.tar.gz"))
+    path = write_archive(tmp_path / "survey.tar.gz")
+    spans = spans_of(read_launches([path / "results/allreduce"], 2), "time_us")
+    rows, notes = rows_of(read_sent(path))
     assert notes == []
     for size, mode in zip(SIZES, ("graph", "eager"), strict=True):
         row = of(rows, size, mode, "tuned")

@@ -3,14 +3,13 @@ survey's launches, beside its break-even for these cards. And what carried the c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, inf, log, log10, sqrt
-from statistics import fmean, stdev
+from math import inf, log10
 
 from markupsafe import Markup, escape
 
 from bench.surveys.steps import Survey, gpu_of
 from reports.advice.even_calls import CHUNK_BYTES, TOKEN_BYTES, even_chunk_us, even_token_us
-from reports.advice.reduce_times import LEAST_LAUNCHES
+from reports.advice.reduce_times import LEAST_LAUNCHES, span_over_launches
 from reports.advice.spans import Span
 from reports.advice.specs import Gpu
 from reports.kit.page import Section
@@ -19,7 +18,6 @@ from reports.tables.beside_published import WAYS, library_ways, own_calls
 from reports.tables.figure import ROLES
 from reports.tables.sentences import counted, number, size_text
 from wiretax.common.untrusted import printable
-from wiretax.record.stats import student_quantile
 from wiretax.record.writing import write_whole
 
 PICTURE = "thresholds.svg"
@@ -67,15 +65,6 @@ class Threshold:
         return f"{self.word}{across}"
 
 
-def of_launches(times_us: Sequence[float]) -> Span:
-    """The geometric mean of launches, with Student's interval of 95 % from LEAST_LAUNCHES on."""
-    logs = [log(each) for each in times_us]
-    if len(logs) < LEAST_LAUNCHES:
-        return Span(exp(fmean(logs)), 0.0, inf)
-    reach = float(student_quantile(len(logs) - 1)) * stdev(logs) / sqrt(len(logs))
-    return Span(*(exp(fmean(logs) + side) for side in (0, -reach, reach)))
-
-
 def calls_of(survey: Survey) -> list[list[PublishedCall]]:
     """The all-reduces of each complete launch from a graph: of an incomplete one a case may have a
     single block, and no other report takes it."""
@@ -90,9 +79,9 @@ def calls_of(survey: Survey) -> list[list[PublishedCall]]:
 def thresholds(survey: Survey, card: Gpu) -> list[Threshold]:
     """Both thresholds for the library and for our kernels, as far as they were measured."""
     found, launches = list[Threshold](), calls_of(survey)
-    for size, mode, form, even_us in (
-        (TOKEN_BYTES, "graph", "in a chain from a graph", even_token_us),
-        (CHUNK_BYTES, "eager", "in one call", even_chunk_us),
+    for phase, size, mode, form, even_us in (
+        ("decode", TOKEN_BYTES, "graph", "in a chain from a graph", even_token_us),
+        ("prefill", CHUNK_BYTES, "eager", "in one call", even_chunk_us),
     ):
         for kind in ("library", "tuned"):
             own = [
@@ -101,11 +90,14 @@ def thresholds(survey: Survey, card: Gpu) -> list[Threshold]:
                 for call in launch
                 if (call.size_bytes, call.mode, call.kind) == (size, mode, kind)
             ]
-            if own:
-                us = of_launches([call.us for call in own])
-                name = f"{'decode' if mode == 'graph' else 'prefill'}, {size_text(size)} {form}"
-                who = printable(own[-1].library)
-                found.append(Threshold(name, who, us, even_us(card, survey.ranks), len(own)))
+            if not own:
+                continue
+            times_us = [call.us for call in own]
+            us = Span(span_over_launches(times_us, None).value, 0.0, inf)
+            if len(own) >= LEAST_LAUNCHES:
+                us = span_over_launches(times_us)
+            name, who = f"{phase}, {size_text(size)} {form}", printable(own[-1].library)
+            found.append(Threshold(name, who, us, even_us(card, survey.ranks), len(own)))
     return found
 
 

@@ -4,12 +4,11 @@ import argparse
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from reports.advice.archive_checks import MOST_LETTERS, reasons_against
 from reports.advice.archive_rows import DamagedArchive, read_sent, rows_of
@@ -78,9 +77,7 @@ def check(arguments: argparse.Namespace, path: Path, name: str) -> int:
             reasons = reasons_against(sent, rows, known)
         is_written = is_to_add and not reasons
         if is_written:
-            columns, cells = table_of(CONTRIBUTED)
-            cells += map(cells_of_row, rows)
-            write_whole(CONTRIBUTED, table_text(columns, cells))
+            write_rows([*known, *rows])
 
     sentences = [f"- {reason}" for reason in reasons]
     if reasons:
@@ -112,19 +109,16 @@ def withdraw(arguments: argparse.Namespace, prefix: str, reason: str) -> int:
     if not 0 < len(reason.strip()) <= MOST_REASON or printable(reason) != reason:
         raise ResultError(f"--reason is one line of at most {MOST_REASON} characters")
     with write_errors(CONTRIBUTED), locked(CONTRIBUTED.parent):
-        read_table(CONTRIBUTED, list[PublishedCall], least_rows=0)  # refuses a damaged one
-        columns, cells = table_of(CONTRIBUTED)
-        own = [row for row in cells if row["archive"].startswith(prefix)]
-        archives = {row["archive"] for row in own}
+        rows = read_table(CONTRIBUTED, list[PublishedCall], least_rows=0)
+        archives = {row.archive for row in rows if row.archive.startswith(prefix)}
         if not re.fullmatch(PREFIX, prefix) or len(archives) != 1:
             raise ResultError(
                 f"{printable(prefix[:80])!r} is not the SHA-256 of one archive of the table, or "
                 "its first eight digits or more"
             )
-        for row in own:
-            row["withdrawn"] = reason
-        write_whole(CONTRIBUTED, table_text(columns, cells))
-    (sha256,) = archives
+        [sha256] = archives
+        own = {row: replace(row, withdrawn=reason) for row in rows if row.archive == sha256}
+        write_rows([own.get(row, row) for row in rows])
     said = (
         f"{counted(len(own), 'row')} of archive {sha256[:12]} withdrawn. Next: make figures, "
         "which renews the pages from the tables."
@@ -133,24 +127,14 @@ def withdraw(arguments: argparse.Namespace, prefix: str, reason: str) -> int:
     return 0
 
 
-def table_of(path: Path) -> tuple[Sequence[str], list[dict[str, str]]]:
-    """The columns of a table, and the cells of its rows as they stand there. Raises ResultError."""
-    columns, rows = cells_of(path)
-    return columns, [cells for _, cells in rows]
-
-
-def cells_of_row(row: PublishedCall) -> dict[str, str]:
-    """The cells of a row; what it does not say is empty."""
-    fields = msgspec.structs.asdict(row)
-    return {name: "" if value is None else f"{value}" for name, value in fields.items()}
-
-
-def table_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bytes:
+def write_rows(rows: Sequence[PublishedCall]) -> None:
+    """Writes the table of contributed rows; what a row does not say is empty. Raises OSError."""
+    columns, _ = cells_of(CONTRIBUTED)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    writer.writerows(map(asdict, rows))
+    write_whole(CONTRIBUTED, text.getvalue().encode())
 
 
 def table_shown(rows: Sequence[PublishedCall]) -> Any:

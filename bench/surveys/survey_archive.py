@@ -51,14 +51,10 @@ def write_archive(
 ) -> str:
     """Writes `survey.json` and the archive with all files of the survey's folder, below `folder`;
     `others` stand in place of these. Returns the archive's SHA-256. Raises OSError."""
-
-    def listed(files: Mapping[str, bytes]) -> bytes:
-        return msgspec.json.encode(contents_of(survey, command, exit_status, folder, files))
-
-    files = files_of(survey)
-    write_whole(survey.inside / CONTENTS, listed(files))
-    files |= others
-    content = pack(str(folder), files | {CONTENTS: listed(files)})
+    files = {**files_of(survey), **others}
+    listed = msgspec.json.encode(contents_of(survey, command, exit_status, folder, files))
+    write_whole(survey.inside / CONTENTS, listed)
+    content = pack(str(folder), files | {CONTENTS: listed})
     write_whole(survey.archive, content)
     return hashlib.sha256(content).hexdigest()
 

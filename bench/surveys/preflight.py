@@ -17,41 +17,33 @@ VISIBLE = "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"
 START_S = 30.0  # for ranks that do nothing, which takes a second
 
 
-def served_gpus(driver: str) -> list[str]:
-    """The cards, without a processor's own GPU, that this driver of the kernel serves."""
+def served_gpus() -> list[str]:
+    """The cards, without a processor's own GPU, that a driver of the kernel serves."""
     return [
         bus_id
         for bus_id in pci.gpu_bus_ids()
-        if pci.driver(bus_id) == driver and pci.attribute(bus_id, "hwmon/*/in1_label") != APU_LABEL
+        if pci.driver(bus_id) in ("nvidia", "amdgpu")
+        and pci.attribute(bus_id, "hwmon/*/in1_label") != APU_LABEL
     ]
-
-
-def are(bus_ids: Collection[str]) -> str:
-    """`0000:03:00.0 is`, `0000:03:00.0 and 0000:43:00.0 are`."""
-    return f"{' and '.join(bus_ids)} {'is' if len(bus_ids) == 1 else 'are'}"
 
 
 def hides_gpus() -> bool:
     """Whether the kernel serves cards that lack a device node here, as in a container: a survey of
     the CPU would surprise their owner."""
     hidden = {bus_id for ids in gpu_access.hidden_cards().values() for bus_id in ids}
-    return not hidden.isdisjoint([*served_gpus("nvidia"), *served_gpus("amdgpu")])
+    return not hidden.isdisjoint(served_gpus())
 
 
 def remarks(seen: Collection[str]) -> list[str]:
     """Sentences on cards that the process does not see beside those that it has `seen`, and on what
     a container has too little of."""
     said = list[str]()
-    hidden = [
-        bus_id
-        for driver in ("nvidia", "amdgpu")
-        for bus_id in served_gpus(driver)
-        if bus_id not in seen
-    ]
+    hidden = [bus_id for bus_id in served_gpus() if bus_id not in seen]
     if seen and hidden:
         set_here = [name for name in VISIBLE if name in os.environ]
         remedy = f"unset {' and '.join(set_here)}" if set_here else "give the container all GPUs"
-        said.append(f"{are(hidden)} here too, and not visible: {remedy}.")
+        are = "is" if len(hidden) == 1 else "are"
+        said.append(f"{' and '.join(hidden)} {are} here too, and not visible: {remedy}.")
     if seen and os.path.isdir(SHM) and (size := shutil.disk_usage(SHM).total) < SMALL_SHM_BYTES:
         said.append(
             f"{SHM} holds {size >> 20} MiB, and NCCL and RCCL may need more: docker run --ipc=host."

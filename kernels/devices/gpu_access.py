@@ -6,7 +6,6 @@ with them; on a host the nodes belong to a group."""
 import os
 from glob import glob
 from importlib.util import find_spec
-from pathlib import Path
 
 from kernels.devices import gpu_driver
 
@@ -18,31 +17,14 @@ FOR_AMD = "start the container with --device /dev/kfd --device /dev/dri"
 FOR_NVIDIA = "start the container with --gpus all (podman: --device nvidia.com/gpu=all)"
 
 
-def cards(*kinds: tuple[str, str]) -> list[str]:
-    """The PCI bus ids of GPUs of these vendors and classes, without those of virtual machines."""
-
-    def value(folder: Path, name: str) -> str:
-        try:
-            return (folder / name).read_text().strip()
-        except OSError:
-            return ""
-
-    return [
-        folder.name
-        for folder in sorted(gpu_driver.PCI_DEVICES.glob("*"))
-        if (value(folder, "vendor"), value(folder, "class")[:4]) in kinds
-        and (folder / "driver").resolve().name != "vfio-pci"
-    ]
-
-
 def hidden_cards() -> dict[str, list[str]]:
-    """By vendor, the cards whose driver has no device node here."""
-    amd = [] if gpu_driver.amd_is_integrated() else cards(*gpu_driver.AMD_GPUS)
-    found = {"AMD": amd, "NVIDIA": cards(NVIDIA_GPU)}
-    nodes = {"AMD": gpu_driver.KFD, "NVIDIA": NVIDIACTL}
-    return {
-        vendor: ids for vendor, ids in found.items() if ids and not os.path.exists(nodes[vendor])
-    }
+    """By vendor, the PCI bus ids of cards whose driver has no device node here."""
+    found = dict[str, list[str]]()
+    if not os.path.exists(gpu_driver.KFD) and not gpu_driver.amd_is_integrated():
+        found["AMD"] = [card.name for card in gpu_driver.pci_gpus(*gpu_driver.AMD_GPUS)]
+    if not os.path.exists(NVIDIACTL):
+        found["NVIDIA"] = [card.name for card in gpu_driver.pci_gpus(NVIDIA_GPU)]
+    return found
 
 
 def gpu_here() -> str | None:

@@ -116,19 +116,26 @@ def gpu_node() -> str | None:
 def amd_is_integrated() -> bool:
     """Whether each of AMD's GPUs here belongs to a processor, but for those that a virtual machine
     has. False without any: then nobody knows whom KFD serves."""
+    gpus = pci_gpus(*AMD_GPUS)
+    return bool(gpus) and all(pci_attribute(gpu, "hwmon/*/in1_label") == APU_LABEL for gpu in gpus)
 
-    def attribute(folder: Path, pattern: str) -> str:
-        with contextlib.suppress(OSError, StopIteration):
-            return next(folder.glob(pattern)).read_text().strip()
-        return ""
 
-    gpus = [
+def pci_gpus(*kinds: tuple[str, str]) -> list[Path]:
+    """The folders of PCI devices of these vendors and classes, but for those that a virtual machine
+    has."""
+    return [
         folder
-        for folder in PCI_DEVICES.glob("*")
-        if (attribute(folder, "vendor"), attribute(folder, "class")[:4]) in AMD_GPUS
+        for folder in sorted(PCI_DEVICES.glob("*"))
+        if (pci_attribute(folder, "vendor"), pci_attribute(folder, "class")[:4]) in kinds
         and (folder / "driver").resolve().name != "vfio-pci"
     ]
-    return bool(gpus) and all(attribute(gpu, "hwmon/*/in1_label") == APU_LABEL for gpu in gpus)
+
+
+def pci_attribute(folder: Path, pattern: str) -> str:
+    """The first attribute of a PCI device that a pattern matches; empty if it is unknown."""
+    with contextlib.suppress(OSError, StopIteration):
+        return next(folder.glob(pattern)).read_text().strip()
+    return ""
 
 
 def release(version: int) -> str:

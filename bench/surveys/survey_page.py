@@ -136,7 +136,11 @@ def banner_of(
     otherwise what came between."""
     n_done = sum(step.status == "done" for step in shown)
     end = ", then the survey was interrupted" if exit_status == INTERRUPTED else ""
-    facts = [*banner.facts, f"{n_done} of {len(shown)} steps are done{end}."]
+    facts = [
+        *thresholds.in_short(survey),
+        *banner.facts,
+        f"{n_done} of {len(shown)} steps are done{end}.",
+    ]
     statuses = {step.status for step in survey.steps}
     word, role, meant = ENDINGS[WRONG if "wrong" in statuses else exit_status]
     named = [

@@ -3,7 +3,9 @@ survey's launches, beside its break-even for these cards. And what carried the c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import inf, log10
+from operator import attrgetter
 
 from markupsafe import Markup, escape
 
@@ -12,7 +14,8 @@ from reports.advice.even_calls import CHUNK_BYTES, TOKEN_BYTES, even_chunk_us, e
 from reports.advice.reduce_times import LEAST_LAUNCHES, span_over_launches
 from reports.advice.spans import Span
 from reports.advice.specs import Gpu
-from reports.kit.page import Section
+from reports.kit.chart import signs
+from reports.kit.page import Row, Section
 from reports.references.published import PublishedCall
 from reports.tables.beside_published import WAYS, library_ways, own_calls
 from reports.tables.figure import ROLES
@@ -25,6 +28,7 @@ NECESSARY = (
     "To pass is necessary, not sufficient: an engine adds to a call, so a call alone is not a "
     "token. Your engine's own benchmark in each split decides (docs/answer.md)."
 )
+WIDTH = 384  # of the picture
 COLOURS = {"met": "better", "not met": "worse", "undecided": "unsure"}
 
 
@@ -47,22 +51,34 @@ class Threshold:
         return "not met" if self.us.low > self.even_us else "undecided"
 
     @property
-    def figures(self) -> str:
-        """The call, its time and its break-even."""
-        scale, unit = (1e-3, "ms") if self.even_us >= 1e3 else (1.0, "us")
-        took = f"{number(self.us.value * scale)} {unit}"
-        if self.launches >= LEAST_LAUNCHES:
-            took = (self.us * scale).text(f" {unit}")
-        return f"{self.form}: {self.who} {took}, break-even {number(self.even_us * scale)} {unit}"
+    def took(self) -> str:
+        """Its time, with the interval if there is one."""
+        if self.launches < LEAST_LAUNCHES:
+            return self.in_unit(self.us.value)
+        scale, unit = self.unit
+        return (self.us * scale).text(f" {unit}")
 
     @property
-    def verdict(self) -> str:
-        """The word, and why nothing is decided."""
+    def unit(self) -> tuple[float, str]:
+        """The unit of the break-even, and how many of it a us has."""
+        return (1e-3, "ms") if self.even_us >= 1e3 else (1.0, "us")
+
+    def in_unit(self, us: float) -> str:
+        scale, unit = self.unit
+        return f"{number(us * scale)} {unit}"
+
+    @property
+    def why_undecided(self) -> str:
+        """Why nothing is decided; empty if something is."""
         if self.launches < LEAST_LAUNCHES:
-            launches = counted(self.launches, "launch")
-            return f"{self.word}: {launches}, and an interval takes {LEAST_LAUNCHES}"
-        across = ": the interval reaches across" if self.word == "undecided" else ""
-        return f"{self.word}{across}"
+            return f"{counted(self.launches, 'launch')}, and an interval takes {LEAST_LAUNCHES}"
+        return "the interval reaches across" if self.word == "undecided" else ""
+
+    @property
+    def sentence(self) -> str:
+        verdict = ": ".join(filter(None, [self.word, self.why_undecided]))
+        even = self.in_unit(self.even_us)
+        return f"{self.form}: {self.who} {self.took}, break-even {even}: {verdict}."
 
 
 def calls_of(survey: Survey) -> list[list[PublishedCall]]:
@@ -138,7 +154,7 @@ def judged(survey: Survey) -> list[Threshold]:
 
 def sentences(survey: Survey) -> list[str]:
     """The transport, and each threshold with its verdict, or why there is none."""
-    said = [f"{each.figures}: {each.verdict}." for each in judged(survey)]
+    said = [each.sentence for each in judged(survey)]
     if said:
         said.append(NECESSARY)
     elif why := reason_against(survey):
@@ -146,11 +162,35 @@ def sentences(survey: Survey) -> list[str]:
     return [*filter(None, [transport(survey)]), *said]
 
 
+def in_short(survey: Survey) -> list[str]:
+    """A line for a banner: `Thresholds: decode met by RCCL 2.27.7 and auto; prefill ...`."""
+    parts = [
+        f"{name} {word} by {' and '.join(each.who for each in calls)}"
+        for (name, word), calls in groupby(
+            judged(survey), key=lambda each: (each.form.partition(",")[0], each.word)
+        )
+    ]
+    return [f"Thresholds: {'; '.join(parts)}."] if parts else []
+
+
 def sections(survey: Survey) -> list[Section]:
-    """What a page says of them, with the picture."""
+    """What a page says of them: the picture, what it means, and a row for each call."""
     found = judged(survey)
-    drawn = [drawing(survey, found)] if found else []
-    return [Section("Thresholds", [*drawn, *sentences(survey)])]
+    if not found:
+        return [Section("Thresholds", sentences(survey))]
+    rows: list[Row] = [
+        {
+            "call": each.form,
+            "by": each.who,
+            "time [95 %]": each.took,
+            "break-even": each.in_unit(each.even_us),
+            "verdict": f"{each.word}\n{each.why_undecided}",
+        }
+        for each in found
+    ]
+    return [
+        Section("Thresholds", [drawing(survey, found), transport(survey), NECESSARY], rows=rows)
+    ]
 
 
 def write_picture(survey: Survey) -> None:
@@ -161,35 +201,53 @@ def write_picture(survey: Survey) -> None:
 
 def drawing(survey: Survey, found: Sequence[Threshold]) -> Markup:
     """A picture: each call over its break-even, from a hundredth to ten times, with its interval.
-    Left of the line by tensor is faster."""
-    width, row, axis = 640, 56, 48 + 56 * len(found)
+    A phone shows it nearly at its own size; a page's colours follow its mode."""
 
     def x(times: float) -> float:
-        return 20 + 200 * (log10(min(max(times, 0.01), 10)) + 2)
+        return round(8 + 122 * (log10(min(max(times, 0.01), 10)) + 2), 1)
 
-    cards = escape(printable(f"{survey.ranks}x {gpu_of(survey)[0]}"))
-    title = f"{cards}: a call alone over its break-even, a dense 70B of 40 GB"
+    def fill(role: str) -> str:
+        colour = ROLES[role][0]
+        return f'fill="{colour}" style="fill: var(--{role}, {colour})"'
+
+    def text(y: int, words: str, role: str = "ink", more: str = 'x="0"') -> str:
+        return f'<text y="{y}" {fill(role)} {more}>{escape(signs(printable(words)))}</text>'
+
+    y, cards = 50, f"{survey.ranks}x {gpu_of(survey)[0]}"
     shapes = [
-        f'<text x="20" y="22" font-weight="bold">{title}</text>',
-        f'<rect x="{x(1)}" y="36" width="2" height="{axis - 28}" fill="{ROLES["bound"][0]}"/>',
+        text(14, cards, more='x="0" font-weight="bold"'),
+        text(32, "A call alone over its break-even for a dense 70B of 40 GB.", "quiet"),
+        text(50, "Left of the line a split by tensor can be faster.", "quiet"),
     ]
-    for number_, each in enumerate(found):
-        y = 44 + row * number_
-        low, middle, high = (
-            x(us / each.even_us) for us in (each.us.low, each.us.value, each.us.high)
-        )
-        colour = ROLES[COLOURS[each.word]][0]
-        shapes += [
-            f'<text x="20" y="{y - 16}">{escape(each.figures)}: {each.word}</text>',
-            f'<rect x="{low}" y="{y - 2}" width="{high - low}" height="4" fill="{colour}"/>',
-            f'<circle cx="{middle:.1f}" cy="{y}" r="6" fill="{colour}"/>',
-        ]
-    for times, text in ((0.01, "1/100"), (0.1, "1/10"), (1, "break-even"), (10, "10 x")):
-        shapes.append(f'<text x="{x(times)}" y="{axis + 18}" text-anchor="middle">{text}</text>')
-    size = f'viewBox="-20 0 {width + 40} {axis + 30}" width="{width + 40}"'
-    style = 'font-family="system-ui, sans-serif" font-size="12"'
-    box = f'<rect x="-20" width="{width + 40}" height="{axis + 30}" fill="{ROLES["page"][0]}"/>'
+    for form, calls in groupby(found, key=attrgetter("form")):
+        y += 30
+        shapes.append(text(y, form, more='x="0" font-weight="bold"'))
+        for each in calls:
+            y += 38
+            low, middle, high = (
+                x(us / each.even_us) for us in (each.us.low, each.us.value, each.us.high)
+            )
+            role = fill(COLOURS[each.word])
+            shapes += [
+                text(y - 15, f"{each.who} {each.took}: {each.word}"),
+                f'<rect x="8" y="{y}" width="366" height="1" {fill("edge")}/>',
+                f'<rect x="{x(1) - 1}" y="{y - 8}" width="2" height="17" {fill("bound")}/>',
+                f'<rect x="{low}" y="{y - 2}" width="{high - low:.1f}" height="5" {role}/>',
+                f'<circle cx="{middle}" cy="{y + 0.5}" r="5" {role}/>',
+            ]
+    for times, words, anchor in (
+        (0.01, "1/100", "start"),
+        (0.1, "1/10", "middle"),
+        (1, "break-even", "middle"),
+        (10, "10x", "end"),
+    ):
+        shapes.append(text(y + 26, words, "quiet", f'x="{x(times)}" text-anchor="{anchor}"'))
+    size = f'viewBox="0 0 {WIDTH} {y + 34}" width="{WIDTH}" height="{y + 34}"'
+    box = f'<rect width="{WIDTH}" height="{y + 34}" {fill("page")}/>'
+    look = (
+        'style="max-width: 480px; height: auto" font-family="system-ui, sans-serif" font-size="12"'
+    )
+    name = f'role="img" aria-label="{escape(printable(cards))}: each call over its break-even"'
     return Markup(
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {size} {style}>{box}{"".join(shapes)}'
-        "</svg>"
+        f'<svg xmlns="http://www.w3.org/2000/svg" {name} {size} {look}>{box}{"".join(shapes)}</svg>'
     )

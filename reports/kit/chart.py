@@ -26,7 +26,7 @@ HOTTEST, DEEPEST = 0.1, 45  # a share from which heat is deepest, and its percen
 SIGNS = (
     (r"[-+](?=0\.0%)", ""),
     (r"(?<=\d) ?%", "\u00a0%"),
-    (r"(?<![A-Za-z_./-])us(?![\w./-])", "µs"),
+    (r"(?<![A-Za-z_./-])us(?![\w/-]|\.\w)", "µs"),
     (r"(?<![\w.-])(\d+(?:\.\d+)?)x(?!\w)", r"\1×"),  # not of mi300x or NCCL 1.x
     (r"(?<=\d) x (?=the |its )", "× "),
     (r"\+-", "±"),

@@ -28,8 +28,9 @@ COLOURS = [
 ]
 # The verdicts, statuses and reasons of each class.
 WORDS = {
-    "worse": "slower, slow, worse, wrong, fail, failed, regression, unusable, wrong results",
-    "better": "faster, better, pass, done",
+    "worse": "slower, slow, worse, wrong, fail, failed, regression, unusable, wrong results, "
+    "not met",
+    "better": "faster, better, pass, done, met",
     "unsure": "inconclusive, undecided, unverified, suspect, too early, noisy, within, "
     "unreplicated, disturbed, incomplete, differs, unclear, too few blocks",
     "steady": "same, steady, complete, n/a, even, fine",

@@ -3,7 +3,10 @@ compiled, the thresholds of docs/answer.md, why a step failed, and the table tha
 
 import time
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
@@ -12,7 +15,7 @@ from bench import survey as command
 from bench.harness import tuned
 from bench.harness.progress import Progress
 from bench.survey import run_steps, run_survey
-from bench.surveys import table_taken, thresholds
+from bench.surveys import survey_page, table_taken, thresholds
 from bench.surveys.steps import Survey, plan
 from reports.advice.even_calls import even_chunk_us, even_token_us
 from reports.advice.reduce_times import LEAST_LAUNCHES
@@ -24,6 +27,7 @@ from wiretax.record.archive import CONTENTS, Contents
 from wiretax.record.result import read
 
 CARD = GPUS["r9700"]
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def quick_survey(folder, vendor="hip", left_s=180.0, launcher="mpirun"):
@@ -207,6 +211,33 @@ def test_the_picture_has_every_call_and_markup_of_a_name_stays_text(tmp_path):
     picture = (made.folder / thresholds.PICTURE).read_text()
     assert picture.count("<circle") == 4
     assert "<script" not in picture
+
+
+def test_no_text_of_the_picture_covers_another(tmp_path):
+    """Its title lay over the first call, and the line of the break-even through all others."""
+    made = owners(tmp_path / "survey", 20.0, launches=1)
+    picture = ElementTree.fromstring(thresholds.drawing(made, thresholds.judged(made)))
+    lefts = [text for text in picture.iter(f"{SVG}text") if text.get("x") == "0"]
+    lines = [int(text.get("y", "")) for text in lefts]
+    assert min(b - a for a, b in pairwise(lines)) >= 14
+    for line in [each for each in picture.iter(f"{SVG}rect") if each.get("width") == "2"]:
+        top, height = int(line.get("y", "")), int(line.get("height", ""))
+        assert not [y for y in lines if top < y < top + height + 8]
+
+
+def test_a_page_says_in_its_banner_and_a_table_what_is_met(tmp_path):
+    """A green banner of a finished survey stood over thresholds that were not met."""
+    made = owners(tmp_path / "survey", 1.5 * even_token_us(CARD))
+    who = "RCCL 2.27.7"
+    assert thresholds.in_short(made) == [
+        f"Thresholds: decode not met by {who}; decode met by auto; prefill met by {who} and auto."
+    ]
+    (section,) = thresholds.sections(made)
+    assert [row["verdict"] for row in section.rows] == ["not met\n", *3 * ["met\n"]]
+    assert (
+        thresholds.in_short(made)[0]
+        in survey_page.page_of(made, 0, Path("x"), Path("y")).banner.facts
+    )
 
 
 def test_more_cards_leave_a_call_more_time():

@@ -165,7 +165,8 @@ def run_survey(survey: Survey) -> int:
 
     is_interrupted = False
     try:
-        with mps.service() if survey.shares_gpus else nullcontext("") as sentence:
+        is_for_mps = survey.shares_gpus and survey.vendor == "cuda"
+        with mps.service() if is_for_mps else nullcontext("") as sentence:
             survey.remarks.extend(filter(None, [sentence]))
             for remark in survey.remarks:
                 survey.progress.write(remark)

@@ -65,3 +65,16 @@ def test_a_card_in_use_and_a_card_without_a_data_sheet_are_told(tmp_path, monkey
     write(opened, False)
     page = (tmp_path / "survey" / "index.html").read_text()
     assert in_use.replace(" %", "\u00a0%") in page
+
+
+def test_beside_a_card_of_amd_nobody_misses_nvidias_service(tmp_path, monkeypatch):
+    """MPS is for CUDA: its owner was told that it does not start."""
+    card = VisibleGpus("hip", ["0000:03:00.0"])
+    monkeypatch.setattr(survey, "find_gpus", lambda device, mixed: card)
+    monkeypatch.setattr(survey, "run_steps", lambda opened: None)
+    monkeypatch.setattr(survey, "SIGNALS", ())
+    options = survey.make_parser().parse_args(["--out", str(tmp_path / "survey")])
+    opened = survey.open_survey(options)
+    survey.run_survey(opened)
+    assert opened.shares_gpus
+    assert not [remark for remark in opened.remarks if "MPS" in remark]

@@ -15,7 +15,7 @@ from bench.surveys.survey_archive import clean_logs, command_of, folder_inside, 
 from reports.advice.candidates import FigureKey, figures_of, read_spec
 from reports.advice.given_card import FORM
 from reports.advice.reduce_times import CONFIDENCE, read_launches
-from reports.kit.page import Banner, Page, Section, to_html
+from reports.kit.page import Banner, Page, Section, command_cell, to_html
 from reports.site.run_page import run_page
 from reports.tables import show
 from reports.tables.headline import Point
@@ -100,7 +100,9 @@ def page_of(survey: Survey, exit_status: int, folder: Path, archive: Path) -> Pa
             "step": step.title,
             "status": step.status,
             "finding": step.sentence,
-            "to run it again": "" if step.status == "done" else to_type(survey, step, folder),
+            "to run it again": ""
+            if step.status == "done"
+            else command_cell(to_type(survey, step, folder)),
         }
         for step in survey.steps
     ]
@@ -214,11 +216,17 @@ def decode_sentence(result: Result, point: Point, ranks: int) -> str:
 
 def next_command(survey: Survey, folder: Path) -> tuple[str, str]:
     """What to do next, and what to type for it; `folder` is the survey's as it is shown."""
-    again = f"{RUN}{BENCH}survey"
+    again = f"{RUN}{BENCH}survey{' --quick' if survey.is_quick else ''}"
     if survey.shares_gpus:
         return "On a machine with two such cards, to measure what is predicted", again
     if not survey.runs("allreduce"):
         return "No all-reduce was measured: mend what failed, or give more --max-time", again
+    if not any(result.complete for result in survey.results("allreduce")):
+        sentence = (
+            "No launch of the all-reduces is complete: type it again, now that its kernels are "
+            "compiled, or give more --max-time"
+        )
+        return sentence, again
     if gpu_of(survey)[1]:
         sentence = f"Write your price and requirements into {SPEC}, to judge this machine"
         return sentence, f"{RUN}{REPORTS} procure {quote(str(folder / SPEC))}"

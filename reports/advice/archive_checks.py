@@ -66,7 +66,7 @@ def of_survey(sent: SentArchive) -> Iterator[str]:
     for step in contents.steps:
         is_lost = step.name in steps and step.status == "failed"
         if is_lost or step.status == "wrong":
-            yield f"launch {step.launch} of the step {step.name[:40]} is {step.status}"
+            yield f"launch {step.launch} of the step {step.name[:40]}: {step.status}"
     if contents.status == WRONG:
         yield "its survey ended with exit status 1: a result was wrong"
     if not contents.vendor:

@@ -14,7 +14,7 @@ from reports.advice.archive_checks import MOST_LETTERS, reasons_against
 from reports.advice.archive_rows import DamagedArchive, read_sent, rows_of
 from reports.references.published import CONTRIBUTED, PublishedCall, cells_of, read_table
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
-from wiretax.common.program import IS_CHECKOUT, REPOSITORY, answer
+from wiretax.common.program import IS_CHECKOUT, REPOSITORY, SEND_ARCHIVE, answer
 from wiretax.common.untrusted import printable
 from wiretax.record.result import ResultError
 from wiretax.record.writing import locked, write_errors, write_whole
@@ -88,7 +88,10 @@ def check(arguments: argparse.Namespace, path: Path, name: str) -> int:
             f"{CONTRIBUTED.name}. Next: make figures, which renews the pages from the tables."
         )
     else:
-        sentences.append("Nothing speaks against it: references add writes these rows.")
+        sentences.append(
+            f"Nothing speaks against it: references add writes these rows. To send it: "
+            f"{SEND_ARCHIVE}"
+        )
     head = [f"{row.machine}; {row.date}, {row.note}" for row in rows[:1]]
     tables = [("", table_shown(rows))] if rows else []
     answer(

@@ -203,6 +203,12 @@ def command_after(what: str, command: str) -> Cell:
     return [what, Markup("<code>{}</code>").format(plain(command))]
 
 
+def command_cell(command: str) -> Markup:
+    """A command in a column: its lines break between words, not after a hyphen of an option."""
+    words = (Markup('<code class="word">{}</code>').format(plain(each)) for each in command.split())
+    return Markup(" ").join(words)
+
+
 def plain(text: str) -> Markup:
     """A text without control characters, as it is."""
     return Markup("\n").join(escape(printable(line)) for line in text.split("\n"))

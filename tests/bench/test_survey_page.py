@@ -116,8 +116,21 @@ def test_the_recommended_command_works_where_it_stands(tmp_path, monkeypatch, ca
 )
 def test_without_a_second_card_or_an_all_reduce_another_survey_is_recommended(tmp_path, fields):
     survey = surveyed(tmp_path / "survey", **fields)
-    assert survey_page.next_command(survey, survey.folder)[1] == "python -m bench.survey"
-    make_parser().parse_args([])
+    for is_quick, options in ((False, []), (True, ["--quick"])):
+        survey = replace(survey, is_quick=is_quick)
+        command = survey_page.next_command(survey, survey.folder)[1]
+        assert command.split() == ["python", "-m", "bench.survey", *options]
+        make_parser().parse_args(options)
+
+
+def test_a_survey_whose_time_went_into_compiling_is_to_be_typed_again(tmp_path):
+    """It recommended procure, which answered that nothing is decided."""
+    survey = surveyed(tmp_path / "survey", is_quick=True)
+    (result,) = survey.results("allreduce")
+    result.end.status = "incomplete"
+    sentence, command = survey_page.next_command(survey, survey.folder)
+    assert "now that its kernels are compiled" in sentence
+    assert command == "python -m bench.survey --quick"
 
 
 @pytest.mark.parametrize(

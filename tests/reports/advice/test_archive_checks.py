@@ -348,7 +348,7 @@ def test_a_launch_that_failed_is_told(tmp_path, capsys):
     path = packed(tmp_path / "survey.tar.gz", made, steps=steps, status=3)
     status, said, _ = add(capsys, path)
     assert status == 1
-    assert said["reasons"] == ["launch 5 of the step allreduce is failed"]
+    assert said["reasons"] == ["launch 5 of the step allreduce: failed"]
     steps[-1].status = "not run"
     path = packed(tmp_path / "survey.tar.gz", made, steps=steps, status=3)
     assert add(capsys, path)[0] == 0

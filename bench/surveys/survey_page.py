@@ -108,7 +108,7 @@ def page_of(survey: Survey, exit_status: int, folder: Path, archive: Path) -> Pa
     ]
     to_do, command = next_command(survey, folder)
     page.sections = [
-        *thresholds.sections(survey),
+        thresholds.section(survey),
         Section("Tokens/s", model_sentences(survey)),
         Section("Next", [f"{to_do}:"], text=command),
         *([send_section(archive)] if survey.vendor else []),

@@ -13,7 +13,6 @@ from bench.surveys.steps import Survey, gpu_of
 from reports.advice.even_calls import CHUNK_BYTES, TOKEN_BYTES, even_chunk_us, even_token_us
 from reports.advice.reduce_times import LEAST_LAUNCHES, span_over_launches
 from reports.advice.spans import Span
-from reports.advice.specs import Gpu
 from reports.kit.chart import signs
 from reports.kit.page import Row, Section
 from reports.references.published import PublishedCall
@@ -81,20 +80,25 @@ class Threshold:
         return f"{self.form}: {self.who} {self.took}, break-even {even}: {verdict}."
 
 
-def calls_of(survey: Survey) -> list[list[PublishedCall]]:
-    """The all-reduces of each complete launch from a graph: of an incomplete one a case may have a
+def calls_of(survey: Survey) -> list[PublishedCall]:
+    """The all-reduces of complete launches from a graph: of an incomplete one a case may have a
     single block, and no other report takes it."""
     return [
-        own_calls(result)
+        call
         for name in ("thresholds", "allreduce")
         for result in survey.results(name)
         if result.complete and result.run.method.get("graph")
+        for call in own_calls(result)
     ]
 
 
-def thresholds(survey: Survey, card: Gpu) -> list[Threshold]:
-    """Both thresholds for the library and for our kernels, as far as they were measured."""
-    found, launches = list[Threshold](), calls_of(survey)
+def judged(survey: Survey) -> list[Threshold]:
+    """Both thresholds for the library and for our kernels, as far as they were measured; none if
+    something speaks against a verdict."""
+    card = gpu_of(survey)[1]
+    if not card or reason_against(survey):
+        return []
+    found, calls = list[Threshold](), calls_of(survey)
     for phase, size, mode, form, even_us in (
         ("decode", TOKEN_BYTES, "graph", "in a chain from a graph", even_token_us),
         ("prefill", CHUNK_BYTES, "eager", "in one call", even_chunk_us),
@@ -102,8 +106,7 @@ def thresholds(survey: Survey, card: Gpu) -> list[Threshold]:
         for kind in ("library", "tuned"):
             own = [
                 call
-                for launch in launches
-                for call in launch
+                for call in calls
                 if (call.size_bytes, call.mode, call.kind) == (size, mode, kind)
             ]
             if not own:
@@ -146,12 +149,6 @@ def reason_against(survey: Survey) -> str:
     return "" if card else f"reports/advice/specs.toml has no data sheet of {printable(name)}"
 
 
-def judged(survey: Survey) -> list[Threshold]:
-    """The thresholds on which there is a verdict."""
-    card = gpu_of(survey)[1]
-    return thresholds(survey, card) if card and not reason_against(survey) else []
-
-
 def sentences(survey: Survey) -> list[str]:
     """The transport, and each threshold with its verdict, or why there is none."""
     said = [each.sentence for each in judged(survey)]
@@ -173,11 +170,11 @@ def in_short(survey: Survey) -> list[str]:
     return [f"Thresholds: {'; '.join(parts)}."] if parts else []
 
 
-def sections(survey: Survey) -> list[Section]:
+def section(survey: Survey) -> Section:
     """What a page says of them: the picture, what it means, and a row for each call."""
     found = judged(survey)
     if not found:
-        return [Section("Thresholds", sentences(survey))]
+        return Section("Thresholds", sentences(survey))
     rows: list[Row] = [
         {
             "call": each.form,
@@ -188,9 +185,7 @@ def sections(survey: Survey) -> list[Section]:
         }
         for each in found
     ]
-    return [
-        Section("Thresholds", [drawing(survey, found), transport(survey), NECESSARY], rows=rows)
-    ]
+    return Section("Thresholds", [drawing(survey, found), transport(survey), NECESSARY], rows=rows)
 
 
 def write_picture(survey: Survey) -> None:

@@ -232,7 +232,7 @@ def test_a_page_says_in_its_banner_and_a_table_what_is_met(tmp_path):
     assert thresholds.in_short(made) == [
         f"Thresholds: decode not met by {who}; decode met by auto; prefill met by {who} and auto."
     ]
-    (section,) = thresholds.sections(made)
+    section = thresholds.section(made)
     assert [row["verdict"] for row in section.rows] == ["not met\n", *3 * ["met\n"]]
     assert (
         thresholds.in_short(made)[0]

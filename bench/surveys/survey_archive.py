@@ -52,11 +52,34 @@ def write_archive(
     """Writes `survey.json` and the archive with all files of the survey's folder, below `folder`;
     `others` stand in place of these. Returns the archive's SHA-256. Raises OSError."""
     files = {**files_of(survey), **others}
-    listed = msgspec.json.encode(contents_of(survey, command, exit_status, folder, files))
-    write_whole(survey.inside / CONTENTS, listed)
-    content = pack(str(folder), files | {CONTENTS: listed})
-    write_whole(survey.archive, content)
-    return hashlib.sha256(content).hexdigest()
+    steps = [
+        StepRecord(
+            name=step.name,
+            launch=step.launch,
+            command=to_type(survey, step, folder),
+            status=step.status,
+            sentence=step.sentence,
+            elapsed_s=round(step.elapsed_s, 1),
+            run=f"{RESULTS}/{step.name}/{step.result.path.name}" if step.result else None,
+        )
+        for step in survey.steps
+    ]
+    contents = Contents(
+        made=time.strftime(TIME, time.gmtime()),
+        version=__version__,
+        command=command_of(survey, command),
+        status=exit_status,
+        vendor=survey.vendor,
+        ranks=survey.ranks,
+        shares_gpus=survey.shares_gpus,
+        steps=steps,
+        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    )
+    files[CONTENTS] = msgspec.json.encode(contents)
+    write_whole(survey.inside / CONTENTS, files[CONTENTS])
+    packed = pack(str(folder), files)
+    write_whole(survey.archive, packed)
+    return hashlib.sha256(packed).hexdigest()
 
 
 def files_of(survey: Survey) -> dict[str, bytes]:
@@ -72,34 +95,6 @@ def files_of(survey: Survey) -> dict[str, bytes]:
                 data = read_bytes(Path(f"/proc/self/fd/{handle}/{name}"), follow=False)
                 files[path.as_posix()] = data
     return files
-
-
-def contents_of(
-    survey: Survey, command: str, exit_status: int, folder: Path, files: Mapping[str, bytes]
-) -> Contents:
-    steps = [
-        StepRecord(
-            name=step.name,
-            launch=step.launch,
-            command=to_type(survey, step, folder),
-            status=step.status,
-            sentence=step.sentence,
-            elapsed_s=round(step.elapsed_s, 1),
-            run=f"{RESULTS}/{step.name}/{step.result.path.name}" if step.result else None,
-        )
-        for step in survey.steps
-    ]
-    return Contents(
-        made=time.strftime(TIME, time.gmtime()),
-        version=__version__,
-        command=command_of(survey, command),
-        status=exit_status,
-        vendor=survey.vendor,
-        ranks=survey.ranks,
-        shares_gpus=survey.shares_gpus,
-        steps=steps,
-        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
-    )
 
 
 def command_of(survey: Survey, command: str = "survey") -> str:

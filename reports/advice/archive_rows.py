@@ -7,9 +7,8 @@ about a run."""
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -61,11 +60,6 @@ class Launch:
     is_replayed: bool
     method: str
 
-    @property
-    def cell(self) -> tuple[Any, ...]:
-        """What one row answers."""
-        return self.row.size_bytes, self.row.mode, self.row.kind, self.row.transport
-
 
 def read_sent(path: Path) -> SentArchive:
     """Raises ResultError for a file that is no archive, and DamagedArchive."""
@@ -87,17 +81,18 @@ def rows_of(sent: SentArchive) -> tuple[list[PublishedCall], list[str]]:
     every = [each for entry in entries for each in _launches(sent.runs[str(entry.path)])]
     has_peers = any(each.row.transport == "p2p" for each in every)
     rows, few = list[PublishedCall](), 0
-    for _, own in sorted(grouped(every, lambda each: each.cell).items(), key=itemgetter(0)):
-        ways = grouped(own, lambda each: (each.is_replayed, each.method)).items()
-        # A single call that no graph replayed comes first, then the fastest.
+    answered = attrgetter("row.size_bytes", "row.mode", "row.kind", "row.transport")
+    for _, own in sorted(grouped(every, answered).items(), key=itemgetter(0)):
+        ways = grouped(own, attrgetter("is_replayed", "method")).values()
         found = [
-            (is_replayed, row.us, row)
-            for (is_replayed, _), launches in ways
+            (launches[0].is_replayed, row.us, row)
+            for launches in ways
             if len(launches) >= LEAST_LAUNCHES
             for row in [_row(sent, launches, has_peers)]
         ]
-        rows += [row for _, _, row in sorted(found, key=itemgetter(0, 1))[:1]]
         few += not found
+        # A single call that no graph replayed comes first, then the fastest.
+        rows += [row for _, _, row in sorted(found, key=itemgetter(0, 1))[:1]]
     if few:
         notes.append(f"{counted(few, 'call')} of fewer than {LEAST_LAUNCHES} launches: left out.")
     return rows, notes

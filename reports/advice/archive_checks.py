@@ -6,42 +6,51 @@ clocks and links contradict."""
 
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from math import inf
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
-from reports.advice.archive_rows import SentArchive
+from reports.advice.archive_cards import bus_id, of_machine
+from reports.advice.archive_rows import ANSWERED, SentArchive, launches_of
 from reports.advice.reduce_times import LEAST_LAUNCHES
 from reports.advice.specs import LINKS, link_between, sheet_of
 from reports.references.published import FABRIC, PublishedCall
 from reports.tables.beside_published import library_of
 from reports.tables.sentences import number, shares_places, size_text, some
-from reports.verdicts.sides import Side, copies_among, unchecked_all_reduces, wrong_results
+from reports.verdicts.sides import (
+    TELLING_BLOCKS,
+    Side,
+    copies_among,
+    unchecked_all_reduces,
+    wrong_results,
+)
 from wiretax import __version__
+from wiretax.common.grouped import grouped
 from wiretax.common.untrusted import printable
 from wiretax.record.histogram import BINS_PER_OCTAVE, medians_us
 from wiretax.record.result import time_of
-from wiretax.record.schema import Block, Case, Result
+from wiretax.record.schema import Block, Case, Result, Run
 from wiretax.record.summarise import TIME_RAN_OUT, build_cases
 
 WRONG = 1  # the exit status of a survey
-SYNTHETIC = "synthetic"  # the machine of archives that tests make
 # Texts of rows have no markup, no path, no address that a page would make a link of, and are no
 # formula of a spreadsheet.
 PLAIN = re.compile(r"(?![=+-]|.*[a-z]\.[a-z])[\w .,()+=-]{0,200}", re.ASCII | re.IGNORECASE)
-GPU_NAME = re.compile(r"[A-Za-z0-9 ()+/-]{1,64}")
-LEAST_MEMORY = 0.4  # of a data sheet's: some cards of one name have half of it
-MACHINE_ID = re.compile("[0-9a-f]{12}")
 TIES = re.compile(r"env\.(NCCL|RCCL)_")  # facts of a run
 MOST_LETTERS = 500  # of a reason, which may have an archive's words
 START = timedelta(minutes=10)  # for what a survey does beside its steps
+CLOCK = timedelta(days=1)  # by which a machine's clock may be fast
+SINCE = datetime(2026, 11, 1, tzinfo=timezone.utc)  # no Wiretax wrote archives before
 EQUAL = 1e-6  # a share of two figures from the same blocks, on unlike machines; and rounded us
 ROUNDING = 1.01  # of a sum over the time that it took
 BIN = 2 ** (1 / BINS_PER_OCTAVE)  # the width of a bin of steps
-# A flag may bounce while a card's clocks are down, and a link differs from round to round.
+# A flag may bounce while a card's clocks are down, and a link differs from round to round. By its
+# data sheet it does not.
 LEAST_HOPS, MOST_OF_LINK = 0.5, 1.1
+MEMORY_OF = {"p2p": "mapped", "host memory": "host_staged"}  # in which the link was measured
 
 
 def reasons_against(
@@ -63,44 +72,18 @@ def of_survey(sent: SentArchive) -> Iterator[str]:
         yield f"Wiretax {contents.version[:20]} made it, which is newer than {__version__}: update"
     # An all-reduce that failed would leave the lucky launches.
     steps = {result.path.parent.name for result in sent.all_reduces}
+    timed_out = {name for name, result in sent.runs.items() if _ran_out_of_time(result)}
     for step in contents.steps:
-        is_lost = step.name in steps and step.status == "failed"
-        if is_lost or step.status == "wrong":
-            yield f"launch {step.launch} of the step {step.name[:40]}: {step.status}"
+        is_lost = step.name in steps and step.status in ("failed", "interrupted")
+        if (is_lost and step.run not in timed_out) or step.status == "wrong":
+            name, why = step.name[:40], step.sentence[:200]
+            yield f"launch {step.launch} of the step {name} is {step.status}: {why}"
     if contents.status == WRONG:
         yield "its survey ended with exit status 1: a result was wrong"
     if not contents.vendor:
         yield "it was measured on CPUs, and the tables have calls of GPUs"
     if unlike := {*sent.runs} ^ {step.run for step in contents.steps if step.run}:
         yield f"{min(unlike)} is a run of no step, or a step's run that is not there"
-
-
-def of_machine(sent: SentArchive) -> Iterator[str]:
-    """Whether all runs are of one machine, which has known cards."""
-    runs = [result.run for result in sent.runs.values()]
-    cards = [[(rank.get("gpu"), rank.get("pci_bus_id")) for rank in run.ranks] for run in runs]
-    software = {result.run.software_id for result in sent.all_reduces}
-    if len({*map(str, cards)}) > 1 or len({run.machine_id for run in runs}) > 1:
-        yield "its runs are of several machines or sets of cards"
-    if len(software) > 1:
-        yield "its all-reduces ran with several versions of software"
-    for machine_id in {run.machine_id for run in runs}:
-        if machine_id == SYNTHETIC:
-            yield "it is synthetic: a test made it, and no machine measured it"
-        elif not MACHINE_ID.fullmatch(machine_id):
-            yield "the id of its machine is not what Wiretax writes, 12 hexadecimal digits"
-    memories = [rank.get("memory_bytes") for run in runs for rank in run.ranks]
-    memory_gb = [each / 1e9 for each in memories if isinstance(each, int)]
-    for model in {gpu for run in runs for gpu in run.gpus}:
-        if not GPU_NAME.fullmatch(model):
-            yield "the name of its GPU has characters that no driver's name has"
-        elif not (sheet := sheet_of(model)):
-            yield f"{model!r} is no card of reports/advice/specs.toml: add its data sheet first"
-        elif min(memory_gb, default=inf) < LEAST_MEMORY * sheet.memory_gb:
-            yield (
-                f"its card has {number(min(memory_gb))} GB, and {sheet.name} {sheet.memory_gb:g}: "
-                "it is emulated, or a part of a card"
-            )
 
 
 def of_dates(sent: SentArchive) -> Iterator[str]:
@@ -114,6 +97,8 @@ def of_dates(sent: SentArchive) -> Iterator[str]:
     except (ValueError, OverflowError, TypeError):  # TypeError: without a time zone
         yield "survey.json does not say in UTC when the survey was made"
         return
+    if made > datetime.now(timezone.utc) + CLOCK or began < SINCE:
+        yield f"it says that it was made on {made:%Y-%m-%d}: the machine's clock was wrong"
     if len(times) < len(sent.runs):
         yield "two of its runs have one run_id"
     for run_id in outside:
@@ -128,17 +113,19 @@ def of_launches(sent: SentArchive) -> Iterator[str]:
     yield from wrong_results(Side("its other runs", others))
     if copies_among(sent.all_reduces):
         yield "two of its launches have the same times: one is a copy"
+    elif len({*map(_probes_of, sent.all_reduces)}) < len(sent.all_reduces):
+        yield "two of its launches have the same round trips of flags: one is a copy"
 
 
 def of_run(sent: SentArchive, result: Result) -> Iterator[str]:
     """What a run says against itself."""
     run, end = result.run, result.end
     memories = [*run.memory.values(), *(case.memory for case in run.cases)]
-    cards = [rank.get("pci_bus_id") for rank in run.ranks]
+    cards = {found[1] for rank in run.ranks if (found := bus_id(rank))}
     if shares_places(run.ranks) or sent.contents.shares_gpus or "same_device" in memories:
         yield "its ranks shared a GPU: no time of it measures a wire"
-    elif not all(cards) or not len(cards) == run.world_size == sent.contents.ranks:
-        yield f"it does not name {sent.contents.ranks} GPUs, one for each rank"
+    elif not len(run.ranks) == len(cards) == run.world_size == sent.contents.ranks:
+        yield f"it does not name {sent.contents.ranks} GPUs by their bus ids, a card for each rank"
     variables = [name.partition(".")[2] for name in run.environment if TIES.match(name)]
     if tied := sorted([*variables, *library_of(run).set_by_file]):
         yield f"{some(tied)} changed what the library does by itself: unset it, and repeat"
@@ -149,11 +136,16 @@ def of_run(sent: SentArchive, result: Result) -> Iterator[str]:
         return
     # What time left out has too few blocks to count, or none.
     reason = (end.reason or end.status) if end else "it was cut off"
-    if reason != "complete" and not reason.startswith(TIME_RAN_OUT):
+    if reason != "complete" and not _ran_out_of_time(result):
         yield f"it did not come to its end: {reason}"
+    libraries = {case.library for case in run.cases if case.algorithm == "library"}
+    if (named := _library_name(run)) and libraries - {named}:
+        yield "its cases are of another library than the run names"
     calls = np.array([run.cases[block.case].calls for block in result.blocks])
     costs_us = np.array([block.cost_us for block in result.blocks])
-    if not all(block.steps and _is_alone(block) for block in result.blocks):
+    by_case = grouped(result.blocks, attrgetter("case"))
+    are_alone = all(_are_alone(own, run.cases[case].mode) for case, own in by_case.items())
+    if not are_alone or not all(block.steps for block in result.blocks):
         yield "the times of a block contradict each other, or lack their steps"
     elif len(costs_us):
         low_us, high_us = medians_us(result.blocks)
@@ -162,7 +154,7 @@ def of_run(sent: SentArchive, result: Result) -> Iterator[str]:
             yield "the time of a block is not the median of its steps"
     worked_s = float(calls * costs_us @ [block.n for block in result.blocks]) / 1e6
     elapsed_s = (end and end.elapsed_s) or 0.0
-    if worked_s > ROUNDING * elapsed_s:
+    if end and worked_s > ROUNDING * elapsed_s:
         yield (
             f"its calls add up to {number(worked_s)} s, and it took {number(elapsed_s)} s: its "
             "times are too long, or in another unit"
@@ -177,42 +169,55 @@ def of_rows(sent: SentArchive, rows: Sequence[PublishedCall]) -> Iterator[str]:
             "give the survey more --max-time"
         )
     for row in rows:
-        call = f"{size_text(row.size_bytes or 0)} by {row.library}, {row.mode}"
         texts = (row.machine, row.gpu, row.version, row.variant, row.datatype, row.note)
         if not all(map(PLAIN.fullmatch, texts)) or not re.fullmatch(FABRIC, row.fabric):
             yield "a name in its runs has markup, or letters that no driver or library writes"
-        link_gb_s, hop_us = link_of(sent, row)
-        if row.gb_s > MOST_OF_LINK * link_gb_s:
-            yield (
-                f"{call}: {number(row.gb_s)} GB/s are more than the {number(link_gb_s)} GB/s of "
-                "the link"
-            )
-        if row.us < LEAST_HOPS * hop_us:
-            yield (
-                f"{call}: {number(row.us)} us are less than a flag takes one way, "
-                f"{number(hop_us)} us: its times are too short, or in another unit"
-            )
+    # Of each launch: the mean over launches hides one in another unit.
+    every = [each for result in sent.all_reduces for each in launches_of(result)]
+    for own in grouped(every, ANSWERED).values():
+        yield from _of_fastest(sent, min((each.row for each in own), key=attrgetter("us")))
 
 
-def link_of(sent: SentArchive, row: PublishedCall) -> tuple[float, float]:
-    """The GB/s that a card can send, by its data sheet and, over slots, as the archive's own run
-    of the link measured the same transport; and the least us of a flag one way."""
-    sheet, slot = sheet_of(row.gpu), row.fabric.lower().replace(" x", "x").replace(" ", "")
-    own = LINKS.get(slot) or (link_between(sheet, row.gpus) if sheet else None)
-    gb_s = own.total_gb_s(row.gpus) if own else inf
-    memory = "mapped" if row.transport == "p2p" else "host_staged"
+def _of_fastest(sent: SentArchive, call: PublishedCall) -> Iterator[str]:
+    """Whether a launch's call is possible over the link."""
+    name = f"{size_text(call.size_bytes or 0)} by {call.library}, {call.mode}"
+    link_gb_s, hop_us = link_of(sent, call)
+    if call.gb_s > ROUNDING * link_gb_s:
+        yield (
+            f"{name}: {number(call.gb_s)} GB/s are more than the {number(link_gb_s)} GB/s that "
+            "its link can carry"
+        )
+    if call.us < LEAST_HOPS * hop_us:
+        yield (
+            f"{name}: {number(call.us)} us are less than a flag takes one way, "
+            f"{number(hop_us)} us: its times are too short, or in another unit"
+        )
+
+
+def link_of(sent: SentArchive, call: PublishedCall) -> tuple[float, float]:
+    """The GB/s that a card can send at the most, by its data sheet and, over slots, as the
+    archive's own run of the link measured the same transport with messages that are no shorter; and
+    the least us of a flag one way."""
+    sheet, slot = sheet_of(call.gpu), call.fabric.lower().replace(" x", "x").replace(" ", "")
+    own = LINKS.get(slot) or (link_between(sheet, call.gpus) if sheet else None)
+    gb_s = own.total_gb_s(call.gpus) if own else inf
+    memory = MEMORY_OF.get(call.transport, "")  # "": any
     timed = [
         (case, case.time_us.median)
         for result in sent.of("link")
         for case in result.cases
-        if case.memory == memory and case.time_us and case.time_us.median
+        if memory in ("", case.memory) and case.time_us and case.time_us.median
     ]
-    moved_gb_s = [case.size_bytes / us / 1e3 for case, us in timed if case.size_bytes]
+    moved_gb_s = [
+        case.size_bytes / us / 1e3
+        for case, us in timed
+        if case.size_bytes >= max(call.size_bytes or 0, 1)
+    ]
     if slot in LINKS:
-        gb_s = min(gb_s, max(moved_gb_s, default=inf))
+        gb_s = min(gb_s, MOST_OF_LINK * max(moved_gb_s, default=inf))
     hops_us = [us for case, us in timed if case.algorithm == "ping_pong"]
     # A switch that adds up halves what a card sends.
-    return gb_s * (2 if row.transport == "nvls" else 1), min(hops_us, default=0.0)
+    return gb_s * (2 if call.transport == "nvls" else 1), min(hops_us, default=0.0)
 
 
 def of_table(
@@ -235,15 +240,45 @@ def _is_edited(stored: Case, built: Case) -> bool:
     summaries = [(stored.time_us, built.time_us), (stored.total_us, built.total_us)]
     figures = [(one and one.median, other and other.median) for one, other in summaries]
     figures.append((stored.bus_bw_gb_s, built.bus_bw_gb_s))
-    return stored.status != built.status or any(
+    facts = [(each.status, each.n_wrong) for each in (stored, built)]
+    return facts[0] != facts[1] or any(
         abs((one or 0.0) - (other or 0.0)) > EQUAL * (other or 0.0) for one, other in figures
     )
 
 
-def _is_alone(block: Block) -> bool:
-    """Whether a block's time without the reading of the result is possible beside that with it."""
-    read_us = block.cost_us - block.time_us
-    # Half of the times are at least the median, so their mean is at least half of it.
-    is_mean = (block.mean_us or 0.0) >= block.time_us / 2
-    # The result is read in about `consume_us`, after that time.
-    return is_mean and -EQUAL <= read_us <= (block.consume_us or 0.0) + block.cost_us / 2
+def _are_alone(blocks: Sequence[Block], mode: str) -> bool:
+    """Whether the times of a case's blocks without the reading of the result are possible beside
+    those with it: of single calls, as nobody reads the result of a chain. The median block tells:
+    one of three calls may have any times on a busy machine."""
+    if any((block.consume_us is None) != (mode == "chained") for block in blocks):
+        return False
+    times_us = [
+        (block.time_us, block.cost_us, block.mean_us or 0.0, block.consume_us or 0.0)
+        for block in blocks
+    ]
+    time_us, cost_us, mean_us, consume_us = np.maximum(times_us, 0.0).T
+    read_us = cost_us - time_us
+    # Half of the times are at least the median, so their mean is at least half of it; and the
+    # result is read in about `consume_us`, after that time.
+    return bool(
+        np.median(mean_us - time_us / 2) >= -EQUAL
+        and np.median(read_us) >= -EQUAL
+        and np.median(read_us - consume_us - cost_us / 2) <= EQUAL
+    )
+
+
+def _ran_out_of_time(result: Result) -> bool:
+    """Whether it came to its end with the time that it was given."""
+    return bool(result.end and (result.end.reason or "").startswith(TIME_RAN_OUT))
+
+
+def _probes_of(launch: Result) -> Any:
+    """The round trips of flags around its blocks, which a copy with other times still has; of few
+    ones, which may agree by chance, its name."""
+    trips = sorted(block.link_rtt_ns for block in launch.blocks if block.link_rtt_ns)
+    return tuple(trips) if len({*trips}) >= TELLING_BLOCKS else launch.run.run_id
+
+
+def _library_name(run: Run) -> Any:
+    library = run.world.get("library")
+    return library.get("library") if isinstance(library, dict) else None

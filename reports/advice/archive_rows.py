@@ -28,6 +28,8 @@ LIBRARY = re.compile(r"(NCCL|RCCL) [\d.]+")
 CPU_NOISE = r"\((?:R|TM)\)|\b(?:AMD|Intel|CPU|Processor|\d+-Core)\b|@.*"
 CPU_NAME = re.compile("[A-Za-z][A-Za-z0-9 +-]{1,40}")
 DIGITS = 4  # of a figure in a row: more than the intervals leave
+# What one row answers, of a launch.
+ANSWERED = attrgetter("row.size_bytes", "row.mode", "row.kind", "row.transport")
 
 
 class DamagedArchive(ResultError):
@@ -78,11 +80,10 @@ def rows_of(sent: SentArchive) -> tuple[list[PublishedCall], list[str]]:
     """The rows of the archive's launches in one state of the link, and sentences on what gives
     none."""
     entries, notes = in_one_state([entry_of(result) for result in sent.all_reduces])
-    every = [each for entry in entries for each in _launches(sent.runs[str(entry.path)])]
+    every = [each for entry in entries for each in launches_of(sent.runs[str(entry.path)])]
     has_peers = any(each.row.transport == "p2p" for each in every)
     rows, few = list[PublishedCall](), 0
-    answered = attrgetter("row.size_bytes", "row.mode", "row.kind", "row.transport")
-    for _, own in sorted(grouped(every, answered).items(), key=itemgetter(0)):
+    for _, own in sorted(grouped(every, ANSWERED).items(), key=itemgetter(0)):
         ways = grouped(own, attrgetter("is_replayed", "method")).values()
         found = [
             (launches[0].is_replayed, row.us, row)
@@ -98,7 +99,7 @@ def rows_of(sent: SentArchive) -> tuple[list[PublishedCall], list[str]]:
     return rows, notes
 
 
-def _launches(result: Result) -> Iterator[Launch]:
+def launches_of(result: Result) -> Iterator[Launch]:
     """The calls of a launch of which rows are made."""
     run, is_replayed = result.run, bool(result.run.method.get("graph"))
     settings = library_of(run).set_by_wiretax.items()

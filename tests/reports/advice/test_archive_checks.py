@@ -2,75 +2,17 @@
 nothing."""
 
 import io
-import json
 import tarfile
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
-import msgspec
 import pytest
 
-from reports.__main__ import main
-from tests.reports.synthetic_archive import OTHER, SYNTHETIC, files_of, packed
+from tests.reports.forged_archive import add, edited, files, head, of, ranks
+from tests.reports.synthetic_archive import OTHER, SYNTHETIC, packed
 from wiretax.record import archive
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("contributed")]
-
-files = cache(files_of)
-
-
-def add(capsys, path, *words):
-    """The exit status of `references add`, its JSON, and what it complained."""
-    status = main(["references", "add", str(path), "--json", *words])
-    printed = capsys.readouterr()
-    return status, json.loads(printed.out or "{}"), printed.err
-
-
-def edited(change, where="allreduce", name=lambda name: name, only=""):
-    """The files of an archive, of whose runs each line was changed by a function; `only` those
-    whose names have this text."""
-
-    def changed(data):
-        lines = [msgspec.json.decode(line) for line in data.splitlines()]
-        for line in lines:
-            change(line)
-        return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
-
-    return {
-        name(path): changed(data) if f"results/{where}" in path and only in path else data
-        for path, data in files(machine_id=OTHER).items()
-    }
-
-
-def of(kind, **changes):
-    """A change of the lines of a kind."""
-    return lambda line: line["kind"] == kind and line.update(changes)
-
-
-def head(**changes):
-    """A change of a run's head; `world__size=1` changes a nested value, and what is a dictionary
-    gets more."""
-
-    def change(line):
-        for path, value in changes.items() if line["kind"] == "run" else ():
-            *outer, name = path.split("__")
-            inner = line
-            for key in outer:
-                inner = inner[key]
-            inner[name] = {**inner[name], **value} if isinstance(value, dict) else value
-
-    return change
-
-
-def ranks(**facts):
-    """A change of the facts of each rank."""
-
-    def change(line):
-        for rank in line["world"]["ranks"] if line["kind"] == "run" else ():
-            rank |= facts
-
-    return change
 
 
 def halved_figures(line):
@@ -183,7 +125,7 @@ FORGED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "times in ms": (
         lambda: files(machine_id=OTHER, slower=1e-3),
         {},
-        "16 KiB by rccl, eager: 0.056 us are less than a flag takes one way",
+        "16 KiB by rccl, eager: 0.055 us are less than a flag takes one way",
     ),
     "times in ns": (
         lambda: files(machine_id=OTHER, slower=1e3),
@@ -193,7 +135,7 @@ FORGED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "faster than the link": (
         lambda: files(machine_id=OTHER, slower=0.7),
         {},
-        "32 MiB by rccl, eager: 62.7 GB/s are more than the 52.1 GB/s of the link",
+        "32 MiB by rccl, eager: 63.5 GB/s are more than the 57.3 GB/s that its link can carry",
     ),
     "two cards claimed, one used": (
         lambda: edited(ranks(pci_bus_id="0000:03:00.0"), where=""),
@@ -213,7 +155,7 @@ FORGED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "four cards claimed": (
         lambda: files(machine_id=OTHER),
         {"ranks": 4},
-        "it does not name 4 GPUs, one for each rank",
+        "it does not name 4 GPUs by their bus ids, a card for each rank",
     ),
     "a survey of CPUs": (
         lambda: edited(on_cpus, where=""),
@@ -228,7 +170,7 @@ FORGED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "the software GPU by a card's name": (
         lambda: edited(ranks(memory_bytes=4 << 30), where=""),
         {},
-        "its card has 4.29 GB, and r9700 32: it is emulated, or a part of a card",
+        "has 4.00 GiB, and no data sheet in specs.toml is of such a card",
     ),
     "a synthetic archive": (
         lambda: files(machine_id=SYNTHETIC),
@@ -348,7 +290,7 @@ def test_a_launch_that_failed_is_told(tmp_path, capsys):
     path = packed(tmp_path / "survey.tar.gz", made, steps=steps, status=3)
     status, said, _ = add(capsys, path)
     assert status == 1
-    assert said["reasons"] == ["launch 5 of the step allreduce: failed"]
+    assert "launch 5 of the step allreduce is failed: a rank ended" in said["reasons"]
     steps[-1].status = "not run"
     path = packed(tmp_path / "survey.tar.gz", made, steps=steps, status=3)
     assert add(capsys, path)[0] == 0

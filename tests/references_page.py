@@ -146,13 +146,15 @@ stay in the table with the reason, and it cannot be added again.
 | what speaks against an archive | |
 |---|---|
 | files | another schema or a newer version, a file without its hash, a run of no step |
-| launches | a wrong result, fewer than {least}, one that failed, was cut off or is there twice |
-| machine | several machines, ranks that share a card, a CPU, an emulated or unknown card |
+| launches | a wrong or unchecked result, fewer than {least}, one that failed or was cut off |
+| copies | a launch that is there twice, also with other times but the same probes of the link |
+| machine | several machines, hosts or models; ranks that share a card; a CPU |
+| cards | without a data sheet, of another vendor or with another memory than they say |
 | library | variables or a file that change what NCCL or RCCL does by itself |
 | figures | other than their blocks give, or than the steps of a block |
-| time | calls that add up to more than the run took; fewer us than a flag takes one way |
-| bandwidth | more GB/s than the link's data sheet, or than the survey's own run of the link |
-| dates | a run that began outside of the survey |
+| time | calls that add up to more than the run took; fewer us than a flag takes half of its way |
+| bandwidth | a launch with more GB/s than the data sheet of the link, or than the survey's own run |
+| dates | a run that began outside of the survey, and a survey of tomorrow or before archives |
 | names | markup, paths and addresses |
 | table | the archive, or the same figures, are there already, or were withdrawn |
 

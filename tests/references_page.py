@@ -152,8 +152,8 @@ stay in the table with the reason, and it cannot be added again.
 | cards | without a data sheet, of another vendor or with another memory than they say |
 | library | variables or a file that change what NCCL or RCCL does by itself |
 | figures | other than their blocks give, or than the steps of a block |
-| time | calls that add up to more than the run took; fewer us than a flag takes half of its way |
-| bandwidth | a launch with more GB/s than the data sheet of the link, or than the survey's own run |
+| time | calls that add up to more than the run took; fewer us than half a flag's way takes |
+| bandwidth | a launch with more GB/s than the link's data sheet, or than the survey's own run |
 | dates | a run that began outside of the survey, and a survey of tomorrow or before archives |
 | names | markup, paths and addresses |
 | table | the archive, or the same figures, are there already, or were withdrawn |

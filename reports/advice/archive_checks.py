@@ -231,6 +231,12 @@ def of_table(
             said = f", and withdrawn: {row.withdrawn}" if row.withdrawn else ""
             yield f"its runs are in the table already, as {row.source} of {row.date}{said}"
             return
+    # Of its launches others may be left: a machine that was repaired has another day.
+    days = {(row.machine, row.date) for row in rows}
+    for row in known:
+        if row.withdrawn and (row.machine, row.date) in days:
+            yield f"{row.source} of this machine and day was withdrawn: {row.withdrawn}"
+            return
 
 
 def _is_edited(stored: Case, built: Case) -> bool:

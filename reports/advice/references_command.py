@@ -15,7 +15,7 @@ from reports.advice.archive_rows import DamagedArchive, read_sent, rows_of
 from reports.references.published import CONTRIBUTED, PublishedCall, cells_of, read_table
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
 from wiretax.common.program import IS_CHECKOUT, REPOSITORY, SEND_ARCHIVE, answer
-from wiretax.common.untrusted import printable
+from wiretax.common.untrusted import printable, spreadsheet_cell
 from wiretax.record.result import ResultError
 from wiretax.record.writing import locked, write_errors, write_whole
 
@@ -65,7 +65,7 @@ def check(arguments: argparse.Namespace, path: Path, name: str) -> int:
     ResultError."""
     is_to_add = arguments.action == "add"
     with write_errors(CONTRIBUTED), locked(CONTRIBUTED.parent):
-        known = read_table(CONTRIBUTED, list[PublishedCall], least_rows=0)
+        known = read_rows()
         sha256, rows, notes = "", list[PublishedCall](), list[str]()
         try:
             sent = read_sent(path)
@@ -109,10 +109,14 @@ def check(arguments: argparse.Namespace, path: Path, name: str) -> int:
 
 def withdraw(arguments: argparse.Namespace, prefix: str, reason: str) -> int:
     """Says in an archive's rows why they count no more. Raises ResultError."""
-    if not 0 < len(reason.strip()) <= MOST_REASON or printable(reason) != reason:
-        raise ResultError(f"--reason is one line of at most {MOST_REASON} characters")
+    is_line = printable(reason) == reason == spreadsheet_cell(reason)
+    if not 0 < len(reason.strip()) <= MOST_REASON or not is_line:
+        raise ResultError(
+            f"--reason is one line of at most {MOST_REASON} characters, and no formula of a "
+            "spreadsheet"
+        )
     with write_errors(CONTRIBUTED), locked(CONTRIBUTED.parent):
-        rows = read_table(CONTRIBUTED, list[PublishedCall], least_rows=0)
+        rows = read_rows()
         archives = {row.archive for row in rows if row.archive.startswith(prefix)}
         if not re.fullmatch(PREFIX, prefix) or len(archives) != 1:
             raise ResultError(
@@ -120,14 +124,28 @@ def withdraw(arguments: argparse.Namespace, prefix: str, reason: str) -> int:
                 "its first eight digits or more"
             )
         [sha256] = archives
-        own = {row: replace(row, withdrawn=reason) for row in rows if row.archive == sha256}
-        write_rows([own.get(row, row) for row in rows])
+        own = [row for row in rows if row.archive == sha256]
+        if former := own[0].withdrawn:
+            raise ResultError(f"it is withdrawn already: {former}")
+        write_rows(
+            [replace(row, withdrawn=reason) if row.archive == sha256 else row for row in rows]
+        )
     said = (
         f"{counted(len(own), 'row')} of archive {sha256[:12]} withdrawn. Next: make figures, "
         "which renews the pages from the tables."
     )
     answer(arguments, said, archive=sha256, n_withdrawn=len(own))
     return 0
+
+
+def read_rows() -> list[PublishedCall]:
+    """The contributed rows. Raises ResultError, also for a table with other columns than they
+    have."""
+    columns, _ = cells_of(CONTRIBUTED)
+    if unlike := {*columns} ^ {*PublishedCall.__struct_fields__}:
+        column = printable(min(unlike))
+        raise ResultError(f"{CONTRIBUTED} is no table of rows: the column {column!r}")
+    return read_table(CONTRIBUTED, list[PublishedCall], least_rows=0)
 
 
 def write_rows(rows: Sequence[PublishedCall]) -> None:

@@ -86,6 +86,32 @@ def test_what_was_withdrawn_counts_no_more_and_does_not_come_back(capsys, contri
     assert f"and withdrawn: {reason}" in said
 
 
+def test_a_day_that_was_withdrawn_stays_so_with_other_launches(capsys, contributed, sent, tmp_path):
+    """The same launches without the first are other figures; another day's are welcome."""
+    ask(capsys, "add", sent)
+    archive = rows_in(contributed)[0].archive
+    ask(capsys, "withdraw", archive, "--reason", "other work ran meanwhile")
+    less = packed(tmp_path / "less.tgz", files_of(machine_id=OTHER, slower=1.02))
+    status, said, _ = ask(capsys, "add", less)
+    assert status == 1
+    assert "of this machine and day was withdrawn: other work ran meanwhile" in said
+    later = {
+        name.replace("11-20", "11-22"): data.replace(b"2026-11-20", b"2026-11-22")
+        for name, data in files_of(machine_id=OTHER, slower=1.02).items()
+    }
+    path = packed(tmp_path / "later.tgz", later, made="2026-11-22T06:22:00Z")
+    assert ask(capsys, "add", path)[0] == 0
+
+
+def test_the_first_reason_of_a_withdrawal_stays(capsys, contributed, sent):
+    ask(capsys, "add", sent)
+    archive = rows_in(contributed)[0].archive
+    ask(capsys, "withdraw", archive, "--reason", "a mistake")
+    status, _, complained = ask(capsys, "withdraw", archive, "--reason", "another")
+    assert (status, "it is withdrawn already: a mistake" in complained) == (2, True)
+    assert {row.withdrawn for row in rows_in(contributed)} == {"a mistake"}
+
+
 def test_rows_of_others_stay_as_they_are(capsys, contributed, sent, tmp_path):
     ask(capsys, "add", sent)
     before = contributed.read_text()
@@ -118,6 +144,7 @@ def test_programs_get_the_rows_and_the_reasons(capsys, contributed, tmp_path):
         ("withdraw 12345678 --reason old", "is not the SHA-256 of one archive of the table"),
         ("withdraw 1 --reason old", "is not the SHA-256 of one archive of the table"),
         ("withdraw 12345678 --reason a\x1b[31m", "--reason is one line of at most 200"),
+        ("withdraw 12345678 --reason =A1+1", "and no formula of a spreadsheet"),
     ],
 )
 def test_a_command_line_that_makes_no_sense_is_one_sentence(capsys, contributed, words, complaint):
@@ -138,6 +165,16 @@ def test_a_damaged_table_stays_as_it_is(capsys, contributed, sent):
         assert (status, complained.count("\n")) == (2, 1)
         assert "contributed.csv, line 8: " in complained
     assert contributed.read_text() == damaged
+
+
+@pytest.mark.parametrize("columns", ["", "machine,gpu\n"])
+def test_a_table_with_other_columns_is_told(capsys, contributed, sent, columns):
+    contributed.write_text(columns)
+    for words in (["add", sent], ["check", sent], ["withdraw", "0" * 8, "--reason", "old"]):
+        status, _, complained = ask(capsys, *words)
+        assert (status, complained.count("\n")) == (2, 1)
+        assert "contributed.csv is no table of rows: the column 'archive'" in complained
+    assert contributed.read_text() == columns
 
 
 def test_tables_that_cannot_be_written_are_told(capsys, contributed, sent, monkeypatch):

@@ -19,7 +19,7 @@ from reports.tables.sentences import counted, fact
 from wiretax.common.grouped import grouped
 from wiretax.record.archive import Contents, digest, read_contents, unpacked
 from wiretax.record.case import bus_factor
-from wiretax.record.observations import MIN_BLOCKS, entry_of, in_one_state
+from wiretax.record.observations import MIN_BLOCKS, MOST_STEAL, entry_of, in_one_state
 from wiretax.record.result import ResultError, read, time_of
 from wiretax.record.schema import Result, Run
 
@@ -55,12 +55,14 @@ class SentArchive:
 @dataclass
 class Launch:
     """A call of one launch: the row that it alone would be, and what is alike in the launches of a
-    row. A single call can be replayed from a graph, too."""
+    row. A single call can be replayed from a graph, too. `was_slowed`: a GPU was throttled, or the
+    hypervisor withheld the CPUs."""
 
     run: Run
     row: PublishedCall
     is_replayed: bool
     method: str
+    was_slowed: bool
 
 
 def read_sent(path: Path) -> SentArchive:
@@ -101,7 +103,8 @@ def rows_of(sent: SentArchive) -> tuple[list[PublishedCall], list[str]]:
 
 def launches_of(result: Result) -> Iterator[Launch]:
     """The calls of a launch of which rows are made."""
-    run, is_replayed = result.run, bool(result.run.method.get("graph"))
+    run, end, is_replayed = result.run, result.end, bool(result.run.method.get("graph"))
+    was_slowed = bool(end and (end.was_throttled or (end.steal_share or 0.0) > MOST_STEAL))
     settings = library_of(run).set_by_wiretax.items()
     for case, row in plain_calls(result):
         library, _, version = row.library.partition(" ")
@@ -128,7 +131,8 @@ def launches_of(result: Result) -> Iterator[Launch]:
             )
             place = case.datatype, case.variant, case.memory, case.in_place
             other = {name: value for name, value in run.method.items() if name != "graph"}
-            yield Launch(run, row, is_replayed, f"{row.library} {version} {place} {other}")
+            method = f"{row.library} {version} {place} {other}"
+            yield Launch(run, row, is_replayed, method, was_slowed)
 
 
 def _row(sent: SentArchive, launches: Sequence[Launch], has_peers: bool) -> PublishedCall:
@@ -139,6 +143,8 @@ def _row(sent: SentArchive, launches: Sequence[Launch], has_peers: bool) -> Publ
     )
     bus_bytes = (row.size_bytes or 0) * bus_factor(row.collective, row.gpus)
     facts = [f"{name} {run.ranks[0].get(name)}" for name in ("driver", "runtime", "module")]
+    if slowed := sum(each.was_slowed for each in launches):
+        facts.append(f"{slowed} throttled or without their CPUs")
     facts = [counted(len(launches), "launch"), f"Wiretax {run.version}", *facts]
     return replace(
         row,

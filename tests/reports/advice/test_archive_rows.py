@@ -7,7 +7,7 @@ from reports.advice.nearest import question_of_run
 from reports.advice.reduce_times import read_launches, spans_of
 from reports.references import published
 from tests.reports.synthetic_archive import OTHER, SIZES, files_of, packed, write_archive
-from tests.reports.synthetic_run import rewrite, rewrite_cases, rewrite_head
+from tests.reports.synthetic_run import disturb, rewrite, rewrite_cases, rewrite_head
 from wiretax.record.archive import read_contents, unpacked
 from wiretax.record.result import read
 
@@ -121,3 +121,18 @@ def test_the_sockets_of_a_row_are_known(sent, monkeypatch):
     published.sockets.cache_clear()
     assert rows[0].sockets == 2
     published.sockets.cache_clear()
+
+
+def test_a_row_says_that_launches_were_slowed_down(sent):
+    """Cards that are too hot, or a host that is shared, are no faster: nor are their rows."""
+    gpu = {"rank": 0, "bus_id": "0000:03:00.0", "start": {}, "end": {}}
+    hot = gpu | {"looks": 9, "throttled_looks": {"thermal": 4}}
+
+    def slow(line):
+        if line["kind"] == "end":
+            line["gpus"] = [hot]
+
+    rows, _ = sent(lambda path: rewrite(path, slow) if b"1a2b34" in path.read_bytes() else None)
+    assert {row.note.rpartition(", ")[2] for row in rows} == {"1 throttled or without their CPUs"}
+    rows, _ = sent(disturb)
+    assert of(rows).note.endswith("5 throttled or without their CPUs")

@@ -16,7 +16,7 @@ import numpy as np
 from reports.advice.archive_cards import bus_id, of_machine
 from reports.advice.archive_rows import ANSWERED, SentArchive, launches_of
 from reports.advice.reduce_times import LEAST_LAUNCHES
-from reports.advice.specs import LINKS, link_between, sheet_of
+from reports.advice.specs import SLOTS, link_between, sheet_of
 from reports.references.published import FABRIC, PublishedCall
 from reports.tables.beside_published import library_of
 from reports.tables.sentences import number, shares_places, size_text, some
@@ -199,7 +199,7 @@ def link_of(sent: SentArchive, call: PublishedCall) -> tuple[float, float]:
     archive's own run of the link measured the same transport with messages that are no shorter; and
     the least us of a flag one way."""
     sheet, slot = sheet_of(call.gpu), call.fabric.lower().replace(" x", "x").replace(" ", "")
-    own = LINKS.get(slot) or (link_between(sheet, call.gpus) if sheet else None)
+    own = SLOTS.get(slot) or (link_between(sheet, call.gpus) if sheet else None)
     gb_s = own.total_gb_s(call.gpus) if own else inf
     memory = MEMORY_OF.get(call.transport, "")  # "": any
     timed = [
@@ -213,7 +213,7 @@ def link_of(sent: SentArchive, call: PublishedCall) -> tuple[float, float]:
         for case, us in timed
         if case.size_bytes >= max(call.size_bytes or 0, 1)
     ]
-    if slot in LINKS:
+    if slot in SLOTS:
         gb_s = min(gb_s, MOST_OF_LINK * max(moved_gb_s, default=inf))
     hops_us = [us for case, us in timed if case.algorithm == "ping_pong"]
     # A switch that adds up halves what a card sends.

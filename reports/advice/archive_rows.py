@@ -13,9 +13,10 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from reports.advice.reduce_times import LEAST_LAUNCHES, span_over_launches
+from reports.advice.specs import link_between, sheet_of
 from reports.references.published import SOCKETS, PublishedCall
 from reports.tables.beside_published import library_of, plain_calls, spans_sockets
-from reports.tables.sentences import counted, fact
+from reports.tables.sentences import counted, environment_of, fact
 from wiretax.common.grouped import grouped
 from wiretax.record.archive import Contents, digest, read_contents, unpacked
 from wiretax.record.case import bus_factor
@@ -128,11 +129,25 @@ def launches_of(result: Result) -> Iterator[Launch]:
                 version=version,
                 variant=variant,
                 datatype=case.datatype,
+                fabric=fabric_of(run, row),
             )
             place = case.datatype, case.variant, case.memory, case.in_place
             other = {name: value for name, value in run.method.items() if name != "graph"}
             method = f"{row.library} {version} {place} {other}"
             yield Launch(run, row, is_replayed, method, was_slowed)
+
+
+def fabric_of(run: Run, row: PublishedCall) -> str:
+    """The fabric of a row: of NVLink and xGMI, which the words of a run leave open, the data
+    sheet's, if each pair of cards is joined by it."""
+    links = environment_of(run).get("gpu.links", "")
+    kinds = {*re.findall("NVLink|xGMI", links)}
+    sheet = sheet_of(row.gpu)
+    if row.fabric != "unknown" or not kinds or not sheet:
+        return row.fabric
+    fabric = link_between(sheet, row.gpus).fabric
+    is_whole = "PCIe," not in links and {fabric.partition(" ")[0]} == kinds
+    return fabric if is_whole else "mixed"
 
 
 def _row(sent: SentArchive, launches: Sequence[Launch], has_peers: bool) -> PublishedCall:

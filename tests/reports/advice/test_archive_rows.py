@@ -136,3 +136,29 @@ def test_a_row_says_that_launches_were_slowed_down(sent):
     assert {row.note.rpartition(", ")[2] for row in rows} == {"1 throttled or without their CPUs"}
     rows, _ = sent(disturb)
     assert of(rows).note.endswith("5 throttled or without their CPUs")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "links", "fabric"),
+    [
+        ("AMD Instinct MI300X", ["PCIe 5 x16", "xGMI"], "xGMI"),
+        ("NVIDIA H100 80GB HBM3", ["NVLink x18", "PCIe 5 x16"], "NVLink 4"),
+        ("NVIDIA H100 80GB HBM3", ["NVLink x18", "PCIe, same switch"], "mixed"),
+        ("AMD Radeon AI PRO R9700", ["PCIe 4 x4", "PCIe 5 x16", "PCIe, same switch"], "PCIe 4 x4"),
+    ],
+)
+def test_a_row_has_the_fabric_that_joins_its_cards(sent, gpu, links, fabric):
+    """Between cards in unlike slots the slower one counts."""
+
+    def change(path):
+        rewrite_head(path, environment={"gpu.links": {"value": links, "status": "ok"}})
+        rewrite(
+            path,
+            lambda line: (
+                line["kind"] == "run" and [rank.update(gpu=gpu) for rank in line["world"]["ranks"]]
+            ),
+        )
+
+    rows, _ = sent(change)
+    assert {row.fabric for row in rows} == {fabric}
+    assert f", {fabric}, peers" in rows[0].machine

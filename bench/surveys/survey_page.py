@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 
+from markupsafe import Markup
+
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, WRONG
 from bench.surveys import thresholds
 from bench.surveys.printed import log_text
@@ -158,15 +160,12 @@ def banner_of(
 
 
 def send_section(archive: Path) -> Section:
-    """Where the archive goes, if its owner wants, and what it holds."""
+    """Where the archive goes, if its owner wants, what it holds, and what shows its rows."""
+    address = Markup('<a href="{0}">{0}</a>').format(SEND_ARCHIVE)
     return Section(
         "Send the archive",
-        [*SEND, *PRIVACY],
-        text=f"""\
-# the rows that it gives, if any
-{RUN}{REPORTS} references check {quote(str(archive))}
-# where to send it
-{SEND_ARCHIVE}""",
+        [["Attach it to the form at", address], *SEND, *PRIVACY, "This prints the rows of it:"],
+        text=f"{RUN}{REPORTS} references check {quote(str(archive))}",
     )
 
 
@@ -183,7 +182,8 @@ def model_sentences(survey: Survey) -> list[str]:
         figures, _ = figures_of(here, launches, spec, keys)
         sentences += [
             f"{figure.name}, one chat on {survey.ranks} GPUs: "
-            f"{' '.join(figure.text.split())} ({figure.note}; intervals are at {CONFIDENCE:.0%})."
+            f"{' '.join(figure.text.split()).replace(' likely ', ', likely ')} "
+            f"({figure.note}; intervals are at {CONFIDENCE:.0%})."
             for figure in figures.values()
             if launches.runs
         ]

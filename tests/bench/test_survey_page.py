@@ -186,4 +186,5 @@ def test_owners_of_cards_are_asked_for_the_archive(tmp_path, monkeypatch, capsys
     for told in (page, capsys.readouterr().out):
         assert (SEND_ARCHIVE in told) == is_asked
     assert ("it is your choice" in page) == is_asked
+    assert (f'<a href="{SEND_ARCHIVE}">' in page) == is_asked
     assert "The host's name, users, folders and other variables are left out." in page

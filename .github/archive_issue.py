@@ -60,7 +60,7 @@ def check(body: str, folder: Path) -> Answer:
     if len(links) != 1:
         return [], [
             f"{len(links)} archives are attached: attach one .tar.gz as wiretax survey wrote it, "
-            "and wait until its link stands in the field."
+            "and wait until its link appears in the field."
         ]
     if not CONSENT.search(body):
         return [], ["The box of the consent is not ticked."]

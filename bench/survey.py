@@ -1,10 +1,10 @@
 """Examines and measures this machine for somebody who decides about it.
 
 The steps are doctor, link, tuning, all-reduce and decode step, each a launch with a time limit; on
-a single GPU a last one predicts what two would do. The all-reduce has five launches, and what time
-is left goes into more. On several GPUs the thresholds of docs/answer.md are met or not. A folder
-receives the runs, what each step printed, and one page; an archive holds it all, to send. If a step
-fails, the survey says so and goes on."""
+a single GPU a last one predicts what two would do. The all-reduces have five launches, and more
+while time is left. On several GPUs it says whether they meet the thresholds of docs/answer.md. A
+folder receives the runs, what each step printed, and one page; an archive holds it all, to send. If
+a step fails, the survey says so and goes on."""
 
 import argparse
 import os

@@ -158,8 +158,8 @@ stay in the table with the reason, and it cannot be added again.
 | names | markup, paths and addresses |
 | table | the archive, or the same figures, are there already, or were withdrawn |
 
-Nothing is signed: whoever changes every figure in agreement with all others is not found. So each
-row says which archive it came from, and a withdrawn one counts nowhere.
+Nothing is signed: invented figures that agree with all others in their archive are not found. So
+each row says which archive it came from, and a withdrawn one counts nowhere.
 
 **From a page that others can read**: add a line to `calls.csv` or `serving.csv`, by hand, with the
 figure as its source prints it, and the source as `owner/repository@commit path` or

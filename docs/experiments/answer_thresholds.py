@@ -34,7 +34,7 @@ In a shell where your engine runs, in its container too ([how](gpu.md#two-comman
 installs for a minute or more, the second answers in three:
 
 ```sh
-git clone {repository} && cd wiretax && pip install '.[rocm]'  # or cuda13, cuda12
+git clone {repository} && cd wiretax && pip install '.[rocm]'  # or rocm10, cuda13, cuda12
 wiretax survey --quick
 ```
 

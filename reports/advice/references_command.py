@@ -32,10 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "action",
         choices=ACTIONS,
-        help="check: what speaks against an archive, and its rows; add: also writes them, if "
-        "nothing does; withdraw: its rows count no more",
+        help="check: prints an archive's rows, and what speaks against it; add: also writes them, "
+        "if nothing does; withdraw: no report counts its rows any more",
     )
-    add("archive", metavar="ARCHIVE", help="of a survey; to withdraw its SHA-256, or the beginning")
+    add(
+        "archive",
+        metavar="ARCHIVE",
+        help="a survey's .tar.gz; to withdraw its SHA-256, or its first digits",
+    )
     add("--name", help="add: who sent it, as the pages will say: a GitHub account (nobody)")
     add("--reason", metavar="TEXT", help="withdraw: why")
 

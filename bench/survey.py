@@ -46,7 +46,8 @@ example:
 exit status:
   0 all steps are done; 1 a result was wrong; 2 the command line, or files that
   cannot be written; 3 a step failed, or this machine cannot run it;
-  130 interrupted. Page and archive are there with 0, 1, 3 and 130."""
+  130 interrupted. Page and archive are there with 0, 1, 3 and 130, once a step
+  has begun."""
 
 
 def make_parser(
@@ -108,7 +109,7 @@ def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Surve
     check_new(folder)
     named = folder.resolve()
     archive = named.with_name(f"{named.name}.tar.gz")
-    check_new(archive)
+    check_new(archive, folder=folder)
     max_time_s = SHARED_S if shares_gpus else FULL_S
     if arguments.quick:
         max_time_s = QUICK_S
@@ -192,7 +193,7 @@ def run_survey(survey: Survey) -> int:
         f"next: {survey_page.next_command(survey, survey.folder)[1]}",
         f"page: {survey.folder / survey_page.PAGE}",
         f"archive: {survey.archive}",
-        *([survey_page.TO_SEND] if survey.vendor else []),
+        *([survey_page.TO_SEND] if survey_page.asks_for_archive(survey) else []),
         "",
     ]
     print_out("\n".join(lines))

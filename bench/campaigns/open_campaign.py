@@ -19,12 +19,13 @@ from wiretax.record.manifest import MANIFEST, Launch
 from wiretax.record.writing import to_line
 
 
-def check_new(path: Path, beside: Container[str] = ()) -> None:
-    """Raises Stop if anything but an empty folder is at the path, or one with files `beside`."""
+def check_new(path: Path, beside: Container[str] = (), folder: Path | None = None) -> None:
+    """Raises Stop if anything but an empty folder is at the path, or one with files `beside`. The
+    path goes with a `folder` of another name, where --out does not name the path itself."""
     if path.exists() and not (
         path.is_dir() and all(file.name in beside for file in path.iterdir())
     ):
-        another = typed("--out", f"{path}-2")
+        another = typed("--out", f"{folder or path}-2")
         raise Stop(USAGE, f"{path} is there already: remove it, or name a new folder: {another}")
 
 

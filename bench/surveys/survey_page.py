@@ -113,7 +113,7 @@ def page_of(survey: Survey, exit_status: int, folder: Path, archive: Path) -> Pa
         thresholds.section(survey),
         Section("Tokens/s", model_sentences(survey)),
         Section("Next", [f"{to_do}:"], text=command),
-        *([send_section(archive)] if survey.vendor else []),
+        *([send_section(archive)] if asks_for_archive(survey) else []),
         Section("Steps", rows=rows),
         Section("Machine", survey.remarks),
         *page.sections,
@@ -127,7 +127,7 @@ def page_of(survey: Survey, exit_status: int, folder: Path, archive: Path) -> Pa
             )
             for step in shown
         ),
-        Section("In the archive", [] if survey.vendor else PRIVACY, folded=True),
+        Section("In the archive", [] if asks_for_archive(survey) else PRIVACY, folded=True),
     ]
     page.reproduce["this page"] = command_of(survey)
     return page
@@ -157,6 +157,12 @@ def banner_of(
         return Banner(word or banner.word, banner.sentence, facts, role)
     more = f" (and {counted(len(named) - 1, 'other step')})" if len(named) > 1 else ""
     return Banner(word, f"{named[0]}{more}.", [f"{banner.sentence.rstrip('.')}.", *facts], role)
+
+
+def asks_for_archive(survey: Survey) -> bool:
+    """Whether its calls may become rows of what is published: those of ranks that share a GPU cross
+    no wire."""
+    return bool(survey.vendor) and not survey.shares_gpus
 
 
 def send_section(archive: Path) -> Section:

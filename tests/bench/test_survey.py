@@ -133,7 +133,7 @@ def test_files_that_cannot_be_written_are_refused_before_the_first_step(tmp_path
         "/dev/null/survey": "/dev/null/survey: Not a directory",
         "/": f"/ {there}",
         f"{tmp_path}/used": f"{tmp_path}/used {there}",
-        f"{tmp_path}/sent": f"{tmp_path}/sent.tar.gz {there}",
+        f"{tmp_path}/sent": f"{tmp_path}/sent.tar.gz {there}{tmp_path}/sent-2",
         f"{tmp_path}/sent.tar.gz": f"{tmp_path}/sent.tar.gz {there}",
     }.items():
         status, refusal = refused(main, "--out", name)

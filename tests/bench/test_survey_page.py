@@ -176,9 +176,18 @@ def test_neither_page_nor_archive_name_the_folder(tmp_path):
     assert f"references check {inside[1]}.tar.gz" in files["index.html"].decode()
 
 
-@pytest.mark.parametrize(("gpu", "is_asked"), [(R9700, True), (None, False)])
-def test_owners_of_cards_are_asked_for_the_archive(tmp_path, monkeypatch, capsys, gpu, is_asked):
-    survey = surveyed(tmp_path / "survey", gpu)
+@pytest.mark.parametrize(
+    ("gpu", "shares", "is_asked"),
+    [
+        (R9700, False, True),
+        (R9700, True, False),  # whose times cross no wire: `references check` refuses them
+        (None, False, False),
+    ],
+)
+def test_owners_of_cards_are_asked_for_the_archive(
+    tmp_path, monkeypatch, capsys, gpu, shares, is_asked
+):
+    survey = surveyed(tmp_path / "survey", gpu, shares_gpus=shares)
     monkeypatch.setattr("bench.survey.run_steps", lambda survey: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     assert run_survey(survey) == 0

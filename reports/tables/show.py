@@ -75,6 +75,8 @@ def read_newest(path: Path, fits: Callable[[Result], object] = bool) -> Result:
     newest. Raises ResultError."""
     is_folder = path == NEWEST or packed.is_folder(path)
     files = runs_by_time(path) if is_folder else [path]
+    if not files and (archives := packed.archives_in(path)):
+        raise ResultError(f"{path} holds archives and no run: name one, such as {archives[0]}")
     if not files:
         raise ResultError(f"{path} holds no run yet: type {on_ranks(2, 'allreduce')}")
 

@@ -126,3 +126,13 @@ def test_a_damaged_archive_is_one_sentence(tmp_path, reports, line, kind, senten
 def test_a_run_that_the_archive_lacks_is_named(surveyed, reports):
     status, _, err = reports("show", surveyed / "box.tar.gz/results/nope.jsonl")
     assert (status, "box.tar.gz has no file results/nope.jsonl" in err) == (2, True)
+
+
+@pytest.mark.parametrize("line", ["show", "expect", "history", "export --csv"])
+def test_a_folder_of_archives_alone_is_told_apart_from_an_empty_one(tmp_path, reports, line):
+    """It held "no run yet: type wiretax allreduce", where surveys lay."""
+    (tmp_path / "box.tar.gz").write_bytes(b"")
+    name, *options = line.split()
+    status, out, err = reports(name, tmp_path, *options)
+    assert (status, out, err.count("box.tar.gz")) == (2, "", 1)
+    assert "archive" in err.replace(str(tmp_path), "")

@@ -58,6 +58,10 @@ def read_store(folder: Path) -> Contents:
             except OSError:
                 stamps[path] = -1, -1  # `read` says why
 
+    for archive in packed.archives_in(folder) if not stamps else []:
+        store.left_out.append((archive, "an archive, to name by itself"))
+        store.complaints.append(f"{archive} is an archive: name it by itself")
+
     is_cached = len(stamps) >= CACHED_RUNS
     known = cache.read(folder, stamps) if is_cached else {}
     missing = sorted(stamps.keys() - known.keys())

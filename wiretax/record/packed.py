@@ -17,6 +17,13 @@ def archive_of(path: Path) -> Path | None:
     )
 
 
+def archives_in(folder: Path) -> list[Path]:
+    """The archives in a folder, which no report on its runs reads; none of a path that is none."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if is_archive(path))
+
+
 def is_folder(path: Path) -> bool:
     """Whether files can lie below the path: a folder, an archive, or a folder in one. Raises
     ResultError for a damaged archive."""

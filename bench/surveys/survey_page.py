@@ -160,9 +160,14 @@ def banner_of(
 
 
 def asks_for_archive(survey: Survey) -> bool:
-    """Whether its calls may become rows of what is published: those of ranks that share a GPU cross
-    no wire."""
-    return bool(survey.vendor) and not survey.shares_gpus
+    """Whether its all-reduces may become rows of what is published: those of ranks that share a GPU
+    cross no wire, and no incomplete launch counts."""
+    return bool(survey.vendor) and not survey.shares_gpus and has_complete(survey)
+
+
+def has_complete(survey: Survey) -> bool:
+    """Whether a launch of the all-reduces measured all its cases."""
+    return any(result.complete for result in survey.results("allreduce"))
 
 
 def send_section(archive: Path) -> Section:
@@ -227,7 +232,7 @@ def next_command(survey: Survey, folder: Path) -> tuple[str, str]:
         return "On a machine with two such cards, to measure what is predicted", again
     if not survey.runs("allreduce"):
         return "No all-reduce was measured: mend what failed, or give more --max-time", again
-    if not any(result.complete for result in survey.results("allreduce")):
+    if not has_complete(survey):
         sentence = (
             "No launch of the all-reduces is complete: type it again, now that its kernels are "
             "compiled, or give more --max-time"

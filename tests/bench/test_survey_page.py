@@ -177,20 +177,21 @@ def test_neither_page_nor_archive_name_the_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("gpu", "shares", "is_asked"),
+    ("gpu", "launches", "shares", "is_asked"),
     [
-        (R9700, False, True),
-        (R9700, True, False),  # whose times cross no wire: `references check` refuses them
-        (None, False, False),
+        (R9700, 1, False, True),
+        (R9700, 0, False, False),
+        (R9700, 1, True, False),  # whose times cross no wire: `references check` refuses them
+        (None, 1, False, False),
     ],
 )
 def test_owners_of_cards_are_asked_for_the_archive(
-    tmp_path, monkeypatch, capsys, gpu, shares, is_asked
+    tmp_path, monkeypatch, capsys, gpu, launches, shares, is_asked
 ):
-    survey = surveyed(tmp_path / "survey", gpu, shares_gpus=shares)
+    survey = surveyed(tmp_path / "survey", gpu, launches, shares_gpus=shares)
     monkeypatch.setattr("bench.survey.run_steps", lambda survey: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    assert run_survey(survey) == 0
+    assert run_survey(survey) == (0 if launches else 3)
     page = html.unescape((survey.folder / "index.html").read_text())
     for told in (page, capsys.readouterr().out):
         assert (SEND_ARCHIVE in told) == is_asked

@@ -235,7 +235,7 @@ def of_table(
     days = {(row.machine, row.date) for row in rows}
     for row in known:
         if row.withdrawn and (row.machine, row.date) in days:
-            yield f"{row.source} of this machine and day was withdrawn: {row.withdrawn}"
+            yield f"{row.source} of such a machine and day was withdrawn: {row.withdrawn}"
             return
 
 

@@ -179,7 +179,8 @@ def _row(sent: SentArchive, launches: Sequence[Launch], has_peers: bool) -> Publ
 
 def machine_words(run: Run, row: PublishedCall, has_peers: bool) -> str:
     """`2x R9700, PCIe 5 x16, peers, one socket (EPYC 9354), 1a2b3c4d5e6f`: two archives of one
-    machine have the same words, and so one vote."""
+    machine have the same words, and so one vote. So have two machines of equal hardware, whose
+    digest is one: an archive has no serial number."""
     sockets = [words for words, number in SOCKETS.items() if number == spans_sockets(run)]
     fabric = [row.fabric] if row.fabric != "unknown" else []
     parts = [f"{row.gpus}x {row.gpu}", *fabric, "peers" if has_peers else "no peers", *sockets]

@@ -94,7 +94,7 @@ def test_a_day_that_was_withdrawn_stays_so_with_other_launches(capsys, contribut
     less = packed(tmp_path / "less.tgz", files_of(machine_id=OTHER, slower=1.02))
     status, said, _ = ask(capsys, "add", less)
     assert status == 1
-    assert "of this machine and day was withdrawn: other work ran meanwhile" in said
+    assert "of such a machine and day was withdrawn: other work ran meanwhile" in said
     later = {
         name.replace("11-20", "11-22"): data.replace(b"2026-11-20", b"2026-11-22")
         for name, data in files_of(machine_id=OTHER, slower=1.02).items()

@@ -31,6 +31,7 @@ from wiretax import __version__
 from wiretax.common.grouped import grouped
 from wiretax.common.untrusted import printable
 from wiretax.record.histogram import BINS_PER_OCTAVE, medians_us
+from wiretax.record.observations import MIN_BLOCKS
 from wiretax.record.result import time_of
 from wiretax.record.schema import Block, Case, Result, Run
 from wiretax.record.summarise import TIME_RAN_OUT, build_cases
@@ -165,8 +166,8 @@ def of_rows(sent: SentArchive, rows: Sequence[PublishedCall]) -> Iterator[str]:
     """Whether there are rows, in plain words, and possible over the link."""
     if not rows:
         yield (
-            f"no all-reduce of NCCL, RCCL or auto has {LEAST_LAUNCHES} launches on equal cards: "
-            "give the survey more --max-time"
+            f"no all-reduce of NCCL, RCCL or auto has {LEAST_LAUNCHES} launches of {MIN_BLOCKS} "
+            "blocks or more: give the survey more --max-time"
         )
     for row in rows:
         texts = (row.machine, row.gpu, row.version, row.variant, row.datatype, row.note)

@@ -133,6 +133,8 @@ def of_run(sent: SentArchive, result: Result) -> Iterator[str]:
     built = build_cases(run, result.counted, result.blocks, result.link_blocks)
     if any(map(_is_edited, result.cases, built)):
         yield "its figures are not those of its blocks"
+    if run.imported_from:
+        yield "another harness measured it, and no survey"
     if run.benchmark != "allreduce":
         return
     # What time left out has too few blocks to count, or none.
@@ -288,4 +290,5 @@ def _probes_of(launch: Result) -> Any:
 
 def _library_name(run: Run) -> Any:
     library = run.world.get("library")
-    return library.get("library") if isinstance(library, dict) else None
+    name = library.get("library") if isinstance(library, dict) else None
+    return name if isinstance(name, str) else None

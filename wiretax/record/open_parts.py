@@ -43,6 +43,7 @@ class RoutingFacts(TypedDict):
 
 class Rank(TypedDict, total=False):
     rank: int
+    host: int | str | None
     device: str
     arch: str
     cpus: list[int] | None

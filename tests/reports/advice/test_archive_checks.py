@@ -346,6 +346,9 @@ STEP = {"launch": 1, "command": "", "status": "done", "sentence": "", "elapsed_s
         (head(world__ranks=[]), {}),
         (head(world__size=10**6), {}),
         (ranks(driver={"a": 1}, gpu="x" * 10_000), {}),
+        (ranks(host={"a": 1}), {}),
+        (ranks(memory_bytes=10**40), {}),
+        (of("run", imported_from="nccl-tests"), {}),
         (of("block", n=0), {}),
         (of("block", time_us=0.0, total_us=0.0), {}),
         (of("end", elapsed_s=None), {}),
@@ -370,6 +373,7 @@ def test_what_nobody_writes_is_refused_without_a_traceback(tmp_path, capsys, cha
         {"memory__requested": [["mapped"]]},
         {"environment": {"cpu.model": {"value": {"EPYC": ["www.example.com"]}}}},
         {"world__library": [1, 2]},
+        {"world__library": {"library": ["RCCL"]}},
         {"method": {"graph": [1]}},
     ],
 )

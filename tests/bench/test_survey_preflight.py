@@ -42,6 +42,8 @@ def test_a_survey_in_a_container_without_kfd_does_not_measure_the_cpu(
     """Three minutes later its owner had figures of the wrong processor."""
     here({R9700: "amdgpu"})
     monkeypatch.setattr(gpu_driver, "DEVICE_NODES", ())
+    monkeypatch.setattr(gpu_access, "find_spec", lambda name: None)  # also without CuPy
+    monkeypatch.setattr("bench.survey.run_survey", lambda survey: 0)
     status, said = refused(main, "--out", tmp_path / "survey")
     assert status == 3
     assert f"AMD's GPU {R9700} has no " in said

@@ -12,7 +12,8 @@ from msgspec.structs import asdict, replace
 
 from reports.advice.archive_checks import MOST_LETTERS, reasons_against
 from reports.advice.archive_rows import DamagedArchive, read_sent, rows_of
-from reports.references.published import CONTRIBUTED, PublishedCall, cells_of, read_table
+from reports.references import published
+from reports.references.published import PublishedCall, cells_of, read_table
 from reports.tables.sentences import counted, lay_out, number, plain_table, size_text
 from wiretax.common.program import IS_CHECKOUT, REPOSITORY, SEND_ARCHIVE, answer
 from wiretax.common.untrusted import printable, spreadsheet_cell
@@ -68,7 +69,7 @@ def check(arguments: argparse.Namespace, path: Path, name: str) -> int:
     """Checks an archive, and writes its rows if asked to; returns the exit status. Raises
     ResultError."""
     is_to_add = arguments.action == "add"
-    with write_errors(CONTRIBUTED), locked(CONTRIBUTED.parent):
+    with write_errors(published.CONTRIBUTED), locked(published.CONTRIBUTED.parent):
         known = read_rows()
         sha256, rows, notes = "", list[PublishedCall](), list[str]()
         try:
@@ -89,7 +90,8 @@ def check(arguments: argparse.Namespace, path: Path, name: str) -> int:
     elif is_written:
         sentences.append(
             f"{counted(len(rows), 'row')} of archive {sha256[:12]} written to "
-            f"{CONTRIBUTED.name}. Next: make figures, which renews the pages from the tables."
+            f"{published.CONTRIBUTED.name}. Next: make figures, which renews the pages from the "
+            "tables."
         )
     else:
         sentences.append(
@@ -119,7 +121,7 @@ def withdraw(arguments: argparse.Namespace, prefix: str, reason: str) -> int:
             f"--reason is one line of at most {MOST_REASON} characters, and no formula of a "
             "spreadsheet"
         )
-    with write_errors(CONTRIBUTED), locked(CONTRIBUTED.parent):
+    with write_errors(published.CONTRIBUTED), locked(published.CONTRIBUTED.parent):
         rows = read_rows()
         archives = {row.archive for row in rows if row.archive.startswith(prefix)}
         if not re.fullmatch(PREFIX, prefix) or len(archives) != 1:
@@ -145,21 +147,21 @@ def withdraw(arguments: argparse.Namespace, prefix: str, reason: str) -> int:
 def read_rows() -> list[PublishedCall]:
     """The contributed rows. Raises ResultError, also for a table with other columns than they
     have."""
-    columns, _ = cells_of(CONTRIBUTED)
+    columns, _ = cells_of(published.CONTRIBUTED)
     if unlike := {*columns} ^ {*PublishedCall.__struct_fields__}:
         column = printable(min(unlike))
-        raise ResultError(f"{CONTRIBUTED} is no table of rows: the column {column!r}")
-    return read_table(CONTRIBUTED, list[PublishedCall], least_rows=0)
+        raise ResultError(f"{published.CONTRIBUTED} is no table of rows: the column {column!r}")
+    return read_table(published.CONTRIBUTED, list[PublishedCall], least_rows=0)
 
 
 def write_rows(rows: Sequence[PublishedCall]) -> None:
     """Writes the table of contributed rows; what a row does not say is empty. Raises OSError."""
-    columns, _ = cells_of(CONTRIBUTED)
+    columns, _ = cells_of(published.CONTRIBUTED)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(map(asdict, rows))
-    write_whole(CONTRIBUTED, text.getvalue().encode())
+    write_whole(published.CONTRIBUTED, text.getvalue().encode())
 
 
 def table_shown(rows: Sequence[PublishedCall]) -> Any:

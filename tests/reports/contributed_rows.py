@@ -15,18 +15,19 @@ Row = Mapping[str, object]
 
 
 @contextmanager
-def contributed(folder: Path, rows: Sequence[Row] = ()) -> Iterator[None]:
-    """The tables with these rows for the contributed ones, until the context ends."""
+def contributed(folder: Path, rows: Sequence[Row] = ()) -> Iterator[Path]:
+    """The tables with these rows for the contributed ones, until the context ends; yields the table
+    of these."""
     path = folder / "contributed.csv"
     columns = published.CONTRIBUTED.read_text().partition("\n")[0].split(",")
     with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, columns)
+        table = csv.DictWriter(file, columns, lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(published, "CONTRIBUTED", path)
         forget()
-        yield
+        yield path
     forget()
 
 

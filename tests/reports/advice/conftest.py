@@ -2,8 +2,6 @@
 
 import pytest
 
-from reports.advice import references_command
-from reports.references.published import CONTRIBUTED
 from tests.reports.contributed_rows import contributed as rows_of_archives
 from tests.reports.synthetic_candidates import write_launches
 
@@ -16,13 +14,10 @@ def launches(tmp_path_factory):
 
 
 @pytest.fixture
-def contributed(tmp_path, monkeypatch):
+def contributed(tmp_path):
     """A table of contributed rows without rows, in place of the project's."""
-    columns, _, _ = CONTRIBUTED.read_text().partition("\n")
-    path = tmp_path / "contributed.csv"
-    path.write_text(f"{columns}\n")
-    monkeypatch.setattr(references_command, "CONTRIBUTED", path)
-    return path
+    with rows_of_archives(tmp_path) as path:
+        yield path
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,18 +1,16 @@
 """Archives of surveys: what comes out is what went in, and nothing else is taken."""
 
 import gzip
-import hashlib
-import io
 import tarfile
 from functools import partial
 
 import msgspec
 import pytest
 
-from bench.surveys.survey_archive import pack
+from tests.reports.synthetic_archive import listed, packed
 from wiretax.common.untrusted import printable
 from wiretax.record import archive
-from wiretax.record.archive import CONTENTS, Contents, StepRecord, read_contents, unpacked
+from wiretax.record.archive import CONTENTS, StepRecord, read_contents, unpacked
 from wiretax.record.result import ResultError
 
 pytestmark = pytest.mark.unit
@@ -22,37 +20,9 @@ PAGE = "survey/index.html"
 squeezed = partial(gzip.compress, mtime=0)
 
 
-def contents(files, steps=()):
-    return msgspec.json.encode(
-        Contents(
-            made="2026-11-30T12:00:00Z",
-            version="0.1.0",
-            command="python -m bench.survey --quick -n 2",
-            status=0,
-            vendor="hip",
-            ranks=2,
-            shares_gpus=False,
-            steps=list(steps),
-            files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
-        )
-    )
-
-
-def packed(path, files):
-    """An archive with these files below one folder."""
-    with tarfile.open(path, "w:gz") as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(f"survey/{name}")
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return path
-
-
 def test_an_archive_gives_the_files_that_a_survey_packed(tmp_path):
     files = {"results/allreduce/20261130T120000-1a2b3c4d.jsonl": b"{}", "index.html": b"page"}
-    path = tmp_path / "s.tar.gz"
-    path.write_bytes(pack("survey-2026-11-30T12-00-00Z", files | {CONTENTS: contents(files)}))
-    found = unpacked(path)
+    found = unpacked(packed(tmp_path / "s.tar.gz", files))
     assert read_contents(found).files.keys() == files.keys()
     assert {name: found[name] for name in files} == files
 
@@ -67,7 +37,7 @@ def test_an_archive_gives_the_files_that_a_survey_packed(tmp_path):
 def test_a_file_that_is_not_the_listed_one_is_named(changed, sentence):
     files = {"index.html": b"page"}
     with pytest.raises(ResultError, match=sentence):
-        read_contents(files | {CONTENTS: contents(files)} | changed)
+        read_contents(files | {CONTENTS: listed(files)} | changed)
 
 
 def member(name, data=b"page", kind=tarfile.REGTYPE, size=None):
@@ -77,11 +47,11 @@ def member(name, data=b"page", kind=tarfile.REGTYPE, size=None):
     return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
 
 
-def extended(**records):
-    """A file before which pax's records stand, such as another path."""
+def extended(path):
+    """A file before which a record of pax stands, with another path."""
     info = tarfile.TarInfo(PAGE)
-    info.size, info.pax_headers = 4, records
-    return info.tobuf(tarfile.PAX_FORMAT) + b"page".ljust(tarfile.BLOCKSIZE, b"\0")
+    info.pax_headers = {"path": path}
+    return info.tobuf(tarfile.PAX_FORMAT)
 
 
 GOOD = member(PAGE)
@@ -104,7 +74,7 @@ END = bytes(2 * tarfile.BLOCKSIZE)
         (member(PAGE, kind=tarfile.GNUTYPE_SPARSE), "is no regular file"),
         (member(PAGE, kind=tarfile.CONTTYPE), "is no regular file"),
         (member(PAGE, kind=tarfile.XGLTYPE), "is no regular file"),
-        (extended(path="../../evil.html"), "is no regular file"),
+        (extended("../../evil.html"), "is no regular file"),
         (member("survey/" + "a" * 200 + ".html"), "is no regular file"),  # GNU's long name
         (member("/survey/index.html"), "lies outside"),
         (member("survey/../index.html"), "lies outside"),
@@ -156,8 +126,8 @@ def test_an_archive_that_is_damaged_or_too_large_is_refused(
         unpacked(path)
 
 
-def listed(**changes):
-    """A step whose run is not in the archive, or another change of `survey.json`."""
+def of_step(**changes):
+    """`survey.json` of one step and its run, with these changes of the step."""
     step = StepRecord(
         name="allreduce",
         launch=1,
@@ -167,23 +137,23 @@ def listed(**changes):
         elapsed_s=3.5,
         run="a.jsonl",
     )
-    return contents({"a.jsonl": b"page"}, [msgspec.structs.replace(step, **changes)])
+    return listed({"a.jsonl": b"page"}, steps=[msgspec.structs.replace(step, **changes)])
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (listed(run="../../secret.jsonl"), "names a run that is not in the archive: ../../sec"),
-        (listed(run="/etc/a.jsonl"), "names a run that is not in the archive: /etc/a.jsonl"),
-        (listed(run="./a.jsonl"), "names a run that is not in the archive"),
-        (listed(run="index.html"), "damaged: Expected `str` matching regex"),
-        (listed(elapsed_s=-1.0), "damaged: Expected `float` >= 0"),
-        (listed(elapsed_s=1e308), "damaged: Expected `float` < 1"),
-        (listed(run="\x1b.jsonl"), r"is not in the archive: \?.jsonl"),
-        (listed(status="\x1bdone"), "Invalid enum value"),
-        (listed(launch=0), "Expected `int` >= 1"),
-        (contents({"\x1b.html": b""}), r"do not have the same files: \?.html"),
-        (contents({"a.jsonl": b"", "../a.html": b""}), "not have the same files: ../a.html"),
+        (of_step(run="../../secret.jsonl"), "names a run that is not in the archive: ../../sec"),
+        (of_step(run="/etc/a.jsonl"), "names a run that is not in the archive: /etc/a.jsonl"),
+        (of_step(run="./a.jsonl"), "names a run that is not in the archive"),
+        (of_step(run="index.html"), "damaged: Expected `str` matching regex"),
+        (of_step(elapsed_s=-1.0), "damaged: Expected `float` >= 0"),
+        (of_step(elapsed_s=1e308), "damaged: Expected `float` < 1"),
+        (of_step(run="\x1b.jsonl"), r"is not in the archive: \?.jsonl"),
+        (of_step(status="\x1bdone"), "Invalid enum value"),
+        (of_step(launch=0), "Expected `int` >= 1"),
+        (listed({"\x1b.html": b""}), r"do not have the same files: \?.html"),
+        (listed({"a.jsonl": b"", "../a.html": b""}), "not have the same files: ../a.html"),
         (b"[" * 100_000, "damaged"),
         (b'{"more":' * 100_000, "damaged"),
         (b'{"status": NaN}', "damaged"),
@@ -199,6 +169,6 @@ def test_a_hostile_list_of_contents_is_refused_in_a_sentence(text, sentence):
 
 
 def test_what_a_survey_says_is_printable():
-    text = listed(sentence="4.9 us\x1b[2J")
+    text = of_step(sentence="4.9 us\x1b[2J")
     [step] = read_contents({"a.jsonl": b"page", CONTENTS: text}).steps
     assert step.sentence == "4.9 us?[2J"

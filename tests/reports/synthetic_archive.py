@@ -144,6 +144,12 @@ def mark(path: Path, machine_id: str) -> None:
 
 def packed(path: Path, files: Mapping[str, bytes], /, **fields: Any) -> Path:
     """Writes an archive of these files, with a `survey.json` that fits them, but for `fields`."""
+    path.write_bytes(pack("survey", {**files, CONTENTS: listed(files, **fields)}))
+    return path
+
+
+def listed(files: Mapping[str, bytes], /, **fields: Any) -> bytes:
+    """The `survey.json` that fits these files, but for `fields`."""
     runs = [name for name in files if name.startswith("results/")]
     steps = [
         StepRecord(
@@ -168,6 +174,4 @@ def packed(path: Path, files: Mapping[str, bytes], /, **fields: Any) -> Path:
         "steps": steps,
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
-    listed = msgspec.json.encode(Contents(**contents | fields))
-    path.write_bytes(pack("survey", {**files, CONTENTS: listed}))
-    return path
+    return msgspec.json.encode(Contents(**contents | fields))

@@ -1,14 +1,15 @@
 """Reports read the archive of a survey as they read its folder, and refuse a damaged one."""
 
+import hashlib
 import os
 
 import pytest
 
-from tests.record.test_archive import contents, packed
+from bench.surveys.survey_archive import pack
+from tests.reports.synthetic_archive import packed
 from tests.reports.synthetic_candidates import ask, spec, write_launches
 from tests.reports.synthetic_run import ONE, rewrite_head, run_id, write_run
 from wiretax import load
-from wiretax.record.archive import CONTENTS
 from wiretax.record.manifest import files_of
 
 pytestmark = pytest.mark.unit
@@ -37,7 +38,7 @@ def surveyed(tmp_path_factory):
             file.relative_to(folder / name).as_posix(): file.read_bytes()
             for file in (folder / name).rglob("*.jsonl")
         }
-        packed(folder / f"{name}.tar.gz", files | {CONTENTS: contents(files)})
+        packed(folder / f"{name}.tar.gz", files)
     return folder
 
 
@@ -112,9 +113,9 @@ def test_a_damaged_archive_is_one_sentence(tmp_path, reports, line, kind, senten
     if kind == "text":
         path.write_bytes(b"no archive")
     elif kind == "changed":
-        packed(path, {"index.html": b"Page", CONTENTS: contents({"index.html": b"page"})})
+        packed(path, {"index.html": b"Page"}, files={"index.html": hashlib.sha256().hexdigest()})
     else:
-        packed(path, {"index.html": b"page"})
+        path.write_bytes(pack("survey", {"index.html": b"page"}))
     name, *options = line.split()
     status, out, err = reports(name, path, *options)
     assert (status, out, err.count("\n")) == (2, "", 1)

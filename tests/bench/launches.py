@@ -1,5 +1,5 @@
-"""Real launches of the benchmarks: what they print and what they store. No process may survive its
-launch."""
+"""Launches of the benchmarks: what they print and what they store, after which no process may run;
+and one that only stores runs that are there."""
 
 import os
 import secrets
@@ -100,3 +100,19 @@ def watched(
         finally:
             process.kill()
             process.wait()
+
+
+def stored_launches(folder: Path, end: str = "exit 0") -> Path:
+    """An mpirun that stores the next run of `folder`/made in place of each launch, and then does
+    what the shell's line `end` says. Without a run it fails, and ranks that store nothing start."""
+    launcher = folder / "mpirun"
+    launcher.write_text(f"""#!/bin/sh
+for word; do
+    case $word in --out=*) out="${{word#--out=}}" && mkdir -p "$out";; esac
+done
+[ "$out" ] || exit 0
+for made in {folder}/made/*.jsonl; do mv "$made" "$out" && break; done || exit 3
+{end}
+""")
+    launcher.chmod(0o755)
+    return launcher

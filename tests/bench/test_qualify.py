@@ -16,6 +16,7 @@ from bench.surveys.criteria import SLOW, Findings, hold_to_published
 from bench.surveys.steps import SurveyStep
 from kernels.devices.gpu_driver import VisibleGpus
 from reports.advice.nearest import BAD
+from tests.bench.launches import stored_launches
 from tests.launch import ROOT
 from tests.reports.advice.test_expect import gpu_run
 from tests.reports.synthetic_run import (
@@ -36,26 +37,16 @@ from wiretax.record.schema import End
 pytestmark = pytest.mark.unit
 
 SMALL = {"sizes": [16384], "algorithms": ["auto", "library"], "modes": ["isolated"], "n": 5}
-# Takes the next run of the folder `made`, in place of a launch.
-LAUNCHER = """#!/bin/sh
-[ -n "$5" ] || exit 0 # ranks that do nothing
-for word; do
-    case $word in --out=*) out="${word#--out=}" && mkdir -p "$out";; esac
-done
-for made in MADE/*.jsonl; do mv "$made" "$out" && break; done
-"""
 
 
 @pytest.fixture
 def qualified(tmp_path, monkeypatch, capsys):
     """A function that makes launches of stored runs: exit status, lines, standard error."""
-    launcher = tmp_path / "mpirun"
-    launcher.write_text(LAUNCHER.replace("MADE", str(tmp_path / "made")))
-    launcher.chmod(0o755)
-    monkeypatch.setattr("bench.survey.find_mpirun", lambda: str(launcher))
+    monkeypatch.setattr("bench.survey.find_mpirun", lambda: str(tmp_path / "mpirun"))
     monkeypatch.setattr("bench.campaigns.ending.signal.signal", lambda *_: None)
 
     def ask(name, *words, wrong=False, ranks=None, **made):
+        stored_launches(tmp_path, "exit 1" if wrong else "exit 0")
         for number in range(3):
             fields = {**SMALL, "n_blocks": 8, "seed": number, **made}
             run = write_run(tmp_path / "made", run_id=run_id(number, name), **fields)
@@ -63,7 +54,6 @@ def qualified(tmp_path, monkeypatch, capsys):
                 rewrite_head(run.path, world__ranks=ranks)
             if wrong:
                 mark_wrong(run.path)
-                launcher.write_text(launcher.read_text() + "exit 1\n")
         out = str(tmp_path / name)
         status = qualify.main(["--device", "cpu", "--quiet", "--out", out, *map(str, words)])
         text, err = capsys.readouterr()

@@ -28,7 +28,7 @@ from reports.advice.reduce_times import LEAST_LAUNCHES
 from reports.kit.chart import signs
 from tests.another_user import as_root, give, link_of_nobody
 from tests.bench.faulty_runs import wait_for
-from tests.bench.launches import watched
+from tests.bench.launches import stored_launches, watched
 from tests.launch import ROOT, SLOW_TEST
 from tests.reports.synthetic_candidates import R9700, write_launches
 from tests.reports.synthetic_run import mark_wrong, rewrite_cases, run_id, write_run
@@ -285,15 +285,7 @@ def test_on_one_card_nccl_runs_first_and_with_nothing_else_set(monkeypatch, torc
 def survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s, end="exit 0"):
     """A survey whose launcher takes the next run of the folder `made`, in place of a launch."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    launcher = tmp_path / "mpirun"
-    launcher.write_text(f"""#!/bin/sh
-for word; do
-    case $word in --out=*) out="${{word#--out=}}" && mkdir -p "$out";; esac
-done
-for made in {tmp_path}/made/*.jsonl; do mv "$made" "$out" && break; done || exit 3
-{end}
-""")
-    launcher.chmod(0o755)
+    launcher = stored_launches(tmp_path, end)
     return survey_of(tmp_path / "survey", steps, launcher, left_s)
 
 

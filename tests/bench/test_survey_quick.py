@@ -1,7 +1,6 @@
 """What an owner of two cards gets in three minutes: launches within the time also if kernels are
 compiled, the thresholds of docs/answer.md, why a step failed, and the table that `auto` took."""
 
-import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,13 +12,13 @@ import pytest
 
 from bench import survey as command
 from bench.harness import tuned
-from bench.harness.progress import Progress
 from bench.survey import run_steps, run_survey
 from bench.surveys import survey_page, table_taken, thresholds
-from bench.surveys.steps import Survey, plan
+from bench.surveys.steps import plan
 from reports.advice.even_calls import even_chunk_us, even_token_us
 from reports.advice.reduce_times import LEAST_LAUNCHES
 from reports.advice.specs import GPUS
+from tests.bench.test_survey import survey_of, survey_of_stored_runs
 from tests.reports.synthetic_archive import launch, mark
 from tests.reports.synthetic_candidates import R9700
 from tests.reports.synthetic_run import ranks_of, rewrite, rewrite_head, write_run
@@ -30,19 +29,9 @@ CARD = GPUS["r9700"]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def quick_survey(folder, vendor="hip", left_s=180.0, launcher="mpirun"):
-    folder.mkdir(parents=True, exist_ok=True)
-    return Survey(
-        folder,
-        folder.with_name("survey.tar.gz"),
-        2,
-        str(launcher),
-        vendor,
-        True,
-        time.monotonic() + left_s,
-        plan("separate", vendor, True),
-        Progress("survey", quiet=True),
-    )
+def quick_survey(folder, vendor="hip"):
+    survey = survey_of(folder, plan("separate", vendor, True), left_s=180.0)
+    return replace(survey, vendor=vendor)
 
 
 class Clock:
@@ -247,21 +236,10 @@ def test_more_cards_leave_a_call_more_time():
     assert even_chunk_us(CARD, 4) == pytest.approx(1.5 * even_chunk_us(CARD, 2), rel=1e-5)
 
 
-def stored_survey(tmp_path, monkeypatch, end, **fields):
-    """A survey of CPUs whose launcher stores a run of `tmp_path`/made, and ends as `end` says."""
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-    launcher = tmp_path / "mpirun"
-    launcher.write_text(f"""#!/bin/sh
-for word; do
-    case $word in --out=*) out="${{word#--out=}}" && mkdir -p "$out";; esac
-done
-for made in {tmp_path}/made/*.jsonl; do mv "$made" "$out" && break; done || exit 3
-{end}
-""")
-    launcher.chmod(0o755)
-    made = quick_survey(tmp_path / "survey", "", 90.0, launcher)
+def stored_tuning(tmp_path, monkeypatch, end):
+    """A survey of CPUs that tunes, of a run of `tmp_path`/made, and ends as `end` says."""
     steps = [step for step in plan("separate", "", False) if step.name == "tune"]
-    return replace(made, steps=steps, **fields)
+    return survey_of_stored_runs(monkeypatch, tmp_path, steps, 90.0, end)
 
 
 def test_a_tuning_that_only_compiled_says_so_everywhere(tmp_path, monkeypatch, capsys):
@@ -271,7 +249,7 @@ def test_a_tuning_that_only_compiled_says_so_everywhere(tmp_path, monkeypatch, c
     rewrite(path, lambda line: line["kind"] == "end" and line.update(spent))
     lines = "INCOMPLETE: time ran out.", "INCOMPLETE: too few rounds at 16 KiB: --max-time 50"
     said = "\\n".join([*lines, "table: none"])
-    made = stored_survey(tmp_path, monkeypatch, f'printf "{said}\\n"; exit 3')
+    made = stored_tuning(tmp_path, monkeypatch, f'printf "{said}\\n"; exit 3')
     assert run_survey(made) == 3
     sentence = (
         "too few rounds at 16 KiB: --max-time 50; no table was made; 29 of 33 s went into compiling"
@@ -286,7 +264,7 @@ def test_a_tuning_that_only_compiled_says_so_everywhere(tmp_path, monkeypatch, c
 def test_a_second_tuning_says_what_waits_for_it(tmp_path, monkeypatch, capsys):
     write_run(tmp_path / "made", sizes=(16384,))
     end = 'echo "table: /x/tuned.toml, 2 candidates (?): run the command again to confirm"'
-    made = stored_survey(tmp_path, monkeypatch, end)
+    made = stored_tuning(tmp_path, monkeypatch, end)
     assert run_survey(made) == 0
     assert made.steps[0].sentence.endswith("; 2 candidates (?) that a second launch must confirm")
 

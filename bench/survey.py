@@ -60,7 +60,7 @@ def make_parser(
         "-n",
         "--ranks",
         **whole(1, most=MOST_RANKS),
-        help="ranks of each launch (one per GPU that CuPy can use, at least two; ranks above the "
+        help="ranks of each launch (one per usable GPU, at least two; ranks above the "
         "GPUs' number share them, through MPS)",
     )
     option(

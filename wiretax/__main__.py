@@ -62,8 +62,7 @@ usage: wiretax COMMAND [-n RANKS] [OPTION ...]
        wiretax COMMAND --help | --version | --help
 
 Benchmarks collectives between GPUs or CPU cores, and reads the stored runs.
-A benchmark starts its own ranks: one for each GPU that CuPy can use, or two
-without GPUs.
+A benchmark starts its own ranks: one for each usable GPU, or two without GPUs.
 -n RANKS chooses their number; --iters N is the number of iterations.
 Under mpirun or srun each process is one rank. Under torchrun the first process
 starts them all. -n is refused there."""

@@ -340,8 +340,7 @@ def rank_parser(command: str, about: str, example: str, when_interrupted: str) -
             ["-n", "--ranks"],
             group="how",
             metavar="N",
-            help="ranks to start (one per GPU that CuPy can use, else two); not under mpirun or "
-            "srun",
+            help="ranks to start (one per usable GPU, else two); not under mpirun or srun",
         )
         parser.add_option("ranks", ranks)
     return parser

@@ -126,7 +126,7 @@ def test_every_link_within_the_page_leads_to_a_heading():
         "a-mixture-of-experts",
         "a-drafter",
         "beyond-memory",
-        "test-your-own-cards-in-two-minutes",
+        "test-your-own-cards-in-three-minutes",
         "counter-examples",
     } <= {*anchors}
 
@@ -208,14 +208,14 @@ def test_a_pair_is_of_one_kind_of_cards():
 def test_the_thresholds_are_those_of_the_data_sheet_and_grow_as_engines_reach_less():
     """70.55e9 weights of 40 GB and a cache of 4,096 tokens at 640 GB/s: 64.6 ms, half of it in 160
     calls; 2,048 tokens at 191 TFLOP/s: 1.54 s, half of it in 160 calls of 33.6 MB."""
-    (rows, *_) = tables(section("## Test your own cards in two minutes"))
+    (rows, *_) = tables(section("## Test your own cards in three minutes"))
     decode, prefill = rows
     assert "**202 us**" in decode["at the data sheet"]
     assert pytest.approx((40e9 + 4096 * 2 * 80 * 8 * 128 * 2) / 640e3 / 2, rel=5e-3) == 160 * 202
     assert "**4.82 ms** (7.0 GB/s)" in prefill["at the data sheet"]
     flop = 2 * 70.552e9 * 2048 + 2 * 2048**2 * 8192 * 80
     assert pytest.approx(flop / 191e12 / 2, rel=5e-3) == 160 * 4.82e-3
-    text = section("## Test your own cards in two minutes")
+    text = section("## Test your own cards in three minutes")
     for row, exact, unit in ((decode, 202.2, "us"), (prefill, 4.818, "ms")):
         limits = re.findall(rf"([\d.]+) to ([\d.]+) {unit}", row["at what engines reach"])
         low, high = map(float, limits[0])
@@ -229,7 +229,7 @@ def test_the_thresholds_are_those_of_the_data_sheet_and_grow_as_engines_reach_le
 
 def test_what_passes_alone_and_fails_inside_stands_beside_the_thresholds():
     """A reader who only measures the wire would split where one card is faster."""
-    text = " ".join(section("## Test your own cards in two minutes").split())
+    text = " ".join(section("## Test your own cards in three minutes").split())
     assert "41.9 us alone passes, and inside an engine the same call cost 307 us" in text
     rows = tables(section("## Counter-examples"))[0]
     beside = [row for row in rows if row["alone, us"]]

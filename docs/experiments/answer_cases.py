@@ -54,7 +54,7 @@ FIRST_SCREEN = (
         "Needs both cards, one chat",
         "Does not fit, one chat",
         "by tensor, **if** from a graph **and** past both "
-        "[thresholds](#test-your-own-cards-in-two-minutes); else by layer",
+        "[thresholds](#test-your-own-cards-in-three-minutes); else by layer",
         "{large_range}; eager {large_eager}",
     ),
     (
@@ -139,9 +139,9 @@ Computed for the 70B, a batch decodes faster by tensor than by layer where a cal
 In prefill a call carries the whole chunk: bandwidth decides, not latency. By tensor prefill ran at
 {prompt_range}. Against one card it ran at {prompt_one}, and two cards by layer at {prompt_layer}:
 chunks of one prompt follow each other through the cards. For a prompt of one chunk by layer gains
-nothing, and the [second threshold](#test-your-own-cards-in-two-minutes) decides. The narrowest link
-that is published cost prefill most: two P104-100s over {narrow_link} decode at {narrow_decode} by
-layer, and prefill at {narrow_prefill}.
+nothing, and the [second threshold](#test-your-own-cards-in-three-minutes) decides. The narrowest
+link that is published cost prefill most: two P104-100s over {narrow_link} decode at {narrow_decode}
+by layer, and prefill at {narrow_prefill}.
 
 {prompts_table}
 

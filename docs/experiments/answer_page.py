@@ -44,7 +44,7 @@ wait for each other twice a layer: {calls} all-reduces a token in a 70B. By laye
 {cases_table}
 
 **Next**: find your board in [this table](#which-board), and [test your own
-cards](#test-your-own-cards-in-two-minutes).
+cards](#test-your-own-cards-in-three-minutes).
 
 - `1.70 x` is so many times the tokens a second. All such figures are other owners', and nobody here
   has repeated them: each case below lists its pairs, a *pair* being the same model, weights and

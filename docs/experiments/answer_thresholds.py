@@ -28,13 +28,14 @@ from tests.references_page import span
 from wiretax.common.program import REPOSITORY, SEND_ARCHIVE
 from wiretax.record.case import bus_factor
 
-TEXT = """## Test your own cards in two minutes
+TEXT = """## Test your own cards in three minutes
 
-In a shell where your engine runs, in its container too ([how](gpu.md#two-commands)); the first line
-installs for a minute or more, the second answers in three:
+In a checkout (`git clone {repository} && cd wiretax`), in a shell where your engine runs, in its
+container too ([how](gpu.md#two-commands)). The first line installs for a minute or more, the second
+answers in three:
 
 ```sh
-git clone {repository} && cd wiretax && pip install '.[rocm]'  # or rocm10, cuda13, cuda12
+pip install '.[rocm]'     # or rocm10, cuda13, cuda12
 wiretax survey --quick
 ```
 

@@ -141,7 +141,7 @@ def reason_against(survey: Survey) -> str:
     """Why there is no verdict; empty if there may be one."""
     name, card = gpu_of(survey)
     if survey.shares_gpus or not survey.vendor:
-        return "they are of two cards and more"
+        return "they are for two cards and more"
     if any(step.status == "wrong" for step in survey.steps):
         return "a result was wrong"
     if not calls_of(survey):
@@ -150,7 +150,9 @@ def reason_against(survey: Survey) -> str:
 
 
 def sentences(survey: Survey) -> list[str]:
-    """The transport, and each threshold with its verdict, or why there is none."""
+    """The transport, and each threshold with its verdict, or why there is none; [] of CPUs."""
+    if not survey.vendor:
+        return []
     said = [each.sentence for each in judged(survey)]
     if said:
         said.append(NECESSARY)

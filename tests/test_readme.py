@@ -110,8 +110,9 @@ def test_files_and_make_targets_in_the_readme_exist():
 
 
 def test_the_readme_stays_short():
-    """Nobody reads a longer one."""
-    assert len(README.splitlines()) <= 165
+    """Nobody reads a longer one. Rows of archives may lengthen what `make figures` writes in it."""
+    own, _ = re.subn("<!-- answer -->.*?<!-- end of answer -->", "", README, flags=re.DOTALL)
+    assert len(own.splitlines()) <= 161
 
 
 def lines_of_today(page):

@@ -10,7 +10,14 @@ from operator import attrgetter
 from markupsafe import Markup, escape
 
 from bench.surveys.steps import Survey, gpu_of
-from reports.advice.even_calls import CHUNK_BYTES, TOKEN_BYTES, even_chunk_us, even_token_us
+from reports.advice.even_calls import (
+    CHUNK_BYTES,
+    TOKEN_BYTES,
+    WEIGHTS,
+    even_chunk_us,
+    even_token_us,
+)
+from reports.advice.given_card import FORM
 from reports.advice.reduce_times import LEAST_LAUNCHES, span_over_launches
 from reports.advice.spans import Span
 from reports.kit.chart import signs
@@ -19,6 +26,7 @@ from reports.references.published import PublishedCall
 from reports.tables.beside_published import WAYS, library_ways, own_calls
 from reports.tables.figure import ROLES
 from reports.tables.sentences import counted, number, size_text
+from wiretax.common.program import REPORTS, RUN
 from wiretax.common.untrusted import printable
 from wiretax.record.writing import write_whole
 
@@ -146,7 +154,13 @@ def reason_against(survey: Survey) -> str:
         return "a result was wrong"
     if not calls_of(survey):
         return "no launch of all-reduces from a graph is complete"
-    return "" if card else f"reports/advice/specs.toml has no data sheet of {printable(name)}"
+    if card:
+        return ""
+    advise = f"{RUN}{REPORTS} advise --model llama-3.1-70b --weights {WEIGHTS}"
+    return (
+        f"reports/advice/specs.toml has no data sheet of {printable(name)}. For a card of such "
+        f"figures, {advise} --gpu {FORM} --gpus {survey.ranks} prints the first break-even"
+    )
 
 
 def sentences(survey: Survey) -> list[str]:

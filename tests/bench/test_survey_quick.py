@@ -16,6 +16,7 @@ from bench.survey import run_steps, run_survey
 from bench.surveys import survey_page, table_taken, thresholds
 from bench.surveys.steps import plan
 from reports.advice.even_calls import even_chunk_us, even_token_us
+from reports.advice.given_card import FORM
 from reports.advice.reduce_times import LEAST_LAUNCHES
 from reports.advice.specs import GPUS
 from tests.bench.test_survey import survey_of, survey_of_stored_runs
@@ -178,7 +179,8 @@ def test_what_no_threshold_is_for_is_not_judged(tmp_path):
         "no launch of all-reduces from a graph is complete": eager,
         "from a graph is complete": cut,
         "they are for two cards and more": replace(good, shares_gpus=True),
-        "has no data sheet of Voodoo 2": owners(
+        "has no data sheet of Voodoo 2. For a card of such figures, python -m reports advise --model "
+        f"llama-3.1-70b --weights 40GB --gpu {FORM} --gpus 2 prints the first break-even": owners(
             tmp_path / "unknown",
             20.0,
             launches=1,

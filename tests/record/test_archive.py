@@ -27,6 +27,13 @@ def test_an_archive_gives_the_files_that_a_survey_packed(tmp_path):
     assert {name: found[name] for name in files} == files
 
 
+def test_a_file_with_another_ending_is_no_archive(tmp_path):
+    """Paths into it would not lead into an archive."""
+    path = packed(tmp_path / "s.zip", {"index.html": b"page"})
+    with pytest.raises(ResultError, match=r"its name ends in none of \.tar\.gz, \.tgz"):
+        unpacked(path)
+
+
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [

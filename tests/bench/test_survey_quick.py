@@ -179,8 +179,9 @@ def test_what_no_threshold_is_for_is_not_judged(tmp_path):
         "no launch of all-reduces from a graph is complete": eager,
         "from a graph is complete": cut,
         "they are for two cards and more": replace(good, shares_gpus=True),
-        "has no data sheet of Voodoo 2. For a card of such figures, python -m reports advise --model "
-        f"llama-3.1-70b --weights 40GB --gpu {FORM} --gpus 2 prints the first break-even": owners(
+        "has no data sheet of Voodoo 2. For a card of such figures, python -m reports advise "
+        f"--model llama-3.1-70b --weights 40GB --gpu {FORM} --gpus 2 prints the first "
+        "break-even": owners(
             tmp_path / "unknown",
             20.0,
             launches=1,

@@ -145,6 +145,13 @@ def test_what_a_release_may_write():
     assert "PYPI_NAME_IS_OURS" in (ROOT / "CONTRIBUTING.md").read_text(), "who is to set it?"
 
 
+def test_actions_of_others_are_pinned_by_their_commit():
+    """A tag of theirs may move, to code that then has the rights of our jobs."""
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        for action in re.findall(r"uses: (\S+)", path.read_text()):
+            assert action.startswith("./") or re.fullmatch(r"\S+@[0-9a-f]{40}", action), path
+
+
 def test_the_files_of_a_release_are_told_by_their_hashes(tmp_path):
     """The step of `attach` runs here, with a `gh` that prints what it was given."""
     release = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())

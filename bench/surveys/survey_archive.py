@@ -73,6 +73,7 @@ def write_archive(
         ranks=survey.ranks,
         shares_gpus=survey.shares_gpus,
         steps=steps,
+        remarks=[without_names(remark, survey.folder.resolve()) for remark in survey.remarks],
         files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     )
     files[CONTENTS] = msgspec.json.encode(contents)

@@ -42,7 +42,7 @@ class StepRecord(msgspec.Struct, kw_only=True):
 
 class Contents(msgspec.Struct, kw_only=True):
     """`survey.json`. `made` is the time in UTC, ISO 8601; `status` the exit status; `vendor` of the
-    GPUs, cuda or hip, "" on CPUs; `files` have their SHA-256."""
+    GPUs, cuda or hip, "" on CPUs; `remarks` are on the machine; `files` have their SHA-256."""
 
     schema: Annotated[int, msgspec.Meta(ge=1, le=SCHEMA)] = SCHEMA
     made: str
@@ -53,6 +53,7 @@ class Contents(msgspec.Struct, kw_only=True):
     ranks: Annotated[int, msgspec.Meta(ge=1)]
     shares_gpus: bool
     steps: list[StepRecord]
+    remarks: list[str] = []
     files: dict[str, Sha256]
 
 

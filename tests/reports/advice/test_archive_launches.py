@@ -131,3 +131,13 @@ def test_a_further_launch_without_time_takes_none_of_the_others(tmp_path, capsys
     steps = archive.read_contents(sent).steps
     steps[-1].status = "failed"
     accepted(capsys, packed(tmp_path / "survey.tar.gz", made, steps=steps, status=3))
+
+
+def test_a_card_that_others_used_is_noted(tmp_path, capsys):
+    """Only the page of the survey said so, and no figure of its runs does."""
+    remark = "GPU 0000:03:00.0 is in use: 97 % busy. Its times are not those of an idle one."
+    made = files(machine_id=OTHER)
+    path = packed(tmp_path / "survey.tar.gz", made, remarks=[remark, "MPS ran already."])
+    _, said, _ = add(capsys, path)
+    assert remark in said["notes"]
+    assert "MPS ran already." not in said["notes"]

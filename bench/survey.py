@@ -222,8 +222,19 @@ def run_steps(survey: Survey) -> None:
             if step.last == is_last:
                 run_first(survey, step, end_s, closing_s)
         run_launches(survey, firsts, end_s, planned_only=not is_last)
-    for step in survey.steps:
-        if step.reads:
+    run_readers(survey)
+
+
+def run_readers(survey: Survey) -> None:
+    """Lets the reports read what was measured, if the GPU has a data sheet, which they need."""
+    for step in [step for step in survey.steps if step.reads]:
+        name, sheet = steps.gpu_of(survey)
+        if name and not sheet:
+            survey.steps.remove(step)
+            said = f"{step.title}: left out, there is no data sheet of {printable(name)}."
+            survey.remarks.append(said)
+            survey.progress.write(said)
+        else:
             perform(survey, step, steps.LEAST_STEP_S, steps.GRACE_S)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.survey import make_parser, run_survey
+from bench.survey import exit_status, make_parser, run_readers, run_survey
 from bench.surveys import survey_page
 from bench.surveys.steps import SurveyStep
 from reports.__main__ import main as reports_main
@@ -198,3 +198,14 @@ def test_owners_of_cards_are_asked_for_the_archive(
     assert ("it is your choice" in page) == is_asked
     assert (f'<a href="{SEND_ARCHIVE}">' in page) == is_asked
     assert "The host's name, users, folders and other variables are left out." in page
+
+
+def test_of_a_card_without_a_data_sheet_no_split_is_asked(tmp_path):
+    """Such a survey always ended with status 3, for a report that cannot answer."""
+    advise = step_of(None, "not run", "advise", "Which split")
+    advise.line, advise.reads = "advise --gpu {gpu} --run", ["allreduce"]
+    survey = surveyed(tmp_path / "survey", UNKNOWN, more=[advise])
+    run_readers(survey)
+    assert advise not in survey.steps
+    assert survey.remarks[-1].startswith("Which split: left out, there is no data sheet of AMD ")
+    assert exit_status(survey, False) == 0

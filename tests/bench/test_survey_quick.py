@@ -51,7 +51,8 @@ class Clock:
         took_s = share_s + compiled_s
         step.elapsed_s = min(took_s, left_s)
         step.status = "failed" if took_s > left_s or step.name in self.failing else "done"
-        step.result = SimpleNamespace(end=SimpleNamespace(compile_s=compiled_s), cases=[])
+        end, run = SimpleNamespace(compile_s=compiled_s), SimpleNamespace(gpus=[R9700])
+        step.result = SimpleNamespace(end=end, run=run, cases=[])
         self.now_s += step.elapsed_s
         self.said.append(f"{step.log} {step.status}")
         if survey.is_quick and step.name == "allreduce":

@@ -44,8 +44,9 @@ without peer access. History is shown, and not counted. `--model` shows engines 
 
 `reports/references/calls.csv` has {calls} figures of collectives on {machines} machines,
 `serving.csv` has {serving} of serving; together they have {sources} sources. [Owners'
-archives](#from-owners-archives) gave {sent}. `make figures` writes this page, and a test
-compares it with the tables. Nobody here has repeated these measurements.
+archives](#from-owners-archives) gave {sent}. `make figures` writes this page (`python -m
+tests.references_page > docs/references.md` this one alone), and a test compares it with the tables.
+Nobody here has repeated these measurements.
 
 ## Columns
 

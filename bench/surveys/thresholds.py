@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from bench.surveys.steps import Survey, gpu_of
 from reports.advice.even_calls import (
     CHUNK_BYTES,
+    MODEL,
     TOKEN_BYTES,
     WEIGHTS,
     even_chunk_us,
@@ -156,7 +157,7 @@ def reason_against(survey: Survey) -> str:
         return "no launch of all-reduces from a graph is complete"
     if card:
         return ""
-    advise = f"{RUN}{REPORTS} advise --model llama-3.1-70b --weights {WEIGHTS}"
+    advise = f"{RUN}{REPORTS} advise --model {MODEL.name} --weights {WEIGHTS}"
     return (
         f"reports/advice/specs.toml has no data sheet of {printable(name)}. For a card of such "
         f"figures, {advise} --gpu {FORM} --gpus {survey.ranks} prints the first break-even"

@@ -83,6 +83,7 @@ def rows_of(sent: SentArchive) -> tuple[list[PublishedCall], list[str]]:
     """The rows of the archive's launches in one state of the link, and sentences on what gives
     none."""
     entries, notes = in_one_state([entry_of(result) for result in sent.all_reduces])
+    # As bench/machine/gpu_state.py says it.
     notes += [remark for remark in sent.contents.remarks if "is in use" in remark]
     every = [each for entry in entries for each in launches_of(sent.runs[str(entry.path)])]
     has_peers = any(each.row.transport == "p2p" for each in every)

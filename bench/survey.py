@@ -28,6 +28,7 @@ from bench.harness.progress import Progress
 from bench.machine.gpu_state import in_use, intel_gpus
 from bench.surveys import mps, preflight, steps
 from bench.surveys.steps import RESULTS, Survey, SurveyStep, perform
+from bench.surveys.survey_archive import NAMED
 from collectives.communicator import find_mpirun
 from collectives.library.nccl import BLOCKS
 from kernels.devices import gpu_access, gpu_driver
@@ -104,8 +105,7 @@ def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Surve
         raise Stop(CANNOT, "there is no mpirun, which starts the ranks: pip install mpich")
     if why := preflight.why_no_start(mpirun, ranks):
         raise Stop(CANNOT, f"mpirun starts no ranks: {printable(why)}; another: pip install mpich")
-    started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
-    folder = arguments.out or Path(f"results/survey-{started}")
+    folder = arguments.out or Path("results", time.strftime(NAMED, time.gmtime()))
     check_new(folder)
     named = folder.resolve()
     archive = named.with_name(f"{named.name}.tar.gz")

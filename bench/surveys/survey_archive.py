@@ -21,6 +21,7 @@ from wiretax.record.archive import CONTENTS, Contents, StepRecord
 from wiretax.record.writing import write_whole
 
 TIME = "%Y-%m-%dT%H:%M:%SZ"  # in UTC
+NAMED = "survey-%Y-%m-%dT%H-%M-%SZ"  # a survey's folder, whose name its user did not choose
 
 
 def folder_inside(survey: Survey) -> Path:
@@ -29,7 +30,7 @@ def folder_inside(survey: Survey) -> Path:
     name = survey.folder.resolve().name
     if re.fullmatch(r"survey-[0-9TZ-]+", name):
         return Path(name)
-    return Path(time.strftime("survey-%Y-%m-%dT%H-%M-%SZ", time.gmtime()))
+    return Path(time.strftime(NAMED, time.gmtime()))
 
 
 def clean_logs(survey: Survey) -> None:

@@ -70,6 +70,11 @@ COMMANDS = {
         "shows what is published for these GPUs, and the place of a run among it",
         "--gpu r9700 --gpus 2 --size 16K",
     ),
+    "breakdown": (
+        "breakdown.breakdown",
+        "splits a step into compute, transport, waiting and idle, from engines' traces",
+        "rank0.json.gz rank1.json.gz --run results",
+    ),
     "references": (
         "advice.references_command",
         "checks an archive that an owner sent, and adds its rows to the published figures",

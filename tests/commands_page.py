@@ -65,8 +65,9 @@ GROUPS = (
     Group(
         "Stored runs",
         "They read run files, and measure nothing. [Measure](measure.md), [watch](watch.md), "
-        "[fit](fit.md), [advise](advise.md), [published figures](references.md), [buy](buy.md) and "
-        "[import](import.md) explain their output.",
+        "[fit](fit.md), [advise](advise.md), [breakdown](breakdown.md), "
+        "[published figures](references.md), [buy](buy.md) and [import](import.md) explain their "
+        "output.",
         (
             "reports show",
             "reports history",
@@ -74,6 +75,7 @@ GROUPS = (
             "reports dashboard",
             "reports fit",
             "reports advise",
+            "reports breakdown",
             "reports expect",
             "reports references",
             "reports predict",

@@ -74,6 +74,8 @@ OWN_READERS = {
     "bench/surveys/steps.py",
     "reports/advice/likely.py",
     "reports/advice/specs.py",
+    "reports/breakdown/kernel_names.py",
+    "reports/breakdown/kineto.py",
     "reports/kit/page.py",
     "reports/references/pairs.py",
     "wiretax/common/untrusted.py",

@@ -8,6 +8,7 @@ import pytest
 from reports.__main__ import COMMANDS, main
 from tests.launch import ROOT
 from tests.reports.archived import unpack
+from tests.reports.breakdown.small_trace import write_trace
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_archive import write_archive
 from tests.reports.synthetic_bits import write_bits
@@ -60,6 +61,7 @@ def arguments(tmp_path_factory):
         "fit": [run],
         "advise": ["--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", "2"],
         "expect": ["--gpu", "r9700", "--size", "32M"],
+        "breakdown": [write_trace(folder / "rank0.json")],
         "references": ["check", write_archive(folder / "survey.tar.gz")],
         "predict": [unpack(folder / "wire")],
         "libraries": [campaign],

@@ -1,0 +1,39 @@
+"""The bill of a step: what text, JSON and page show, wherever it was read from."""
+
+from dataclasses import dataclass, field
+
+from reports.breakdown.alone import Alone
+from reports.breakdown.step_parts import StepParts
+from wiretax.record.stats import Interval
+
+
+@dataclass
+class CallBill:
+    """Calls that may be compared, with figures of one call in us. `waiting_us` is by rank, and so
+    is `last_share`, how often each came last. `is_bound`: transport is at most this, from one
+    rank's trace. `size_bytes` is 0 and `group` empty where the trace does not say."""
+
+    collective: str
+    by: str
+    size_bytes: int
+    group: str
+    stream: int
+    n_calls: int
+    transport_us: Interval
+    is_bound: bool
+    waiting_us: list[Interval]
+    last_share: list[float]
+    alone: Alone | None = None
+    verdict: str = "inconclusive"
+
+
+@dataclass
+class Bill:
+    """Of a step: its parts, and its calls by kind. `ranks` are the numbers of the ranks whose
+    figures these are; `notes` are what was noticed, each a sentence."""
+
+    title: str
+    parts: StepParts
+    calls: list[CallBill]
+    ranks: list[int]
+    notes: list[str] = field(default_factory=list)

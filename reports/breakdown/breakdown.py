@@ -1,0 +1,42 @@
+"""`breakdown`: where the time of a step goes, from profilers' traces, from served figures, or from
+a run of bench.decode."""
+
+import argparse
+import re
+from pathlib import Path
+
+from reports.breakdown.from_traces import read_traces
+from reports.breakdown.text import bill_fields, bill_text
+from wiretax.common.program import answer
+from wiretax.record.result import ResultError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    traces = "a trace of each rank, or a run of bench.decode or bench.prefill"
+    add("traces", metavar="TRACE", type=Path, nargs="*", help=traces)
+    add("--run", metavar="RUN", type=Path, help="a run of these calls alone, on this machine")
+    add("--gpu", metavar="NAME", help="or a card, whose published calls stand for it")
+    collective = "kernels that are collectives too, beside those that are known by name"
+    add("--collective", metavar="REGEX", type=pattern, action="append", default=[], help=collective)
+    add("--one", metavar="FILE", type=Path, nargs="+", help="the same of one card")
+    add("--two", metavar="FILE", type=Path, nargs="+", help="served figures of two cards")
+    add("--model", metavar="NAME", help="the model of served figures")
+    add("--html", metavar="FILE", type=Path, help="also write a page")
+    add("--plot", metavar="OUT", type=Path, help="draw the step's parts; .svg or .png")
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+
+
+def breakdown(arguments: argparse.Namespace) -> int:
+    """Prints the bill of a step and returns 0. Raises ResultError."""
+    if not arguments.traces:
+        raise ResultError("breakdown needs a TRACE of each rank, or --one and --two with --model")
+    bill = read_traces(arguments.traces, arguments)
+    answer(arguments, bill_text(bill), **bill_fields(bill))
+    return 0

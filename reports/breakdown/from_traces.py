@@ -1,0 +1,55 @@
+"""The bill of a step from traces: reads, matches, cuts and judges them."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from reports.breakdown.alone import alone_of
+from reports.breakdown.bill import Bill, CallBill
+from reports.breakdown.calls import Kind, match
+from reports.breakdown.cut_steps import steps_of
+from reports.breakdown.kernel_names import Names
+from reports.breakdown.kineto import read_kineto
+from reports.breakdown.step_parts import mean_interval, parts_of
+from reports.breakdown.timeline import Timeline
+from reports.breakdown.verdicts import judge
+
+
+def read_traces(paths: Sequence[Path], arguments: argparse.Namespace) -> Bill:
+    """Raises ResultError for files that are no traces of one run."""
+    names = Names(arguments.collective)
+    timelines = [read_kineto(path, names) for path in paths]
+    matched = match(timelines)
+    parts = parts_of(timelines, [steps_of(each) for each in timelines], matched.kinds)
+    n_calls = sum(kind.duration_us.shape[1] for kind in matched.kinds)
+    gpus = timelines[0].ranks or len(timelines)
+    calls = [bill_of(kind) for kind in matched.kinds]
+    for call in calls:
+        call.alone = alone_of(call, gpus, arguments)
+        call.verdict = judge(call, parts, n_calls)
+    ranks = [number if each.rank is None else each.rank for number, each in enumerate(timelines)]
+    notes = [note for each in timelines for note in each.notes] + matched.mismatches
+    return Bill(title_of(timelines), parts, calls, ranks, notes)
+
+
+def bill_of(kind: Kind) -> CallBill:
+    """Its figures, without a verdict."""
+    ranks, n_calls = kind.duration_us.shape
+    last = kind.duration_us.argmin(axis=0)
+    return CallBill(
+        kind.collective,
+        kind.by,
+        kind.size_bytes,
+        kind.group,
+        kind.stream,
+        n_calls,
+        mean_interval(kind.transport_us),
+        kind.is_bound,
+        [mean_interval(each) for each in kind.waiting_us],
+        [float((last == rank).mean()) for rank in range(ranks)],
+    )
+
+
+def title_of(timelines: Sequence[Timeline]) -> str:
+    first = timelines[0]
+    return f"{len(timelines)} of {first.ranks or 'unknown'} ranks, {first.device or 'unknown GPU'}"

@@ -22,6 +22,7 @@ bool on_host(uintptr_t address);  // whether it is registered host memory
 void note_read(const char* name);
 bool of_peer(const void* at);
 void note_store(const void* to);
+void mark_last_store();
 // Device memory of another source; without `opens` no access is ever allowed.
 void add_memory(void* at, size_t bytes, bool opens);
 void remove_memory(void* at);

@@ -164,4 +164,5 @@ void run_blocks(Launch& l) {
     }
     if (!ended) sched_yield();
   }
+  mark_last_store();
 }

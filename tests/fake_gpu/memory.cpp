@@ -217,14 +217,23 @@ static void add_cache(char* at, int fd, size_t offset) {
   memcpy(seen, memory, CACHE_BYTES), memcpy(at, seen, CACHE_BYTES);
   caches.push_back({at, memory, seen, (char*)calloc(CACHE_BYTES / LINE_BYTES, 1)}), caching = true;
 }
-// A store of what the cache has already changes nothing there, and must reach the memory all the
-// same: the owner may have stored something else meanwhile. Builds without the call go by changes.
-void note_store(const void* to) {
-  if (!caching || !of_peer(to)) return;
+static void mark(const void* to) {
   std::lock_guard<std::mutex> held(caches_lock);
   for (const Cache& c : caches)
     if ((const char*)to >= c.at && (const char*)to < c.at + CACHE_BYTES)
       c.stored[((const char*)to - c.at) / (long)LINE_BYTES] = 1;
+}
+// A kernel calls note_store before it stores, and another thread's fence may write the line back in
+// between: so each thread marks its last line once more before whatever it does next.
+static thread_local const void* last_stored = nullptr;
+void mark_last_store() {
+  if (const void* to = last_stored) last_stored = nullptr, mark(to);
+}
+// A store of what the cache has already changes nothing there, and must reach the memory all the
+// same: the owner may have stored something else meanwhile. Builds without the call go by changes.
+void note_store(const void* to) {
+  if (!caching || !of_peer(to)) return;
+  mark_last_store(), mark(to), last_stored = to;
 }
 static void remove_cache(char* at) {
   std::lock_guard<std::mutex> held(caches_lock);
@@ -274,6 +283,7 @@ void empty_caches(Boundary at) {
   must_forget |= at == HOST_WAITED || (coherent() == 'g' && at == LAUNCH);
 }
 extern "C" void gpu_fence(int order, const char* scope) {
+  mark_last_store();
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
   if (!caching || *scope || coherent() == 'l') return;
   if (order == __ATOMIC_ACQUIRE) return acquire();
@@ -288,6 +298,7 @@ extern "C" void gpu_loaded(const void* at, int order) {
   order == __ATOMIC_ACQUIRE ? acquire() : exchange_lines(false, (const char*)at);
 }
 extern "C" void gpu_stored(const void* at) {
+  mark_last_store();
   if (caching && coherent() != 'l') exchange_lines(true, (const char*)at);
 }
 

@@ -24,6 +24,7 @@ from wiretax.record.flight_records import read_flight, sentence_on
 
 PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent ends
 LAUNCHER_S = 0.4  # by then the other ranks have exited
+SAID_S = 0.2  # by then the launcher has passed on what a guard has said
 PEER_S = 0.2  # by then the guard of a rank that was lost before has spoken
 
 
@@ -70,6 +71,7 @@ def status_of(code: int, record: Path) -> int:
         if code >= 0:
             return code
         say("wiretax", f"rank {rank} {why}, outside of its run")
+        time.sleep(SAID_S)
         os.kill(os.getpid(), -code)  # within MPI's start a launcher ends the others for a signal
         return WRONG
     if code > 0 and not (folder / "ended").exists():  # perhaps by a library that lost its peer

@@ -14,29 +14,37 @@ from reports.breakdown.timeline import Annotation, Timeline
 from wiretax.common.untrusted import printable
 
 WORK = "kernel", "gpu_memcpy", "gpu_memset"
+ANNOTATIONS = "user_annotation", "gpu_user_annotation"
+LAUNCHES = "cuda_runtime", "cuda_driver"
 GZIP = b"\x1f\x8b"
 
 
 def read_kineto(path: Path, names: Names) -> Timeline:
     """The work of a rank's device. Raises ResultError for another file."""
-    rows = list[tuple[float, float, int, int, int, int]]()
+    rows = list[tuple[float, float, int, int, int, int, int]]()
+    launches = dict[int, float]()  # of a correlation, in us
     texts, groups = dict[str, int](), {"": 0}
     annotations, facts = list[Annotation](), dict[str, Any]()
     for key, value in parts_of(path):
         if key != "traceEvents.item":
             facts[key] = value
-        elif value.get("cat") == "user_annotation":
-            start_us = float(value["ts"])
+        elif value.get("cat") in ANNOTATIONS:
+            start_us, on_device = float(value["ts"]), value["cat"] == "gpu_user_annotation"
             step = printable(value["name"])
-            annotations.append(Annotation(step, start_us, start_us + float(value["dur"])))
+            end_us = start_us + float(value["dur"])
+            annotations.append(Annotation(step, start_us, end_us, on_device))
+        elif value.get("cat") in LAUNCHES:
+            launches[value.get("args", {}).get("correlation", -1)] = float(value["ts"])
         elif value.get("cat") in WORK:
             start_us, more = float(value["ts"]), value.get("args", {})
             text = texts.setdefault(value["name"], len(texts))
             group = groups.setdefault(str(more.get("Process Group Name", "")), len(groups))
             stream = int(more.get("stream", 0))
-            rows.append((start_us, start_us + float(value["dur"]), text, stream, 0, group))
+            launch = int(more.get("correlation", -1))
+            end_us = start_us + float(value["dur"])
+            rows.append((start_us, end_us, text, stream, 0, group, launch))
     rows.sort()
-    starts_us, ends_us, name, stream, size_bytes, group = np.array(rows).T
+    starts_us, ends_us, name, stream, size_bytes, group, launch_ids = np.array(rows).T
     world = facts.get("distributedInfo", {})
     devices = facts.get("deviceProperties", [{}])
     return Timeline(
@@ -54,6 +62,12 @@ def read_kineto(path: Path, names: Names) -> Timeline:
         world.get("world_size"),
         devices[0].get("name", ""),
         annotations,
+        launches_us=np.array([launches.get(int(each), np.nan) for each in launch_ids]),
+        members={
+            str(each.get("pg_name")): each["ranks"]
+            for each in world.get("pg_config", [])
+            if isinstance(each, dict) and each.get("ranks")
+        },
     )
 
 

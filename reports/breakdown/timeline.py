@@ -16,11 +16,13 @@ Booleans = NDArray[np.bool_]
 
 @dataclass
 class Annotation:
-    """A named span of the rank, such as `ProfilerStep#3` or vLLM's `execute_...`, in us."""
+    """A named span of the rank, such as `ProfilerStep#3` or vLLM's `execute_...`, in us. It is of
+    the host that launches the work, or `on_device` of the work itself."""
 
     name: str
     start_us: float
     end_us: float
+    on_device: bool = False
 
 
 @dataclass
@@ -30,7 +32,9 @@ class Timeline:
     `starts_us` and `ends_us` are by the rank's own clock, which another rank's may not share;
     `name` is an index into `texts`, and `group` one into `groups`, of which the first is `""`, an
     unknown group. `size_bytes` is the message of a call as the trace tells it, 0 if it does not.
-    `rank` and `ranks` are as the trace has them, None if it does not say."""
+    `rank` and `ranks` are as the trace has them, None if it does not say. `launches_us`, if there,
+    is when the host launched each, NaN where the trace does not say: the device works later.
+    `members` has the ranks of a group by its name, where the trace tells them."""
 
     source: str
     names: Names
@@ -47,6 +51,8 @@ class Timeline:
     device: str = ""
     annotations: list[Annotation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    launches_us: Floats | None = None
+    members: dict[str, list[int]] = field(default_factory=dict)
 
     @cached_property
     def known(self) -> list[Known | None]:

@@ -28,7 +28,13 @@ def read_traces(paths: Sequence[Path], arguments: argparse.Namespace) -> Bill:
         call.alone = alone_of(call, gpus, arguments)
         call.verdict = judge(call, parts, n_calls)
     ranks = [number if each.rank is None else each.rank for number, each in enumerate(timelines)]
+    known = {
+        text: found
+        for each in timelines
+        for text, found in zip(each.texts, each.known, strict=True)
+    }
     notes = [note for each in timelines for note in each.notes] + matched.mismatches
+    notes += names.notes(known)
     return Bill(title_of(timelines), parts, calls, ranks, notes)
 
 

@@ -1,22 +1,38 @@
 """Which kernels are collectives, by their names."""
 
 import re
-from collections.abc import Sequence
+import signal
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
+from reports.tables.sentences import some
+from wiretax.common.untrusted import printable
+from wiretax.record.result import ResultError
+
 TABLE = Path(__file__).with_name("kernel_names.toml")
+# Of a name: the function comes before its arguments, whose types may fill megabytes.
+MOST_LETTERS = 1000
+MOST_SHOWN = 60
+MOST_SECONDS = 2.0  # of one search for --collective, which takes microseconds as a rule
+CALLED = re.compile(
+    "all_?reduce|all_?gather|reduce_?scatter|all_?to_?all|send_?recv", re.IGNORECASE
+)
+# Of an unknown one. A copy from GPU to GPU (PtoP) may be part of one, or hand a layer's output on.
+LOOKS = re.compile(f"{CALLED.pattern}|[nr]ccl|cross_device|lamport|multimem|PtoP", re.IGNORECASE)
 
 
 class Known(NamedTuple):
-    """A collective, such as `all_reduce`, and whose kernel it is, such as `NCCL`."""
+    """A collective, such as `all_reduce`, and whose kernel it is, such as `NCCL`. A `fused` kernel
+    also computes."""
 
     collective: str
     by: str
+    fused: bool = False
 
 
 class Pattern(msgspec.Struct, forbid_unknown_fields=True):
@@ -25,6 +41,7 @@ class Pattern(msgspec.Struct, forbid_unknown_fields=True):
     by: str
     name: str
     collective: str
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,12 +51,60 @@ class Names:
     extra: Sequence[re.Pattern[str]] = ()
 
     def known(self, text: str) -> Known | None:
-        if any(pattern.search(text) for pattern in self.extra):
-            return Known("collective", "--collective")
+        """Raises ResultError for a pattern of `--collective` that takes too long."""
+        text = text[:MOST_LETTERS]
+        if any(is_found(pattern, text) for pattern in self.extra):
+            called = CALLED.search(text)
+            return Known(spelled(called[0]) if called else "collective", "--collective")
         for pattern, each in patterns():
             if found := pattern.search(text):
-                return Known(spelled(found.expand(each.collective)), each.by)
+                return Known(spelled(found.expand(each.collective)), each.by, each.fused)
         return None
+
+    def notes(self, known: Mapping[str, Known | None]) -> list[str]:
+        """What a reader must know of the names of all kernels, as sentences."""
+        notes = [
+            f"{each.collective} ({each.by}) also computes, such as the norm that follows: its "
+            "transport contains that"
+            for each in dict.fromkeys(known.values())
+            if each and each.fused
+        ]
+        looking = [text[:MOST_SHOWN] for text in known if not known[text] and looks(text)]
+        if looking:
+            notes.append(
+                f"may be collectives, and count as other work: {some([*map(printable, looking)])}; "
+                "--collective REGEX adds those that match"
+            )
+        for pattern in self.extra:
+            matching = sum(is_found(pattern, text[:MOST_LETTERS]) for text in known)
+            if matching in (0, len(known)):
+                amount = "every" if matching else "no"
+                notes.append(f"--collective {printable(pattern.pattern)} matches {amount} kernel")
+        return notes
+
+
+def is_found(pattern: re.Pattern[str], text: str) -> bool:
+    """Whether a user's pattern is in the name. Raises ResultError if the search takes too long, as
+    it may with a repeat inside a repeat."""
+
+    def give_up(*_: Any) -> None:
+        raise ResultError(
+            f"--collective {printable(pattern.pattern)} takes too long on a kernel's name: write "
+            "it without a repeat inside a repeat"
+        )
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
+    try:
+        return pattern.search(text) is not None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def looks(text: str) -> bool:
+    """Whether it has the name of a collective."""
+    return LOOKS.search(text[:MOST_LETTERS]) is not None
 
 
 @cache

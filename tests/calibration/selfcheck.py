@@ -1,11 +1,12 @@
 """`make calibrate`, or `python -m tests.calibration.selfcheck`: compares every rate that the
 verdicts promise with its limit (docs/calibration.md). Synthetic launches go through statistics that
 judge real launches; `calibrated_layers` checks runs of compute with communication,
-`calibrated_links` chains without their links, `calibrated_gates` `regress`, `calibrated_states` its
-states of the link, `calibrated_tail_gates` its tails, `calibrated_events` the same on a disturbed
-machine, `calibrated_trends` histories, `calibrated_tail_days` percentiles from day to day,
-`calibrated_steps` how soon they raise an alarm, `calibrated_fleets` fleets, `calibrated_fits`
-`fit`, `calibrated_tails` the intervals of percentiles."""
+`calibrated_links` chains without their links, `calibrated_breakdowns` bills of steps from traces,
+`calibrated_gates` `regress`, `calibrated_states` its states of the link, `calibrated_tail_gates`
+its tails, `calibrated_events` the same on a disturbed machine, `calibrated_trends` histories,
+`calibrated_tail_days` percentiles from day to day, `calibrated_steps` how soon they raise an alarm,
+`calibrated_fleets` fleets, `calibrated_fits` `fit`, `calibrated_tails` the intervals of
+percentiles."""
 
 import argparse
 import os
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from bench.harness.run import LEAST_ROUNDS
 from reports.verdicts import verdict
 from tests.calibration import (
+    calibrated_breakdowns,
     calibrated_events,
     calibrated_fits,
     calibrated_fleets,
@@ -230,6 +232,7 @@ CLAIMS: dict[str, list[Simulation]] = {
     **calibrated_events.CLAIMS,
     **calibrated_steps.CLAIMS,
     **calibrated_links.CLAIMS,
+    **calibrated_breakdowns.CLAIMS,
     **calibrated_tail_gates.CLAIMS,
     **calibrated_tail_days.CLAIMS,
     **calibrated_tails.CLAIMS,

@@ -2,41 +2,54 @@
 
 A kernel of a collective begins when its rank arrives, and ends when the exchange is over. So the
 rank that arrives last has the shortest kernel, which is transport alone; what the others take
-beyond it they wait. No two ranks' clocks are compared."""
+beyond it they wait. No two ranks' clocks are compared.
 
-from collections.abc import Sequence
+Calls match step by step, by collective, library, size, group and stream, in the order of each
+stream. What does not match is left out or refused, and said."""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from reports.breakdown.timeline import Floats, Integers, Timeline
+from reports.breakdown.cut_steps import Steps, kind_of
+from reports.breakdown.one_run import NotOneRun
+from reports.breakdown.timeline import Booleans, Floats, Integers, Timeline
+from reports.tables.sentences import size_text, some
 from wiretax.common.grouped import grouped
+from wiretax.common.untrusted import printable
 
-BOUND_QUANTILE = 0.1  # of a single rank's calls: it comes last at least so often
+# Of a single rank's calls, whose shortest ones are those that it comes last to. Of eight equal
+# ranks each comes last to an eighth: a tenth of the calls lies below their longest ones.
+BOUND_QUANTILE = 0.1
+USUAL = 0.8  # of the kernels; decode with other attention kernels for longer texts has more
 
 
 @dataclass
 class Kind:
     """Calls that may be compared: one collective of one library, of one size in one group on one
-    stream. `events[r]` are the places of the calls in rank r's timeline, (ranks, calls)."""
+    stream. `events[r]` are the places of the calls in rank r's timeline, (ranks, calls); `step` is
+    the step of each call, (calls,); `group_size` the ranks of the group, whose traces may lack."""
 
     collective: str
     by: str
     size_bytes: int  # 0: the trace does not say
     group: str
-    stream: int
+    stream: int  # the first rank's number
     events: Integers
     duration_us: Floats  # (ranks, calls)
+    step: Integers
+    group_size: int
 
     @property
     def is_bound(self) -> bool:
-        """Whether transport is only bounded, from above: one rank's trace."""
-        return len(self.duration_us) == 1
+        """Whether transport is only bounded, from above: a rank without a trace may come last."""
+        return len(self.duration_us) == 1 or len(self.duration_us) < self.group_size
 
     @property
     def transport_us(self) -> Floats:
         """(calls,): of each call the shortest kernel of all ranks."""
-        if not self.is_bound:
+        if len(self.duration_us) > 1:
             return np.asarray(self.duration_us.min(axis=0))
         low_us = np.quantile(self.duration_us[0], BOUND_QUANTILE)
         return np.asarray(np.minimum(self.duration_us[0], low_us))
@@ -46,41 +59,158 @@ class Kind:
         """(ranks, calls): what each rank waits for the last one."""
         return np.asarray(self.duration_us - self.transport_us)
 
+    def mean_by_step(self, of_calls: Floats) -> Floats:
+        """(steps with calls,): the means of (calls,) over the calls of each step."""
+        n_calls = np.bincount(self.step)
+        return np.asarray(np.bincount(self.step, of_calls)[n_calls > 0] / n_calls[n_calls > 0])
+
 
 @dataclass
 class Matched:
-    """`kinds` have all calls that match; `mismatches` are sentences on those that do not."""
+    """`kinds` have all calls of `steps`, those of each rank that are alike; `mismatches` are
+    sentences on what is left out."""
 
     kinds: list[Kind]
+    steps: list[Steps]
     mismatches: list[str] = field(default_factory=list)
 
 
-def match(timelines: Sequence[Timeline]) -> Matched:
-    """The calls of all ranks' timelines, in order. Raises ResultError for traces that are not of
-    one run."""
-    by_rank = [calls_of(timeline) for timeline in timelines]
-    matched = Matched([])
-    for key in dict.fromkeys(key for calls in by_rank for key in calls):
-        found = [calls.get(key, []) for calls in by_rank]
-        if len({len(events) for events in found}) > 1:
-            counts = ", ".join(str(len(events)) for events in found)
-            matched.mismatches.append(f"{key[0]}: the ranks have {counts} calls")
-            continue
-        events = np.array(found)
-        duration_us = np.array(
-            [
-                timeline.ends_us[own] - timeline.starts_us[own]
-                for timeline, own in zip(timelines, events, strict=True)
-            ]
-        )
-        matched.kinds.append(Kind(*key, events, duration_us))
-    return matched
-
-
 Key = tuple[str, str, int, str, int]
+StepKind = tuple[str, int | None, bool, tuple[int, ...]]  # name, tokens, other kernels?, calls
 
 
-def calls_of(timeline: Timeline) -> dict[Key, list[int]]:
+def match(timelines: Sequence[Timeline], steps: Sequence[Steps]) -> Matched:
+    """The calls of all ranks in the commonest steps. Raises NotOneRun for traces whose steps or
+    calls cannot be compared."""
+    told = cut_notes(timelines, steps)
+    paired = same_steps(steps, told)
+    if not paired[0].names:
+        raise NotOneRun(f"the traces have no whole step in common: {said(told)}")
+    own_calls = [calls_of(timeline) for timeline in timelines]
+    by_rank = [renumbered(calls, own_calls[0]) for calls in own_calls]
+    keys = dict.fromkeys(key for calls in by_rank for key in calls)
+    shared = [key for key in keys if is_shared(key, by_rank, timelines)]
+    told += [
+        f"Not all traces have {spoken(key)}: all of its time counts as transport."
+        for key in keys
+        if key not in shared
+    ]
+    if keys and not shared:
+        raise NotOneRun(f"the calls of the traces cannot be compared: {said(told)}")
+    n_calls = np.array([counted(shared, *each) for each in zip(by_rank, paired, strict=True)])
+    is_same = (n_calls == n_calls[0]).all(axis=(0, 2))
+    if not is_same.all():
+        rank, place, at = np.argwhere(n_calls != n_calls[0])[0]
+        counts = f"{n_calls[0, place, at]} and {n_calls[rank, place, at]} of {spoken(shared[at])}"
+        n_left_out = f"{(~is_same).sum()} of {len(is_same)} steps are left out"
+        told.append(f"{n_left_out}, as the ranks' calls differ in them, such as {counts}.")
+    if not is_same.any():
+        raise NotOneRun(f"the calls of the traces cannot be compared: {said(told)}")
+    kept = commonest(timelines[0], paired[0], n_calls[0], is_same, told)
+    own = [each.only(kept) for each in paired]
+    found = [kind_of_calls(key, by_rank, timelines, own) for key in shared]
+    return Matched([kind for kind in found if len(kind.step)], own, told)
+
+
+def cut_notes(timelines: Sequence[Timeline], steps: Sequence[Steps]) -> list[str]:
+    """How the steps were found, and what was left out of them."""
+    ways = [*dict.fromkeys(each.found_by for each in steps)]
+    note = f"Steps are cut by {' in one rank, in another by '.join(ways)}."
+    own = zip(timelines, steps, strict=True)
+    return [note, *(f"{printable(one.source)}: {each}." for one, cut in own for each in cut.notes)]
+
+
+def said(told: Sequence[str]) -> str:
+    """The last sentence, as the end of another."""
+    return told[-1].rstrip(".")
+
+
+def counted(keys: Sequence[Key], calls: Mapping[Key, Integers], steps: Steps) -> Integers:
+    """(steps, keys): the calls of each step."""
+    n_calls = np.zeros((len(steps.names), len(keys)), int)
+    for at, key in enumerate(keys):
+        of_step = steps.of_work[calls[key]]
+        n_calls[:, at] = np.bincount(of_step[of_step >= 0], minlength=len(n_calls))
+    return n_calls
+
+
+def same_steps(steps: Sequence[Steps], told: list[str]) -> list[Steps]:
+    """The steps that all ranks have; `told` gets a sentence on the others. A profiler may begin
+    earlier in one rank: names tell which steps are the same; where names repeat, and only there,
+    the clocks choose. Raises NotOneRun if neither tells."""
+    names = [each.names for each in steps]
+    if all(each == names[0] for each in names):
+        return [*steps]
+    if all(len({*each}) == len(each) for each in names):
+        common = [name for name in names[0] if all(name in each for each in names)]
+        places = [[each.index(name) for name in common] for each in names]
+    else:
+        least = min(steps, key=lambda each: len(each.names))
+        places = [run_of(least, each) for each in steps]
+    most = max(map(len, names))
+    n_left_out = f"{most - len(places[0])} of {most} steps are left out"
+    told.append(f"{n_left_out}, as not all traces have them.")
+    return [each.only(own) for each, own in zip(steps, places, strict=True)]
+
+
+def run_of(wanted: Steps, steps: Steps) -> list[int]:
+    """The places of a run of steps with the wanted names, the nearest in time of several."""
+    n = len(wanted.names)
+    runs = [
+        range(first, first + n)
+        for first in range(len(steps.names) - n + 1)
+        if steps.names[first : first + n] == wanted.names
+    ]
+    if len(runs) > 1:
+        apart_us = [abs(np.median(steps.starts_us[run] - wanted.starts_us)) for run in runs]
+        if min(apart_us) > np.median(wanted.ends_us - wanted.starts_us) / 2:
+            raise NotOneRun("the traces cannot be compared: nothing tells which steps are the same")
+        return [*runs[int(np.argmin(apart_us))]]
+    return [*runs[0]] if runs else []
+
+
+def commonest(
+    timeline: Timeline, steps: Steps, n_calls: Integers, is_same: Booleans, told: list[str]
+) -> list[int]:
+    """The places of the steps of the commonest kind: of one name, as many tokens and calls, and
+    almost the same kernels. `n_calls` is (steps, kinds of calls)."""
+    unusual = unusual_work(timeline, steps)
+
+    def kind(place: int) -> StepKind:
+        name, tokens = kind_of(steps.names[place])
+        return name, tokens, bool(unusual[place]), tuple(n_calls[place].tolist())
+
+    by_kind = grouped(np.flatnonzero(is_same).tolist(), kind)
+    kept = max(by_kind.values(), key=len)
+    others = [each for each in by_kind.items() if each[1] != kept]
+    if others:
+        listed = some([f"{len(places)} {step_text(key)}" for key, places in others])
+        n_others = sum(len(places) for _, places in others)
+        told.append(f"{n_others} steps of other kinds are left out: {listed}.")
+    return kept
+
+
+def step_text(kind: StepKind) -> str:
+    """Such as `decode of 32 tokens with 161 calls`."""
+    name, tokens, is_unusual, n_calls = kind
+    size = f" of {tokens} tokens" if tokens else ""
+    kernels = " and other kernels" if is_unusual else ""
+    return f"{name or 'unnamed'}{size} with {sum(n_calls)} calls{kernels}"
+
+
+def unusual_work(timeline: Timeline, steps: Steps) -> Booleans:
+    """(steps,): whether less than USUAL of a step's kernels and of those that most steps run are
+    the same, as in prefill among decode. Steps whose names say what they are are none of those."""
+    n_steps, n_texts = len(steps.names), len(timeline.texts)
+    runs = np.zeros((n_steps, n_texts), bool)
+    inside = steps.of_work >= 0
+    runs[steps.of_work[inside], timeline.name[inside]] = True
+    usual = np.median(runs, axis=0) > 0.5
+    share = (runs & usual).sum(axis=1) / np.maximum(1, (runs | usual).sum(axis=1))
+    return np.asarray((share < USUAL) & [not kind_of(name)[0] for name in steps.names])
+
+
+def calls_of(timeline: Timeline) -> dict[Key, Integers]:
     """The places of a rank's calls by collective, library, size, group and stream, in order."""
 
     def key(place: int) -> Key:
@@ -94,4 +224,62 @@ def calls_of(timeline: Timeline) -> dict[Key, list[int]]:
             int(timeline.stream[place]),
         )
 
-    return grouped(np.flatnonzero(timeline.is_call).tolist(), key)
+    calls = grouped(np.flatnonzero(timeline.is_call).tolist(), key)
+    return {key: np.array(places) for key, places in calls.items()}
+
+
+def renumbered(calls: Mapping[Key, Integers], first: Mapping[Key, Integers]) -> dict[Key, Integers]:
+    """A rank's calls with the first rank's numbers of the streams: a stream is the same if it alone
+    has the same collectives. Otherwise the numbers stay."""
+    own, wanted = collectives_of(calls), collectives_of(first)
+    number = {has: stream for stream, has in wanted.items()}
+    is_clear = len(number) == len(wanted) == len(own) and {*own.values()} == {*number}
+    if own == wanted or not is_clear:
+        return {**calls}
+    return {(*key[:-1], number[own[key[-1]]]): places for key, places in calls.items()}
+
+
+def collectives_of(calls: Mapping[Key, Integers]) -> dict[int, frozenset[tuple[str, str]]]:
+    """What each stream runs."""
+    by_stream = grouped(calls, lambda key: key[-1])
+    return {stream: frozenset(key[:2] for key in keys) for stream, keys in by_stream.items()}
+
+
+def is_shared(
+    key: Key, by_rank: Sequence[Mapping[Key, Integers]], timelines: Sequence[Timeline]
+) -> bool:
+    """Whether all ranks have such calls, in one group: with tensor and data parallelism the name of
+    a group may stand for another one in each rank."""
+    groups = {tuple(timeline.members.get(key[3], ())) for timeline in timelines}
+    return len(groups) == 1 and all(key in calls for calls in by_rank)
+
+
+def spoken(key: Key) -> str:
+    collective, by, size_bytes, group, stream = key
+    size = f" of {size_text(size_bytes)}" if size_bytes else ""
+    within = f" in group {printable(group)}" if group else ""
+    return f"{collective}{size}{within} on stream {stream} ({by})"
+
+
+def kind_of_calls(
+    key: Key,
+    by_rank: Sequence[Mapping[Key, Integers]],
+    timelines: Sequence[Timeline],
+    steps: Sequence[Steps],
+) -> Kind:
+    """The calls of the given steps, in which all ranks have as many."""
+    events = np.array(
+        [
+            calls[key][own.of_work[calls[key]] >= 0]
+            for calls, own in zip(by_rank, steps, strict=True)
+        ]
+    )
+    duration_us = np.array(
+        [
+            timeline.ends_us[own] - timeline.starts_us[own]
+            for timeline, own in zip(timelines, events, strict=True)
+        ]
+    )
+    members = timelines[0].members.get(key[3])
+    group_size = len(members) if members else timelines[0].ranks or len(timelines)
+    return Kind(*key, events, duration_us, steps[0].of_work[events[0]], group_size)

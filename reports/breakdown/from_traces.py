@@ -7,10 +7,11 @@ from pathlib import Path
 from reports.breakdown.alone import alone_of
 from reports.breakdown.bill import Bill, CallBill
 from reports.breakdown.calls import Kind, match
-from reports.breakdown.cut_steps import steps_of
+from reports.breakdown.cut_steps import kind_of, steps_of_ranks
 from reports.breakdown.kernel_names import Names
 from reports.breakdown.kineto import read_kineto
-from reports.breakdown.step_parts import mean_interval, parts_of
+from reports.breakdown.one_run import in_order, remarks
+from reports.breakdown.step_parts import hidden_at_most_us, mean_interval, parts_of
 from reports.breakdown.timeline import Timeline
 from reports.breakdown.verdicts import judge
 
@@ -18,9 +19,9 @@ from reports.breakdown.verdicts import judge
 def read_traces(paths: Sequence[Path], arguments: argparse.Namespace) -> Bill:
     """Raises ResultError for files that are no traces of one run."""
     names = Names(arguments.collective)
-    timelines = [read_kineto(path, names) for path in paths]
-    matched = match(timelines)
-    parts = parts_of(timelines, [steps_of(each) for each in timelines], matched.kinds)
+    timelines = in_order([read_kineto(path, names) for path in paths])
+    matched = match(timelines, steps_of_ranks(timelines))
+    parts = parts_of(timelines, matched.steps, matched.kinds)
     n_calls = sum(kind.duration_us.shape[1] for kind in matched.kinds)
     gpus = timelines[0].ranks or len(timelines)
     calls = [bill_of(kind) for kind in matched.kinds]
@@ -35,7 +36,10 @@ def read_traces(paths: Sequence[Path], arguments: argparse.Namespace) -> Bill:
     }
     notes = [note for each in timelines for note in each.notes] + matched.mismatches
     notes += names.notes(known)
-    return Bill(title_of(timelines), parts, calls, ranks, notes)
+    notes += remarks(timelines, matched.kinds)
+    tokens = kind_of(matched.steps[0].names[0])[1]
+    hidden_us = hidden_at_most_us(timelines, matched.steps, matched.kinds)
+    return Bill(title_of(timelines), parts, calls, ranks, notes, tokens, hidden_us)
 
 
 def bill_of(kind: Kind) -> CallBill:
@@ -49,9 +53,9 @@ def bill_of(kind: Kind) -> CallBill:
         kind.group,
         kind.stream,
         n_calls,
-        mean_interval(kind.transport_us),
+        mean_interval(kind.mean_by_step(kind.transport_us)),
         kind.is_bound,
-        [mean_interval(each) for each in kind.waiting_us],
+        [mean_interval(kind.mean_by_step(each)) for each in kind.waiting_us],
         [float((last == rank).mean()) for rank in range(ranks)],
     )
 

@@ -55,9 +55,13 @@ def bill_fields(bill: Bill) -> dict[str, Any]:
     interval of each by the name of its field, [low, high]."""
     spans = {"step_us": bill.parts.whole()}
     spans |= {f"{part}_us": bill.parts.mean(part) for part in PARTS}
+    if bill.hidden_at_most_us:
+        spans["hidden_at_most_us"] = bill.hidden_at_most_us
     return {
         "ranks": bill.ranks,
         "steps": bill.parts.n_steps,
+        "tokens": bill.tokens,
+        "hidden_at_most_us": None,
         **figures(spans),
         "calls": [call_fields(each) for each in bill.calls],
         "notes": bill.notes,

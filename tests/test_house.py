@@ -76,6 +76,7 @@ OWN_READERS = {
     "reports/advice/specs.py",
     "reports/breakdown/kernel_names.py",
     "reports/breakdown/kineto.py",
+    "reports/breakdown/rocprof.py",
     "reports/kit/page.py",
     "reports/references/pairs.py",
     "wiretax/common/untrusted.py",

@@ -11,6 +11,7 @@ from reports.breakdown.cut_steps import kind_of, steps_of_ranks
 from reports.breakdown.kernel_names import Names
 from reports.breakdown.kineto import read_kineto
 from reports.breakdown.one_run import in_order, remarks
+from reports.breakdown.rocprof import is_rocprof, read_rocprof
 from reports.breakdown.step_parts import hidden_at_most_us, mean_interval, parts_of
 from reports.breakdown.timeline import Timeline
 from reports.breakdown.verdicts import judge
@@ -19,7 +20,7 @@ from reports.breakdown.verdicts import judge
 def read_traces(paths: Sequence[Path], arguments: argparse.Namespace) -> Bill:
     """Raises ResultError for files that are no traces of one run."""
     names = Names(arguments.collective)
-    timelines = in_order([read_kineto(path, names) for path in paths])
+    timelines = in_order([each for path in paths for each in read_trace(path, names)])
     matched = match(timelines, steps_of_ranks(timelines))
     parts = parts_of(timelines, matched.steps, matched.kinds)
     n_calls = sum(kind.duration_us.shape[1] for kind in matched.kinds)
@@ -40,6 +41,11 @@ def read_traces(paths: Sequence[Path], arguments: argparse.Namespace) -> Bill:
     tokens = kind_of(matched.steps[0].names[0])[1]
     hidden_us = hidden_at_most_us(timelines, matched.steps, matched.kinds)
     return Bill(title_of(timelines), parts, calls, ranks, notes, tokens, hidden_us)
+
+
+def read_trace(path: Path, names: Names) -> list[Timeline]:
+    """The work of a rank's GPU, or of all GPUs of one process. Raises ResultError."""
+    return read_rocprof(path, names) if is_rocprof(path) else [read_kineto(path, names)]
 
 
 def bill_of(kind: Kind) -> CallBill:

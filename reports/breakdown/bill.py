@@ -11,7 +11,9 @@ from wiretax.record.stats import Interval
 class CallBill:
     """Calls that may be compared, with figures of one call in us. `waiting_us` is by rank, and so
     is `last_share`, how often each came last. `is_bound`: transport is at most this, from one
-    rank's trace. `size_bytes` is 0 and `group` empty where the trace does not say."""
+    rank's trace. `size_bytes` is 0 and `group` empty where the trace does not say. `idle_us`, by
+    rank, is how long its device has nothing to do directly beside a call. `judge` fills in the last
+    four; `late_ranks` are numbers of ranks."""
 
     collective: str
     by: str
@@ -23,8 +25,12 @@ class CallBill:
     is_bound: bool
     waiting_us: list[Interval]
     last_share: list[float]
+    idle_us: list[Interval] = field(default_factory=list)
     alone: Alone | None = None
     verdict: str = "inconclusive"
+    late_ranks: list[int] = field(default_factory=list)
+    why: str = ""
+    next_step: str = ""
 
 
 @dataclass

@@ -4,16 +4,19 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from reports.breakdown.alone import alone_of
 from reports.breakdown.bill import Bill, CallBill
 from reports.breakdown.calls import Kind, match
 from reports.breakdown.cut_steps import kind_of, steps_of_ranks
+from reports.breakdown.idle_beside import idle_beside
 from reports.breakdown.kernel_names import Names
 from reports.breakdown.kineto import read_kineto
 from reports.breakdown.one_run import in_order, remarks
 from reports.breakdown.rocprof import is_rocprof, read_rocprof
 from reports.breakdown.step_parts import hidden_at_most_us, mean_interval, parts_of
-from reports.breakdown.timeline import Timeline
+from reports.breakdown.timeline import Floats, Timeline
 from reports.breakdown.verdicts import judge
 
 
@@ -23,13 +26,16 @@ def read_traces(paths: Sequence[Path], arguments: argparse.Namespace) -> Bill:
     timelines = in_order([each for path in paths for each in read_trace(path, names)])
     matched = match(timelines, steps_of_ranks(timelines))
     parts = parts_of(timelines, matched.steps, matched.kinds)
-    n_calls = sum(kind.duration_us.shape[1] for kind in matched.kinds)
+    idle_us = [*map(idle_beside, timelines)]
     gpus = timelines[0].ranks or len(timelines)
-    calls = [bill_of(kind) for kind in matched.kinds]
-    for call in calls:
-        call.alone = alone_of(call, gpus, arguments)
-        call.verdict = judge(call, parts, n_calls)
     ranks = [number if each.rank is None else each.rank for number, each in enumerate(timelines)]
+    calls = list[CallBill]()
+    for kind in matched.kinds:
+        idle = np.array([us[own] for us, own in zip(idle_us, kind.events, strict=True)])
+        call = bill_of(kind, idle)
+        call.alone = alone_of(call, gpus, arguments)
+        judge(call, kind, idle, ranks, gpus)
+        calls.append(call)
     known = {
         text: found
         for each in timelines
@@ -48,8 +54,8 @@ def read_trace(path: Path, names: Names) -> list[Timeline]:
     return read_rocprof(path, names) if is_rocprof(path) else [read_kineto(path, names)]
 
 
-def bill_of(kind: Kind) -> CallBill:
-    """Its figures, without a verdict."""
+def bill_of(kind: Kind, idle_us: Floats) -> CallBill:
+    """Its figures, without a verdict. `idle_us` is beside each call, (ranks, calls)."""
     ranks, n_calls = kind.duration_us.shape
     last = kind.duration_us.argmin(axis=0)
     return CallBill(
@@ -63,6 +69,7 @@ def bill_of(kind: Kind) -> CallBill:
         kind.is_bound,
         [mean_interval(kind.mean_by_step(each)) for each in kind.waiting_us],
         [float((last == rank).mean()) for rank in range(ranks)],
+        [mean_interval(kind.mean_by_step(each)) for each in idle_us],
     )
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from reports.breakdown.bill import Bill, CallBill
 from reports.breakdown.step_parts import PARTS
-from reports.breakdown.verdicts import NEXT_STEPS
 from reports.tables.sentences import interval_text, lay_out, number, plain_table, size_text
 from wiretax.record.stats import Interval
 
@@ -36,7 +35,10 @@ def bill_text(bill: Bill) -> str:
         tables.append(("the calls", plain_table(kinds[0], kinds)))
     else:
         bill.notes.append(f"no collective in {bill.parts.n_steps} steps")
-    steps = [f"{name_of(each)}: {each.verdict}. {NEXT_STEPS[each.verdict]}" for each in bill.calls]
+    steps = [
+        f"{name_of(each)}: {each.verdict}: {each.why}. Next: {each.next_step}."
+        for each in bill.calls
+    ]
     return lay_out([bill.title], [*bill.notes, *steps], tables, [])
 
 
@@ -85,9 +87,12 @@ def call_fields(call: CallBill) -> dict[str, Any]:
         **figures(spans),
         "waiting_us": [us[0] for us in call.waiting_us],
         "waiting_intervals": [us[1:] for us in call.waiting_us],
+        "idle_us": [us[0] for us in call.idle_us],
         "last_share": call.last_share,
+        "late_ranks": call.late_ranks,
         "verdict": call.verdict,
-        "next_step": NEXT_STEPS[call.verdict],
+        "why": call.why,
+        "next_step": call.next_step,
     }
 
 

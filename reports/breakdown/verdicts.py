@@ -1,33 +1,157 @@
-"""The verdict of a kind of call: where its time goes in the engine, and what to do next."""
+"""The verdict of a kind of call: where its time goes in the engine, and what to do next.
+
+A call costs its transport, what the ranks wait on average, and what every device idles beside it. A
+verdict names the one that is clearly more than the others together; docs/breakdown.md has the whole
+rule."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 
 from reports.breakdown.bill import CallBill
-from reports.breakdown.step_parts import StepParts
+from reports.breakdown.calls import Kind
+from reports.breakdown.step_parts import mean_interval
+from reports.breakdown.timeline import Floats
+from reports.tables.sentences import counted, number, some, tick_text
+from wiretax.common.program import BENCH, REPORTS, on_ranks
+from wiretax.record.stats import Interval
 
 LEAST_CALLS = 20
-# A part has the verdict if it is more than this share of what the calls cost.
-MAIN_SHARE = 0.5
-SLOWER = 1.25  # times the call alone
+# Times all else: without this part a call costs less than half, and two equal parts are mixed.
+MAIN = 1.25
+# Times the call alone. What a chain measures has the step from a graph's node to the next one,
+# about 3 us of 15 to 40, and a kernel's time in a trace has not: equal calls are below 1.
+SLOWER = 1.25
+LATE = 0.5  # of what the others wait: ranks that are later by more than this are to blame
 NEXT_STEPS = {
-    "transfer": "The wire costs what it costs alone: fewer or smaller calls, or a faster link.",
-    "waiting": "Find out why that rank is late: its clock, its power cap, its share of the work.",
-    "launch": "The device waits for the host: replay decode from a graph.",
-    "slower than alone": "Look for contention with other traffic, and at protocol and size.",
-    "mixed": "No single part dominates: begin with the largest.",
-    "inconclusive": "Profile more steps.",
+    "transfer": "make fewer or smaller calls, or faster ones: `{measure}` compares algorithms, and "
+    "`{reports} advise` splits",
+    "transfer, alone unknown": "measure the same call alone by `{measure} --out alone`, and add "
+    "`--run alone`: that tells a slow call from a slow wire",
+    "slower than alone": "find what the call alone has not: kernels beside it (`{footprint}`), "
+    "other traffic on the link, another protocol (NCCL_DEBUG=INFO names it)",
+    "waiting": "find out why {late} late: clock, power cap, share of the work, host; `{measure} "
+    "--arrival-skew {late_us}us` shows what that costs",
+    "waiting, by turns": "no rank is to blame: look for what holds each host up now and then, such "
+    "as threads that are not pinned, and replay decode from a graph",
+    "launch": "replay decode from a graph that contains the calls: vLLM without --enforce-eager, "
+    "cudagraph_mode FULL_DECODE_ONLY; SGLang without --disable-cuda-graph",
+    "mixed": "begin with the largest part; `{doctor}` shows links, clocks and power caps",
+    "inconclusive": "profile more steps",
+    "bound": "trace all ranks: the one that comes last shows the transport",
 }
 
 
-def judge(call: CallBill, parts: StepParts, n_calls: int) -> str:
-    """The verdict of these calls; `n_calls` are those of all kinds in the steps of `parts`."""
+def judge(call: CallBill, kind: Kind, idle_us: Floats, ranks: Sequence[int], gpus: int) -> None:
+    """Gives the bill of these calls its verdict, the late ranks, the reason and the next step.
+    `idle_us` is beside each call, (ranks, calls); `ranks` are the numbers of the traced ranks, of
+    `gpus` that the call joins."""
+    costs = {
+        "transfer": kind.transport_us,
+        "waiting": kind.waiting_us.mean(axis=0),
+        # A rank that idles longer than another comes late: the others wait for it.
+        "launch": idle_us[idle_us.mean(axis=1).argmin()],
+    }
+    is_bound = call.is_bound or len(idle_us) < gpus
+    call.verdict = verdict_of(call, costs, is_bound)
+    is_known = call.verdict == "waiting" and not is_bound
+    late = late_places(call.waiting_us) if is_known else []
+    call.late_ranks = [ranks[place] for place in late]
+    size = tick_text(call.size_bytes) if call.size_bytes else "16K"
+    words = {
+        "measure": on_ranks(gpus, f"allreduce -b {size} -e {size}"),
+        "footprint": on_ranks(gpus, "gemm_reduce_scatter --footprint"),
+        "reports": REPORTS,
+        "doctor": f"{BENCH}doctor",
+        "late_us": f"{later_by([us[0] for us in call.waiting_us], late):.0f}",
+        "late": names_of(call.late_ranks),
+    }
+    call.why = "; ".join([*reasons(call, costs, is_bound), *who_is_late(call, late, words)])
+    call.next_step = NEXT_STEPS[advice_of(call, is_bound)].format_map(words)
+
+
+def verdict_of(call: CallBill, costs: Mapping[str, Floats], is_bound: bool) -> str:
+    """Of a bound, which transport does not exceed, and waiting not fall below, nothing is said that
+    a lower transport refutes. `costs` are by call, in us."""
     if call.n_calls < LEAST_CALLS:
         return "inconclusive"
-    costs_us = {
-        "transfer": call.transport_us[0],
-        "waiting": sum(each[0] for each in call.waiting_us) / len(call.waiting_us),
-        "launch": parts.mean("idle")[0] * parts.n_steps / n_calls,
-    }
-    main = max(costs_us, key=lambda name: costs_us[name])
-    if costs_us[main] <= MAIN_SHARE * sum(costs_us.values()):
-        return "mixed"
-    is_slow = call.alone and call.transport_us[0] > SLOWER * call.alone.us[0]
-    return "slower than alone" if main == "transfer" and is_slow else main
+    main = max(costs, key=lambda name: costs[name].mean())
+    others_us = sum(costs.values()) - costs[main]
+    _, least_us, most_us = mean_interval(costs[main] - MAIN * others_us)
+    if least_us is None or most_us is None or least_us <= 0:
+        return "mixed" if most_us is not None and most_us < 0 and not is_bound else "inconclusive"
+    if main != "transfer":
+        return main
+    if not call.alone:
+        return "inconclusive" if is_bound else "transfer"
+    alone_us = SLOWER * ends(call.alone.us)[1]
+    least_us, most_us = ends(call.transport_us)
+    if most_us <= alone_us:
+        return "transfer"
+    return "slower than alone" if least_us > alone_us and not is_bound else "inconclusive"
+
+
+def late_places(waiting_us: Sequence[Interval]) -> list[int]:
+    """The places of the ranks, at most half of them, that come later than all others on average,
+    beyond chance: what a rank waits less than another, it comes later."""
+    order = sorted(range(len(waiting_us)), key=lambda place: waiting_us[place][0])
+    least_us = LATE * sum(us[0] for us in waiting_us) / max(1, len(waiting_us) - 1)
+    for n in range(1, len(order) // 2 + 1):
+        last, next_one = [waiting_us[place] for place in order[:n]], waiting_us[order[n]]
+        is_sure = ends(next_one)[0] > max(ends(each)[1] for each in last)
+        if is_sure and next_one[0] - last[-1][0] > least_us:
+            return sorted(order[:n])
+    return []
+
+
+def later_by(us: Sequence[float], late: Sequence[int]) -> float:
+    """By how much the mean of the others is above that of these ranks; 0 without them."""
+    others = [each for place, each in enumerate(us) if place not in late]
+    return fmean(others) - fmean(us[place] for place in late) if late else 0.0
+
+
+def reasons(call: CallBill, costs: Mapping[str, Floats], is_bound: bool) -> Iterator[str]:
+    if call.n_calls < LEAST_CALLS:
+        yield f"{counted(call.n_calls, 'call')}, and a verdict needs {LEAST_CALLS}"
+    transport, waits, idle = (number(us.mean()) for us in costs.values())
+    yield f"a call takes {transport} us of transport, {waits} of waiting and {idle} idle beside it"
+    if call.alone:
+        yield f"alone {number(call.alone.us[0])} us"
+    if is_bound:
+        yield "not all ranks were traced, so transport is at most this"
+    elif call.verdict == "waiting" and not call.late_ranks:
+        low, high = (f"{100 * end(call.last_share):.0f}" for end in (min, max))
+        yield f"by turns: each rank is last in {low} to {high} %"
+
+
+def who_is_late(call: CallBill, late: Sequence[int], words: Mapping[str, str]) -> Iterator[str]:
+    if not late:
+        return
+    share = 100 * sum(call.last_share[place] for place in late)
+    yield f"{words['late']} last in {share:.0f} %, on average {words['late_us']} us late"
+    idle_us = -later_by([us[0] for us in call.idle_us], late)
+    if idle_us > LATE * float(words["late_us"]):
+        yield f"devices idle {number(idle_us)} us longer there beside each call: the host is late"
+
+
+def advice_of(call: CallBill, is_bound: bool) -> str:
+    """The key of NEXT_STEPS."""
+    if is_bound and call.n_calls >= LEAST_CALLS and call.verdict in ("waiting", "inconclusive"):
+        return "bound"
+    if call.verdict == "waiting" and not call.late_ranks:
+        return "waiting, by turns"
+    if call.verdict == "transfer" and not call.alone:
+        return "transfer, alone unknown"
+    return call.verdict
+
+
+def names_of(ranks: Sequence[int]) -> str:
+    """`rank 1 is`, `ranks 2 and 3 are`."""
+    if len(ranks) == 1:
+        return f"rank {ranks[0]} is"
+    return f"ranks {some([*map(str, ranks)])} are"
+
+
+def ends(interval: Interval) -> tuple[float, float]:
+    """Of an interval; without one both are the value."""
+    middle, low, high = interval
+    return middle if low is None else low, middle if high is None else high

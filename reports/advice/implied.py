@@ -39,6 +39,7 @@ def step_us(decode_tok_s: float, tokens_a_step: float = 1.0) -> float:
 def calls_of_step(model: Transformer, engine: str) -> int:
     """The all-reduces of a model's decode step split by tensor: two a layer (Megatron-LM; Shoeybi
     et al., 2019, section 3), and one for the embeddings in vLLM and what is built on it, as
-    `specs.toml` says. Not counted: the layers of a drafter."""
-    built_on_vllm = any(name in engine.lower() for name in ("vllm", "radiance"))
+    `specs.toml` says, SGLang's included (sgl-project/sglang, srt/layers/vocab_parallel_embedding.py
+    at 04d5e392). Not counted: the layers of a drafter."""
+    built_on_vllm = any(name in engine.lower() for name in ("vllm", "radiance", "sglang"))
     return engine_calls(model) if built_on_vllm else model.all_reduces

@@ -71,7 +71,7 @@ def test_a_drafter_makes_a_step_of_several_tokens():
 
 @pytest.mark.parametrize(
     ("engine", "more"),
-    [("vLLM XPU", 1), ("radiance", 1), ("llama.cpp HIP", 0), ("SGLang", 0), ("Ollama", 0)],
+    [("vLLM XPU", 1), ("radiance", 1), ("llama.cpp HIP", 0), ("SGLang", 1), ("Ollama", 0)],
 )
 def test_vllm_makes_a_call_more_than_two_a_layer(engine, more):
     assert calls_of_step(MODELS["llama-3.1-70b"], engine) == 160 + more

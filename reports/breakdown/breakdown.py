@@ -5,7 +5,9 @@ import argparse
 import re
 from pathlib import Path
 
+from reports.breakdown import served
 from reports.breakdown.from_traces import read_traces
+from reports.breakdown.served_text import served_fields, served_text
 from reports.breakdown.text import bill_fields, bill_text
 from wiretax.common.program import answer
 from wiretax.record.result import ResultError
@@ -20,8 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     collective = "kernels that are collectives too, beside those that are known by name"
     add("--collective", metavar="REGEX", type=pattern, action="append", default=[], help=collective)
     add("--one", metavar="FILE", type=Path, nargs="+", help="the same of one card")
-    add("--two", metavar="FILE", type=Path, nargs="+", help="served figures of two cards")
-    add("--model", metavar="NAME", help="the model of served figures")
+    served.add_arguments(parser)
     add("--html", metavar="FILE", type=Path, help="also write a page")
     add("--plot", metavar="OUT", type=Path, help="draw the step's parts; .svg or .png")
 
@@ -35,6 +36,12 @@ def pattern(text: str) -> re.Pattern[str]:
 
 def breakdown(arguments: argparse.Namespace) -> int:
     """Prints the bill of a step and returns 0. Raises ResultError."""
+    if arguments.two or (arguments.one and not arguments.traces):
+        if arguments.traces:
+            raise ResultError("served figures (--one, --two) and traces are separate questions")
+        found = served.read_served(arguments)
+        answer(arguments, served_text(found), **served_fields(found))
+        return 0
     if not arguments.traces:
         raise ResultError("breakdown needs a TRACE of each rank, or --one and --two with --model")
     bill = read_traces(arguments.traces, arguments)

@@ -74,9 +74,9 @@ class LoggedRow(NamedTuple):
 @dataclass
 class LoggedTest:
     """`format` is a harness and its version, `gpus` has a model by rank, `unread` the lines that
-    look like data and could not be read, `notes` has sentences for the run, `disordered` the lines
-    with a percentile below a lower one. A test that `is_per_rank` prints the bytes of one rank,
-    where a run has those of all.
+    look like data and could not be read, `notes` has sentences for the run, `documents` by line
+    what a serving bench wrote, `disordered` the lines with a percentile below a lower one. A test
+    that `is_per_rank` prints the bytes of one rank, where a run has those of all.
 
     A parser says what it read: the `status` "failed" if the log itself says so, `lack` if it knows
     why the test is incomplete, and, of a format whose tests end with a line of their own, that it
@@ -101,6 +101,7 @@ class LoggedTest:
     date: datetime | None = None
     unread: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    documents: dict[int, dict[str, Any]] = field(default_factory=dict)
     disordered: list[int] = field(default_factory=list)
 
     @contextmanager

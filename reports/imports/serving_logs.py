@@ -73,6 +73,7 @@ def parse_serving(documents: Sequence[Fields]) -> list[LoggedTest]:
         test = tests.setdefault(name, new)
         if gpus := document.get("gpu_info"):
             test.gpus[0] = printable(str(gpus))[:200]
+        test.documents[line] = document
         read(test, line, document)
         for layout in DATES:
             with suppress(ValueError):

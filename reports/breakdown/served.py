@@ -1,0 +1,251 @@
+"""The bill of a decode step from served figures: what its calls cost in an engine, implied by the
+steps of one card and of several by tensor, beside the same call alone.
+
+What the implied cost contains beyond the call alone has three names: launches (the host comes too
+late), waiting for the later card, and kernels of half the width that take more than half the
+time."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from math import ceil, sqrt
+from pathlib import Path
+
+import numpy as np
+
+from reports.advice.implied import calls_of_step, implied_us
+from reports.advice.specs import ELEMENT_BYTES, Transformer, model_by_name, model_called, model_of
+from reports.breakdown.alone import Alone, alone_of
+from reports.breakdown.bill import CallBill
+from reports.breakdown.served_results import BY_TENSOR, MOST_TOKENS, ServedResult, read_results
+from wiretax.common.arguments import positive_number, whole_number
+from wiretax.common.untrusted import printable
+from wiretax.record.result import ResultError, content_of
+from wiretax.record.stats import Interval, student_quantile
+
+LEAST_RESULTS = 3  # of an interval, on each side
+MOST_GPUS = 64
+ALIKE = 1.1  # streams at once whose ratio is below this
+
+
+@dataclass
+class Served:
+    """Steps and calls in us, with 95 % intervals. `ideal_us` is the step of one over `gpus`, and
+    `even_us` the cost of a call at which both are equally fast. Once a step each card also sends
+    `gather_bytes` of logits, in engines that gather them. Sizes are 0 where the streams are
+    unknown, which are NaN then. `asked` are questions that the files leave open."""
+
+    model: str
+    engine: str
+    gpus: int
+    by_layer: bool
+    step_one_us: Interval
+    ideal_us: Interval
+    step_two_us: Interval
+    implied_us: Interval
+    even_us: float
+    n_calls: int
+    size_bytes: int
+    gather_bytes: int
+    streams: float
+    tokens_a_step: float
+    asked: list[str]
+    notes: list[str]
+    alone: Alone | None = None
+
+    @property
+    def rest_us(self) -> Interval | None:
+        """What a call costs beyond the call alone. The ends are the worst of both intervals."""
+        if not self.alone:
+            return None
+        middle, low, high = self.implied_us
+        alone_us, least_us, most_us = self.alone.us
+        if low is None or high is None:
+            return middle - alone_us, None, None
+        return middle - alone_us, low - (most_us or alone_us), high - (least_us or alone_us)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--two", metavar="FILE", type=Path, nargs="+", help="served figures of cards by tensor")
+    model = parser.add_mutually_exclusive_group().add_argument
+    model("--model", metavar="NAME", help="their model (by its name in the files)")
+    model("--config", metavar="FILE", type=Path, help="or the config.json of a Hugging Face model")
+    add(
+        "--gpus",
+        metavar="N",
+        type=partial(whole_number, 2, most=MOST_GPUS),
+        default=2,
+        help="the cards of --two (%(default)s)",
+    )
+    add("--replay", choices=("graph", "eager"), help="how the engine launched a step")
+    add(
+        "--tokens-a-step",
+        metavar="X",
+        type=partial(positive_number, "tokens", int(MOST_TOKENS)),
+        help="with a drafter: what a step makes for a stream",
+    )
+    for name, most, text in (
+        ("--draft", 64, "tokens that a drafter proposes a step"),
+        (
+            "--calls",
+            10**6,
+            "all-reduces of a step, as counted (2 a layer; vLLM and SGLang one more)",
+        ),
+        ("--output-len", 10**7, "of vllm bench latency"),
+        ("--batch-size", 10**6, "of vllm bench latency"),
+    ):
+        add(name, metavar="N", type=partial(whole_number, 1, most=most), help=text)
+
+
+def read_served(arguments: argparse.Namespace) -> Served:
+    """Raises ResultError for files that tell no step, or whose loads differ."""
+    if not (arguments.one and arguments.two):
+        lacking = "--two, of cards by tensor" if arguments.one else "--one, of one card or by layer"
+        raise ResultError(f"served figures have two sides, and one is missing: {lacking}")
+    refuse_repeats([*arguments.one, *arguments.two])
+    one, two = (
+        [result for path in paths for result in read_results(path, arguments)]
+        for paths in (arguments.one, arguments.two)
+    )
+    check_sides(one, two, arguments.gpus)
+    model = transformer_of(two[0], arguments)
+    gpus, engine = arguments.gpus, two[0].engine
+    usual = calls_of_step(model, engine)
+    n_calls = arguments.calls or usual
+    (ones_us, twos_us), notes = values_of(one, two)
+    one_us, two_us = float(np.mean(ones_us)), float(np.mean(twos_us))
+    streams, computed, made = (
+        float(np.mean([getattr(each, name) for each in two]))
+        for name in ("streams", "computed", "tokens")
+    )
+    tokens = 0.0 if np.isnan(streams * computed) else streams * computed
+    gathered_bytes = ceil(model.vocab / gpus) * ELEMENT_BYTES if usual > model.all_reduces else 0
+    replay = arguments.replay or two[0].replay
+    asked = list(dict.fromkeys(text for each in (*one, *two) for text in each.asked))
+    if not replay:
+        asked.append(
+            "how the engine launched a step, where a graph's calls cost less: --replay graph or "
+            "eager"
+        )
+    served = Served(
+        model.name,
+        engine,
+        gpus,
+        by_layer=one[0].split == "layer",
+        step_one_us=with_interval(one_us, (1, ones_us)),
+        ideal_us=with_interval(one_us / gpus, (1 / gpus, ones_us)),
+        step_two_us=with_interval(two_us, (1, twos_us)),
+        implied_us=with_interval(
+            implied_us(two_us, one_us, gpus, n_calls),
+            (1 / n_calls, twos_us),
+            (1 / gpus / n_calls, ones_us),
+        ),
+        even_us=implied_us(one_us, one_us, gpus, n_calls),
+        n_calls=n_calls,
+        size_bytes=model.all_reduce_bytes(tokens),
+        gather_bytes=round(gathered_bytes * tokens),
+        streams=streams,
+        tokens_a_step=made,
+        asked=asked,
+        notes=notes,
+    )
+    if size_bytes := served.size_bytes:
+        us = served.implied_us
+        call = CallBill("all_reduce", engine, size_bytes, "", 0, n_calls, us, False, [], [])
+        told = argparse.Namespace(**vars(arguments) | {"replay": replay or None})
+        served.alone = alone_of(call, gpus, told)
+    return served
+
+
+def refuse_repeats(paths: Sequence[Path]) -> None:
+    """Raises ResultError for a file that is given twice, also by another name."""
+    seen = dict[bytes, Path]()
+    for path in paths:
+        before = seen.setdefault(sha256(content_of(path)).digest(), path)
+        if before is not path:
+            raise ResultError(f"{before} and {path} are the same result")
+
+
+def check_sides(one: Sequence[ServedResult], two: Sequence[ServedResult], gpus: int) -> None:
+    """Raises ResultError for results that are not of one load, or on the wrong side."""
+    first = one[0]
+    for each in (*one, *two):
+        for name in dict.fromkeys([*first.load, *each.load]):
+            values = [printable(side.load.get(name, "")) for side in (first, each)]
+            if values[0] != values[1] and (name != "version" or all(values)):
+                raise ResultError(
+                    f"{first.path} and {each.path} are not of one load: {name} "
+                    f"{values[0] or 'unset'} and {values[1] or 'unset'}"
+                )
+        if each.replay != first.replay:
+            raise ResultError(
+                f"{first.path} and {each.path}: one decodes from a graph, the other does not"
+            )
+        if (each.tokens > 1) != (first.tokens > 1):
+            raise ResultError(f"{first.path} and {each.path}: a drafter ran in one of them alone")
+    for each in one:
+        if each.split in BY_TENSOR or (each.gpus or 1) > 1:
+            raise ResultError(f"{each.path} is by tensor: --one is of one card, or by layer")
+    for each in two:
+        if each.split and each.split not in BY_TENSOR:
+            raise ResultError(f"{each.path} has split mode {each.split}: --two is by tensor")
+        if each.gpus not in (None, gpus):
+            raise ResultError(f"{each.path} is of {each.gpus} cards: say --gpus {each.gpus}")
+
+
+def transformer_of(result: ServedResult, arguments: argparse.Namespace) -> Transformer:
+    """The model by --config, by --model, or by its name in the files. Raises ResultError if that is
+    unknown, or another than they say."""
+    if arguments.config:
+        return model_of(arguments.config)
+    name = result.load.get("model", "")
+    known = model_called(name)
+    if not (arguments.model or known):
+        raise ResultError(f"{result.path} names no known model: say --model NAME or --config FILE")
+    model = model_by_name(arguments.model or name)
+    if known and known.name != model.name:
+        raise ResultError(f"{result.path} is of {name}, not of {printable(arguments.model)}")
+    return model
+
+
+def values_of(
+    one: Sequence[ServedResult], two: Sequence[ServedResult]
+) -> tuple[list[list[float]], list[str]]:
+    """The steps in us of each side, a value a result; or of all repetitions, if results are fewer
+    than an interval needs. And what they are, with all other notes."""
+    notes = list(dict.fromkeys(note for each in (*one, *two) for note in each.notes))
+    fewer, more = sorted(float(np.mean([each.streams for each in side])) for side in (one, two))
+    if more > ALIKE * fewer:
+        notes.append(
+            f"the loads differ: {fewer:.1f} and {more:.1f} streams decode at once, which a "
+            "--max-concurrency that both reach makes alike"
+        )
+    results = [[float(np.mean(each.steps_us)) for each in side] for side in (one, two)]
+    samples = [[us for each in side for us in each.steps_us] for side in (one, two)]
+    if min(map(len, results)) >= LEAST_RESULTS:
+        notes.append("intervals are over results, each of which should be of its own launch")
+        return results, notes
+    if min(map(len, samples)) >= LEAST_RESULTS:
+        notes.append("intervals are over repetitions in a launch: launches differ by more")
+        return samples, notes
+    notes.append(f"no interval: it needs {LEAST_RESULTS} results a side, each of its own launch")
+    return results, notes
+
+
+def with_interval(middle: float, *terms: tuple[float, Sequence[float]]) -> Interval:
+    """A weighted sum of means of independent values with its 95 % interval, by Welch's degrees of
+    freedom (Biometrika 34, 1947), which a mean of fewer than LEAST_RESULTS has not."""
+    if min(len(values) for _, values in terms) < LEAST_RESULTS:
+        return middle, None, None
+    variances = [
+        weight**2 * float(np.var(values, ddof=1)) / len(values) for weight, values in terms
+    ]
+    if not (total := sum(variances)):
+        return middle, middle, middle
+    each = zip(variances, terms, strict=True)
+    freedom = total**2 / sum(variance**2 / (len(values) - 1) for variance, (_, values) in each)
+    half = float(student_quantile(freedom)) * sqrt(total)
+    return middle, middle - half, middle + half

@@ -27,13 +27,15 @@ from wiretax.record.stats import Interval, student_quantile
 
 LEAST_RESULTS = 3  # of an interval, on each side
 MOST_GPUS = 64
+MOST_STEP_TOKENS = 1e6  # of all streams; engines take thousands
 ALIKE = 1.1  # streams at once whose ratio is below this
 
 
 @dataclass
 class Served:
-    """Steps and calls in us, with 95 % intervals. `ideal_us` is the step of one over `gpus`, and
-    `even_us` the cost of a call at which both are equally fast. Once a step each card also sends
+    """Steps and calls in us, with 95 % intervals. `ideal_us` is the step of one over `gpus`,
+    `later_us` how much longer the step of two is, and `even_us` the cost of a call at which both
+    are equally fast. Once a step each card also sends
     `gather_bytes` of logits, in engines that gather them. Sizes are 0 where the streams are
     unknown, which are NaN then. `asked` are questions that the files leave open."""
 
@@ -44,6 +46,7 @@ class Served:
     step_one_us: Interval
     ideal_us: Interval
     step_two_us: Interval
+    later_us: Interval
     implied_us: Interval
     even_us: float
     n_calls: int
@@ -122,6 +125,8 @@ def read_served(arguments: argparse.Namespace) -> Served:
         for name in ("streams", "computed", "tokens")
     )
     tokens = 0.0 if np.isnan(streams * computed) else streams * computed
+    if tokens > MOST_STEP_TOKENS:
+        raise ResultError(f"{two[0].path}: no engine computes {tokens:.3g} tokens in a step")
     gathered_bytes = ceil(model.vocab / gpus) * ELEMENT_BYTES if usual > model.all_reduces else 0
     replay = arguments.replay or two[0].replay
     asked = list(dict.fromkeys(text for each in (*one, *two) for text in each.asked))
@@ -138,6 +143,7 @@ def read_served(arguments: argparse.Namespace) -> Served:
         step_one_us=with_interval(one_us, (1, ones_us)),
         ideal_us=with_interval(one_us / gpus, (1 / gpus, ones_us)),
         step_two_us=with_interval(two_us, (1, twos_us)),
+        later_us=with_interval(two_us - one_us, (1, twos_us), (1, ones_us)),
         implied_us=with_interval(
             implied_us(two_us, one_us, gpus, n_calls),
             (1 / n_calls, twos_us),

@@ -34,6 +34,7 @@ MOST_TOKENS = 1000.0  # that a step makes for a stream; drafters propose up to t
 class Server(msgspec.Struct):
     """What SGLang's server says of itself."""
 
+    model_path: str = ""
     tp_size: int | None = None
     disable_cuda_graph: bool | None = None
     speculative_num_draft_tokens: int | None = None
@@ -118,6 +119,8 @@ def result_of(
     case, shape = rows[0].case, dict[str, Any](rows[0].case["shape"])
     split = str(shape.pop("split", ""))
     del shape["metric"]
+    if server.model_path:
+        shape["model"] = printable(server.model_path.rpartition("/")[2])[:64]
     version = printable(said.build_commit or server.version or said.version)[:64]
     load = {"bench": test.format, "engine": case["algorithm"], "version": version, **shape}
     engine = case["algorithm"]

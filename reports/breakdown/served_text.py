@@ -49,9 +49,9 @@ def verdicts_of(served: Served) -> list[str]:
         f"{n} by tensor decode {gain:.2f} x as fast as {one}: a call costs {signed(middle)} us, "
         f"and at {number(served.even_us)} us they would be even."
     ]
-    _, low, high = served.implied_us
-    if low is not None and high is not None and low < served.even_us < high:
-        said.append("The interval holds the break-even: repeat both with more launches.")
+    _, low, high = served.later_us
+    if low is not None and high is not None and low < 0 < high:
+        said.append("Which is faster is undecided: repeat both with more launches.")
     if middle < 0:
         said.append(
             "The step became shorter than its share, so calls cost less than nothing: something "

@@ -224,6 +224,13 @@ def test_three_results_a_side_have_an_interval(fields):
     assert "intervals are over results, each of which should be of its own launch" in found["notes"]
 
 
+def test_steps_that_may_be_equal_are_undecided(bill):
+    close = bill([vllm(each) for each in (20, 21, 22)], [vllm(each) for each in (19.9, 20.5, 21.1)])
+    told(close[1], "Which is faster is undecided")
+    apart = bill([vllm(each) for each in (20, 21, 22)], [vllm(each) for each in (12, 12.5, 13)])
+    assert "undecided" not in apart[1]
+
+
 def test_repetitions_in_one_launch_are_a_lesser_thing(fields):
     sides = [llama("layer", 22, 22.1, 22.3)], [llama("tensor", 37, 37.1, 37.2)]
     found = fields(*sides, "--model", "qwen3.8-27b")
@@ -275,13 +282,17 @@ def test_a_step_with_a_drafter_makes_several_tokens_and_its_calls_carry_more(fie
 
 
 def test_sglangs_server_says_what_a_file_of_vllm_does_not(fields, bill):
-    server = {"disable_cuda_graph": False, "speculative_num_draft_tokens": 4}
+    server = {
+        "model_path": "/models/Qwen3-8B",
+        "disable_cuda_graph": False,
+        "speculative_num_draft_tokens": 4,
+    }
     one = sglang(20, tp_size=1, **server) | {"accept_length": 2.5}
     two = sglang(12, tp_size=2, **server) | {"accept_length": 2.5}
-    found = fields([one], [two], "--model", "qwen3-8b")
+    found = fields([one], [two])
     assert (found["n_calls"], found["size_bytes"]) == (73, 4 * 8192)
     assert (found["tokens_a_step"], found["asked"]) == (2.5, [])
-    status, _, err = bill([one], [two], "--model", "qwen3-8b", "--gpus", "4")
+    status, _, err = bill([one], [two], "--gpus", "4")
     assert (status, "say --gpus 2" in err) == (2, True)
     silent = [sglang(each) | {"server_info": None} for each in (20, 12)]
     asked = fields(silent[:1], silent[1:], "--model", "qwen3-8b")["asked"]
@@ -333,6 +344,12 @@ def test_fields_are_those_of_the_page(fields):
         (vllm(20), vllm(12, completed=0, num_prompts=None), [], "two0.json: it has no rows"),
         (vllm(20), sglang(12), [], "not of one load: bench vllm-bench-serve and sglang"),
         (vllm(20), vllm(12, median_tpot_ms=0, p99_tpot_ms=15), [], "has no median time of a token"),
+        (
+            vllm(20, max_concurrency=None),
+            vllm(12, max_concurrency=None, duration=1e-6),
+            [],
+            "two0.json: no engine computes 1.23e+07 tokens in a step",
+        ),
         (vllm(20), vllm(12, mean_tpot_ms=-1), [], "two0.json: Expected `float` >= 0"),
         (vllm(20), json.dumps(vllm(12)).replace("12", "NaN"), [], "two0.json: it is JSON that is"),
         (vllm(20), "# nThread 1\n", [], "two0.json has no timings"),

@@ -73,11 +73,11 @@ def verdicts_of(served: Served) -> list[str]:
             f"In it too: the gather of the logits, {size_text(served.gather_bytes)} from each card "
             "once a step."
         )
-        if served.tokens_a_step > 1:
-            said.append(
-                "A drafter gathers its own as well, unless it runs with vLLM's "
-                "use_local_argmax_reduction (vllm-project/vllm#39419)."
-            )
+    if served.tokens_a_step > 1:
+        said.append(
+            "The drafter's own calls are not counted, so a call costs less than that; vLLM's "
+            "use_local_argmax_reduction spares its gathers of logits (vllm-project/vllm#39419)."
+        )
     return said
 
 

@@ -20,7 +20,7 @@ BESIDE = "void vllm::prefetch_kernel<c10::BFloat16>(c10::BFloat16 const*, int)"
 MAIN_STREAM, SIDE_STREAM = 7, 13
 ENDS_APART_US = 0.1  # at most, of a call on two ranks
 TAIL = 3.0  # times as long
-CLOCK_US = 5e9  # where a trace begins
+BASE_NS, CLOCK_US = 1790857026000000000, 5.2e12  # what times count from, and where a trace begins
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,8 @@ def contents(played: Played, clocks_us: Sequence[float] | None = None) -> list[d
                 "rank": rank,
                 "world_size": played.engine.ranks,
             },
+            "displayTimeUnit": "ms",
+            "baseTimeNanoseconds": BASE_NS,
             "traceEvents": [*events(played, rank, begins[rank])],
             "traceName": f"rank{rank}.json",
         }

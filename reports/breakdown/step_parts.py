@@ -18,7 +18,7 @@ from reports.breakdown.cut_steps import Steps
 from reports.breakdown.timeline import Booleans, Floats, Integers, Timeline
 from wiretax.record.stats import MIN_INTERVAL_VALUES, Interval, student_quantile
 
-PARTS = "compute", "transport", "waiting", "overlap", "idle"
+PARTS = "compute", "overlap", "transport", "waiting", "idle"
 LEAST_STEPS = MIN_INTERVAL_VALUES  # of an interval
 
 

@@ -1,55 +1,182 @@
 """A bill as text and as fields of JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from reports.breakdown.bill import Bill, CallBill
 from reports.breakdown.step_parts import PARTS
-from reports.tables.sentences import interval_text, lay_out, number, plain_table, size_text
+from reports.tables.sentences import (
+    counted,
+    interval_text,
+    lay_out,
+    number,
+    plain_table,
+    size_text,
+    some,
+)
+from wiretax.common.grouped import grouped
+from wiretax.common.untrusted import printable
 from wiretax.record.stats import Interval
+
+MOST_KINDS = 10  # in the text; the page and the JSON have all
+MOST_RANKS = 2  # whose waiting stands in a row; of more the ends
+MOST_LETTERS = 16  # of a group's name
+NOTABLE = 0.1  # below this share of a step no part but compute is the finding
 
 
 def bill_text(bill: Bill) -> str:
-    whole_us = bill.parts.whole()[0]
+    calls = costliest(bill)
+    tables = [(f"a step: the mean of {bill.parts.n_steps}", table_of(part_rows(bill)))]
+    if calls:
+        tables.append(("the calls", table_of(call_rows(bill)[:MOST_KINDS])))
+    sentences = [*next_steps(bill), *map(printable, bill.notes)]
+    if hidden := calls[MOST_KINDS:]:
+        share = 100 * sum(map(cost_us, hidden)) / sum(map(cost_us, calls))
+        kinds = f"{len(hidden)} more kinds of calls, {share:.1f} % of the time of all calls"
+        sentences.append(f"{kinds}, stand in --json and on the page of --html.")
+    return lay_out([finding(bill)], facts(bill), tables, sentences)
+
+
+def table_of(rows: Sequence[Mapping[str, str]]) -> Any:
+    """The first column, which names the rows, needs no heading."""
+    return plain_table(["", *[*rows[0]][1:]], map(dict, rows))
+
+
+def finding(bill: Bill) -> str:
+    """The largest part of a step beside compute, and why: `41 % of a step of 12.3 ms is waiting:
+    rank 1 comes last in 98 % of calls, by 45.1 us`."""
+    us = {part: bill.parts.mean(part)[0] for part in PARTS}
+    part = max(set(PARTS) - {"compute"}, key=lambda name: (us[name], name))
+    if us[part] < NOTABLE * sum(us.values()):
+        part = "compute"
+    text = f"{percent(bill, part)} % of a step of {ms_text(bill.parts.whole())} ms is {part}"
+    if not bill.calls:
+        return f"no collective in {counted(bill.parts.n_steps, 'step')}; {text}"
+    if len(bill.ranks) == 1 and part in ("transport", "waiting"):
+        bound = "at least" if part == "waiting" else "at most"
+        return f"{bound} {text}, as far as one rank's trace tells"
+    n_calls = [call.n_calls for call in bill.calls]
+    mean_us = np.average([call.transport_us[0] for call in bill.calls], weights=n_calls)
+    why = {
+        "transport": f"{number(sum(n_calls) / bill.parts.n_steps)} calls of {number(mean_us)} us",
+        "waiting": late_text(bill),
+        "overlap": "calls run beside other work",
+        "idle": "the device has nothing to run",
+    }
+    return f"{text}: {why[part]}" if part in why else text
+
+
+def late_text(bill: Bill) -> str:
+    """`rank 1 comes last in 98 % of calls, by 45.1 us`: by the mean wait of the other ranks."""
+    weights = [call.n_calls for call in bill.calls]
+    last = np.average([call.last_share for call in bill.calls], axis=0, weights=weights)
+    waits_us = [sum(us[0] for us in call.waiting_us) for call in bill.calls]
+    by_us = np.average(waits_us, weights=weights) / max(len(bill.ranks) - 1, 1)
+    rank = bill.ranks[int(last.argmax())]
+    return f"rank {rank} comes last in {100 * last.max():.0f} % of calls, by {number(by_us)} us"
+
+
+def facts(bill: Bill) -> list[str]:
+    """What was profiled, and whose calls these are."""
+    libraries = [*dict.fromkeys(call.by for call in bill.calls)]
+    title = printable(bill.title)
+    return [f"{title}; calls of {some(libraries)}" if libraries else title]
+
+
+def part_rows(bill: Bill) -> list[dict[str, str]]:
+    """A row for each part of a step, and one for the whole."""
     rows = [
         {
             "part": part,
-            "ms [95 %]": interval_text(in_ms(bill.parts.mean(part))),
-            "%": f"{100 * bill.parts.mean(part)[0] / whole_us:.1f}",
+            "ms [95 %]": ms_text(bill.parts.mean(part), True),
+            "%": percent(bill, part),
         }
         for part in PARTS
     ]
-    kinds = [
+    return [*rows, {"part": "step", "ms [95 %]": ms_text(bill.parts.whole(), True), "%": "100"}]
+
+
+def call_rows(bill: Bill) -> list[dict[str, str]]:
+    """A row for each kind of call, the costliest first."""
+    names = names_of(bill.calls)
+    return [
         {
-            "call": name_of(each),
-            "calls": str(each.n_calls),
-            "transport us": interval_text(each.transport_us),
-            "alone us": interval_text(each.alone.us) if each.alone else "-",
-            "waiting us by rank": " ".join(number(us[0]) for us in each.waiting_us),
-            "verdict": each.verdict,
+            "call": names[id(call)],
+            "a step": number(call.n_calls / bill.parts.n_steps),
+            "transport us": ("<= " if call.is_bound else "") + interval_text(call.transport_us),
+            "alone\nus": number(call.alone.us[0]) if call.alone else "-",
+            "waiting us\nby rank": waiting_text(call),
+            "verdict": call.verdict,
         }
-        for each in bill.calls
+        for call in costliest(bill)
     ]
-    tables = [(f"a step of {bill.parts.n_steps}", plain_table(rows[0], rows))]
-    if kinds:
-        tables.append(("the calls", plain_table(kinds[0], kinds)))
-    else:
-        bill.notes.append(f"no collective in {bill.parts.n_steps} steps")
+
+
+def waiting_text(call: CallBill) -> str:
+    """Of each rank, or the least and the most of many."""
+    waits_us = [us[0] for us in call.waiting_us]
+    if len(waits_us) > MOST_RANKS:
+        return f"{number(min(waits_us))} to {number(max(waits_us))}"
+    return (">= " if call.is_bound else "") + " ".join(map(number, waits_us))
+
+
+def next_steps(bill: Bill) -> list[str]:
+    """A sentence for each verdict and its calls, and the sources of calls alone."""
+    names = names_of(bill.calls)
     steps = [
-        f"{name_of(each)}: {each.verdict}: {each.why}. Next: {each.next_step}."
-        for each in bill.calls
+        f"{verdict} ({some([names[id(call)] for call in own])}): {own[0].why}. Next: {next_step}."
+        for (verdict, next_step), own in grouped(
+            costliest(bill), lambda call: (call.verdict, call.next_step)
+        ).items()
     ]
-    return lay_out([bill.title], [*bill.notes, *steps], tables, [])
+    sources = dict.fromkeys(call.alone.source for call in bill.calls if call.alone)
+    return steps + [f"alone: {source}." for source in sources]
 
 
-def name_of(call: CallBill) -> str:
-    size = f" {size_text(call.size_bytes)}" if call.size_bytes else ""
-    return f"{call.collective}{size} ({call.by})"
+def names_of(calls: Sequence[CallBill], has_size: bool = True) -> dict[int, str]:
+    """The name of each kind by its id(): `all_reduce 16 KiB`, and the library, the group and the
+    stream where kinds of one name differ in them."""
+    sizes = {id(call): size_text(call.size_bytes) if call.size_bytes else "" for call in calls}
+    if not has_size:
+        sizes = dict.fromkeys(sizes, "")
+    names = dict[int, str]()
+    for key, own in grouped(calls, lambda call: (call.collective, sizes[id(call)])).items():
+        by, groups, streams = (
+            len({getattr(call, field) for call in own}) > 1 for field in ("by", "group", "stream")
+        )
+        for call in own:
+            words = [*key, f"({call.by})" if by else ""]
+            words += [f"group {call.group[:MOST_LETTERS] or '?'}"] if groups else []
+            words += [f"stream {call.stream}"] if streams else []
+            names[id(call)] = printable(" ".join(filter(None, words)))
+    return names
 
 
-def in_ms(us: Interval) -> Interval:
+def costliest(bill: Bill) -> list[CallBill]:
+    """The kinds of calls, those first that take most time in all."""
+    return sorted(bill.calls, key=cost_us, reverse=True)
+
+
+def cost_us(call: CallBill) -> float:
+    """What all its calls take, with their waiting as the mean over ranks."""
+    waits_us = [us[0] for us in call.waiting_us]
+    return call.n_calls * (call.transport_us[0] + sum(waits_us) / len(waits_us))
+
+
+def percent(bill: Bill, part: str) -> str:
+    whole_us = bill.parts.whole()[0] or 1.0  # of an empty step
+    share = 100 * bill.parts.mean(part)[0] / whole_us
+    return f"{share:.0f}" if share >= 9.5 else f"{share:.1f}"
+
+
+def ms_text(us: Interval, has_ends: bool = False) -> str:
+    """An interval in us, in ms, with or without its ends."""
+    if not us[0]:
+        return "0"
     middle, low, high = (None if each is None else each / 1e3 for each in us)
-    return middle or 0.0, low, high
+    return interval_text((middle or 0.0, low, high)) if has_ends else number(middle)
 
 
 def bill_fields(bill: Bill) -> dict[str, Any]:
@@ -60,6 +187,7 @@ def bill_fields(bill: Bill) -> dict[str, Any]:
     if bill.hidden_at_most_us:
         spans["hidden_at_most_us"] = bill.hidden_at_most_us
     return {
+        "finding": finding(bill),
         "ranks": bill.ranks,
         "steps": bill.parts.n_steps,
         "tokens": bill.tokens,

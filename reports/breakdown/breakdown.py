@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from reports.breakdown import served
+from reports.breakdown.breakdown_page import bars_of, draw, write_bill
 from reports.breakdown.from_traces import read_traces
 from reports.breakdown.served_text import served_fields, served_text
 from reports.breakdown.text import bill_fields, bill_text
@@ -45,5 +46,11 @@ def breakdown(arguments: argparse.Namespace) -> int:
     if not arguments.traces:
         raise ResultError("breakdown needs a TRACE of each rank, or --one and --two with --model")
     bill = read_traces(arguments.traces, arguments)
+    one = read_traces(arguments.one, arguments) if arguments.one else None
+    bars = bars_of(bill, one)
+    if arguments.plot:
+        draw(arguments.plot, bill, bars)
+    if arguments.html:
+        write_bill(bill, bars, arguments.html)
     answer(arguments, bill_text(bill), **bill_fields(bill))
     return 0

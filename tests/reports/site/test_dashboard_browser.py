@@ -17,10 +17,12 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from bench.gate import read_options
 from reports.__main__ import main
+from reports.breakdown.breakdown_page import bars_of, write_bill
 from reports.kit.page import to_html
 from reports.site import history_page
 from reports.site.run_page import run_page
 from tests.launch import few
+from tests.reports.breakdown.bills import two_cards, without_calls
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_fleet import write_fleet
 from tests.reports.synthetic_run import rewrite, rewrite_head, write_run, write_run_with_few_blocks
@@ -103,8 +105,10 @@ def pages(tmp_path_factory):
     sides = ["--baseline", str(campaign / "main"), "--current", str(campaign / "new")]
     assert main(["regress", *sides, "--html", str(site / "gate.html")]) == 1
     assert main(["expect", "--gpu", "r9700", "--html", str(site / "expect.html")]) == 0
+    bars = bars_of(two_cards(), without_calls())
+    write_bill(two_cards(), bars, site / "breakdown.html")
     runs = (f"run-*{name}" for name in ("allreduce-000", "made-layer", "import", "onerror"))
-    parts = ["fleet", "index", "history-allreduce", "compare", "gate", "expect", *runs]
+    parts = ["fleet", "index", "history-allreduce", "compare", "gate", "expect", "breakdown", *runs]
     return [next(site.glob(f"{part}*.html")) for part in parts]
 
 

@@ -1,0 +1,107 @@
+"""The page and the picture of a bill: a step's parts as a bar, beside the step of one card and half
+of it, and what calls take in the engine beside the same calls alone."""
+
+from collections.abc import Sequence
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+
+from reports.advice.expect_chart import Spread
+from reports.breakdown.bars import ROLES, Bar, bars_html, draw_bars
+from reports.breakdown.bill import Bill
+from reports.breakdown.step_parts import PARTS
+from reports.breakdown.text import (
+    call_rows,
+    costliest,
+    facts,
+    finding,
+    names_of,
+    next_steps,
+    part_rows,
+)
+from reports.kit.chart import chart_of
+from reports.kit.page import Banner, Page, Section
+from reports.tables.figure import DrawnLine, figure
+from reports.tables.plot import PANEL_IN, Quantity, draw_against_size, span_of
+from reports.tables.sentences import counted
+from reports.verdicts.regress import write_page
+from wiretax.common.grouped import grouped
+
+MOST_LINES = 4  # of a chart, of calls in the engine
+VERDICT_ROLES = {"transfer": "steady", "mixed": "unsure", "inconclusive": "unsure"}
+QUANTITY = Quantity(
+    "Transport of a call in the engine, and the call alone", "us", attrgetter("figures"), {}
+)
+
+
+def write_bill(bill: Bill, bars: Sequence[Bar], path: Path) -> None:
+    """Writes the page to `path`, and beside it the picture that chats show. Raises ResultError."""
+    write_page(page_of(bill, bars), path)
+
+
+def bars_of(bill: Bill, one: Bill | None = None, gpus: int = 2) -> list[Bar]:
+    """The step of the bill, below that of one card and the ideal share of `gpus` cards."""
+    bars = []
+    if one:
+        whole = {part: one.parts.mean(part)[0] / 1e3 for part in PARTS}
+        share = {part: ms / gpus for part, ms in whole.items()}
+        name = "half of it" if gpus == 2 else f"a share of 1 / {gpus}"
+        bars = [Bar("one card", whole), Bar(f"ideal: {name}", share)]
+    return [*bars, Bar(bill.title, {part: bill.parts.mean(part)[0] / 1e3 for part in PARTS})]
+
+
+def page_of(bill: Bill, bars: Sequence[Bar]) -> Page:
+    lines, notes = lines_of(bill)
+    charts = [chart_of(QUANTITY, lines)] if lines else []
+    costly = costliest(bill)
+    word = costly[0].verdict if costly else "no collective"
+    role = VERDICT_ROLES.get(word, "worse" if costly else "steady")
+    sentence = finding(bill)
+    sections = [
+        Section("A step", [bars_html(bars)], rows=part_rows(bill)),
+        Section("The calls", notes, charts=charts, rows=call_rows(bill)),
+        Section("What to do next", next_steps(bill)),
+        Section("Noticed", bill.notes),
+    ]
+    return Page(
+        f"Wiretax: {sentence}",
+        Banner(word.capitalize(), f"{sentence}.", facts(bill), role),
+        sections,
+        draw=partial(draw_bars, bars=bars),
+    )
+
+
+def lines_of(bill: Bill) -> tuple[list[DrawnLine], list[str]]:
+    """The transport of the kinds of known size, a line for those that differ in nothing but size,
+    and the same calls alone; and sentences on the kinds that are not drawn."""
+    sized = [call for call in costliest(bill) if call.size_bytes]
+    names = names_of(sized, has_size=False)
+    lines, notes = list[DrawnLine](), list[str]()
+    by_name = grouped(sized, lambda call: names[id(call)])
+    for name, own in [*by_name.items()][:MOST_LINES]:
+        calls = sorted(own, key=attrgetter("size_bytes"))
+        inside = [Spread(call.size_bytes, span_of(call.transport_us)) for call in calls]
+        lines.append(DrawnLine(name, ROLES["transport"], inside, True))
+        alone = [Spread(call.size_bytes, span_of(call.alone.us)) for call in calls if call.alone]
+        if alone:
+            what = f"{name} alone" if len(by_name) > 1 else "alone"
+            lines.append(DrawnLine(what, "library", alone, True))
+    if hidden := len(sized) - sum(len(own) for own in [*by_name.values()][:MOST_LINES]):
+        notes.append(f"{counted(hidden, 'kind')} of calls of less cost stand in the table alone.")
+    if unsized := len(bill.calls) - len(sized):
+        notes.append(
+            f"{counted(unsized, 'kind')} of calls of unknown size stand in the table alone."
+        )
+    return lines, notes
+
+
+def draw(path: Path, bill: Bill, bars: Sequence[Bar]) -> None:
+    """The same as a picture, as narrow as a telephone shows it. Raises ResultError for another
+    suffix than .svg or .png and for a file that cannot be written."""
+    lines, _ = lines_of(bill)
+    footer = "; ".join([*facts(bill), f"the mean of {counted(bill.parts.n_steps, 'step')}"])
+    panels = 1 + bool(lines)
+    with figure(path, panels, PANEL_IN, finding(bill), footer, most_columns=1) as axes_of:
+        draw_bars(axes_of[0], bars)
+        if lines:
+            draw_against_size(axes_of[1], lines, QUANTITY, letters=15)

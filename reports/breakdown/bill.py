@@ -37,7 +37,7 @@ class CallBill:
 class Bill:
     """Of a step: its parts, and its calls by kind. `ranks` are the numbers of the ranks whose
     figures these are; `notes` are what was noticed, each a sentence. `tokens` are those of a step,
-    if the traces say; a step saves at most `hidden_at_most_us` if its calls run beside compute."""
+    None if the traces do not say."""
 
     title: str
     parts: StepParts
@@ -45,4 +45,3 @@ class Bill:
     ranks: list[int]
     notes: list[str] = field(default_factory=list)
     tokens: int | None = None
-    hidden_at_most_us: Interval | None = None

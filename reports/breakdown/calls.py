@@ -19,8 +19,9 @@ from reports.tables.sentences import size_text, some
 from wiretax.common.grouped import grouped
 from wiretax.common.untrusted import printable
 
-# Of a single rank's calls, whose shortest ones are those that it comes last to. Of eight equal
-# ranks each comes last to an eighth: a tenth of the calls lies below their longest ones.
+# Of a single rank's calls, of which it waits least where it comes last: of eight equal ranks to an
+# eighth. Where arrivals are exponential and transport varies by 2 to 10 %, the bound is 0.90 to
+# 1.07 of the true mean with 2 to 8 ranks, up to 3.2 with 16; a quantile of 0.2 is up to 3.0 with 8.
 BOUND_QUANTILE = 0.1
 USUAL = 0.8  # of the kernels; decode with other attention kernels for longer texts has more
 
@@ -147,6 +148,8 @@ def same_steps(steps: Sequence[Steps], told: list[str]) -> list[Steps]:
     else:
         least = min(steps, key=lambda each: len(each.names))
         places = [run_of(least, each) for each in steps]
+    if not all(places):
+        places = [[] for _ in steps]
     most = max(map(len, names))
     n_left_out = f"{most - len(places[0])} of {most} steps are left out"
     told.append(f"{n_left_out}, as not all traces have them.")

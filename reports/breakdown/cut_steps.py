@@ -137,8 +137,9 @@ def by_launch(timeline: Timeline, found: Sequence[Annotation], launches_us: Floa
     begins_us = np.array([each.start_us for each in found])
     of_work = np.searchsorted(begins_us, launches_us, side="right") - 1
     of_work[np.isnan(launches_us)] = -1
-    busy_us = np.bincount(timeline.stream, timeline.ends_us - timeline.starts_us)
-    main = np.flatnonzero((timeline.stream == busy_us.argmax()) & (of_work >= 0))
+    _, stream = np.unique(timeline.stream, return_inverse=True)
+    busy_us = np.bincount(stream, timeline.ends_us - timeline.starts_us)
+    main = np.flatnonzero((stream == busy_us.argmax()) & (of_work >= 0))
     places, first = np.unique(of_work[main], return_index=True)
     steps = cut(
         timeline,
@@ -146,9 +147,9 @@ def by_launch(timeline: Timeline, found: Sequence[Annotation], launches_us: Floa
         [found[place].name for place in places],
         "the launches within the annotations of the host",
     )
-    steps.of_work = np.searchsorted(places, of_work)
-    is_whole = (of_work >= 0) & (steps.of_work < len(steps.names))
-    steps.of_work[~is_whole] = -1
+    place_of = np.full(len(found) + 1, -1)  # the last one is of work before all annotations
+    place_of[places[: len(steps.names)]] = np.arange(len(steps.names))
+    steps.of_work = place_of[of_work]
     return without_overlap(steps, [found[place] for place in places])
 
 

@@ -15,7 +15,7 @@ from reports.breakdown.kernel_names import Names
 from reports.breakdown.kineto import read_kineto
 from reports.breakdown.one_run import in_order, remarks
 from reports.breakdown.rocprof import is_rocprof, read_rocprof
-from reports.breakdown.step_parts import hidden_at_most_us, mean_interval, parts_of
+from reports.breakdown.step_parts import mean_interval, parts_of
 from reports.breakdown.timeline import Floats, Timeline
 from reports.breakdown.verdicts import judge
 
@@ -45,8 +45,7 @@ def read_traces(paths: Sequence[Path], arguments: argparse.Namespace) -> Bill:
     notes += names.notes(known)
     notes += remarks(timelines, matched.kinds)
     tokens = kind_of(matched.steps[0].names[0])[1]
-    hidden_us = hidden_at_most_us(timelines, matched.steps, matched.kinds)
-    return Bill(title_of(timelines), parts, calls, ranks, notes, tokens, hidden_us)
+    return Bill(title_of(timelines), parts, calls, ranks, notes, tokens)
 
 
 def read_trace(path: Path, names: Names) -> list[Timeline]:

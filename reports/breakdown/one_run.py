@@ -29,9 +29,9 @@ def in_order(timelines: Sequence[Timeline]) -> list[Timeline]:
     for traces that are not of the ranks of one run."""
     first = timelines[0]
     for each in timelines[1:]:
-        if each.ranks != first.ranks:
-            of = f"{first.ranks or 'unknown'} ranks and {printable(each.source)} of"
-            raise refused(first, f"is of {of} {each.ranks or 'unknown'}")
+        if each.ranks and first.ranks and each.ranks != first.ranks:
+            other = f"{printable(each.source)} of {each.ranks}"
+            raise refused(first, f"is of {first.ranks} ranks and {other}")
         check_unit(first, each)
     known = [each for each in timelines if each.rank is not None]
     if first.ranks and len(timelines) > first.ranks:
@@ -80,7 +80,7 @@ def remarks(timelines: Sequence[Timeline], kinds: Sequence["Kind"]) -> list[str]
     """Sentences on what makes the comparison doubtful: other cards, other kernels, missing ranks,
     clocks."""
     first, said = timelines[0], list[str]()
-    devices = [*dict.fromkeys(printable(each.device) for each in timelines)]
+    devices = [*dict.fromkeys(printable(each.device) for each in timelines if each.device)]
     if len(devices) > 1:
         said.append(f"The ranks have different devices: {', '.join(devices)}.")
     for each in timelines:

@@ -24,9 +24,13 @@ LEAST_STEPS = MIN_INTERVAL_VALUES  # of an interval
 
 @dataclass
 class StepParts:
-    """The time of each part in us by rank and step, (ranks, steps), by the names of PARTS."""
+    """The time of each part in us by rank and step, (ranks, steps), by the names of PARTS.
+    `hidden_us`, alike, is what a step saves at most if each call runs beside the compute after it:
+    of a call at most its own time without other work, and at most the compute until the next call
+    or the step's end."""
 
     us: dict[str, Floats]
+    hidden_us: Floats | None = None
 
     @property
     def n_steps(self) -> int:
@@ -39,6 +43,10 @@ class StepParts:
     def whole(self) -> Interval:
         """A whole step, over ranks and steps."""
         return mean_interval(np.sum([*self.us.values()], axis=0).mean(axis=0))
+
+    def hidden_at_most(self) -> Interval | None:
+        """Of `hidden_us`, over ranks and steps."""
+        return None if self.hidden_us is None else mean_interval(self.hidden_us.mean(axis=0))
 
 
 def mean_interval(values: Floats) -> Interval:
@@ -71,90 +79,55 @@ def parts_of(
 ) -> StepParts:
     """The parts of all ranks' steps; `steps` are of each rank, as many in all."""
     by_rank = [
-        spans_of(timeline, own, kinds, rank).by_step()
+        parts_of_rank(timeline, own, [(kind.events[rank], kind.transport_us) for kind in kinds])
         for rank, (timeline, own) in enumerate(zip(timelines, steps, strict=True))
     ]
-    return StepParts({part: np.array([us[part] for us in by_rank]) for part in PARTS})
+    us = {part: np.array([us[part] for us, _ in by_rank]) for part in PARTS}
+    return StepParts(us, np.array([hidden_us for _, hidden_us in by_rank]))
 
 
-def hidden_at_most_us(
-    timelines: Sequence[Timeline], steps: Sequence[Steps], kinds: Sequence[Kind]
-) -> Interval:
-    """What a step would save if each call ran beside the compute after it: of each call at most its
-    own time without other work, and at most the compute until the next call or the step's end. The
-    mean over ranks and steps, with its 95 % interval over steps."""
-    saved = [
-        spans_of(timeline, own, kinds, rank).hidden_us()
-        for rank, (timeline, own) in enumerate(zip(timelines, steps, strict=True))
-    ]
-    return mean_interval(np.mean(saved, axis=0))
-
-
-@dataclass
-class Spans:
-    """The time of a rank between neighbouring changes of what its device runs. All arrays have the
-    shape (spans,): the step of each, whether it is of a part, and the calls begun before it."""
-
-    lasts_us: Floats
-    step: Integers
-    call: Integers
-    n_steps: int
-    is_in: dict[str, Booleans]
-
-    def by_step(self) -> dict[str, Floats]:
-        """By part the time in us of each step, (steps,)."""
-        return {
-            part: np.bincount(self.step, self.lasts_us * own, self.n_steps).astype(np.float64)
-            for part, own in self.is_in.items()
-        }
-
-    def hidden_us(self) -> Floats:
-        """(steps,): the least of call and compute from the begin of a call to that of the next,
-        summed over the calls of a step."""
-        _, place, piece = np.unique(
-            np.stack([self.step, self.call]), axis=1, return_index=True, return_inverse=True
-        )
-        alone = self.is_in["transport"] | self.is_in["waiting"]
-        call_us = np.bincount(piece.ravel(), self.lasts_us * alone)
-        compute_us = np.bincount(piece.ravel(), self.lasts_us * self.is_in["compute"])
-        least_us = np.minimum(call_us, compute_us)
-        return np.bincount(self.step[place], least_us, self.n_steps).astype(np.float64)
-
-
-def spans_of(timeline: Timeline, steps: Steps, kinds: Sequence[Kind], rank: int) -> Spans:
-    """What the device of a rank runs at each moment of its steps. A call waits first, and moves
-    data at its end; one that does not match moves data all the time."""
+def parts_of_rank(
+    timeline: Timeline, steps: Steps, calls: Sequence[tuple[Integers, Floats]]
+) -> tuple[dict[str, Floats], Floats]:
+    """The parts and `hidden_us` of one rank; `calls` are of each kind the places and the transport.
+    A call waits first, and moves data at its end; one that does not match moves data all along."""
     moves_us = timeline.starts_us.copy()
-    for kind in kinds:
-        moves_us[kind.events[rank]] = timeline.ends_us[kind.events[rank]] - kind.transport_us
-    is_call = timeline.is_call
+    for events, transport_us in calls:
+        moves_us[events] = timeline.ends_us[events] - transport_us
+    is_call, n_steps = timeline.is_call, len(steps.names)
     computes = timeline.starts_us[~is_call], timeline.ends_us[~is_call]
     communicates = timeline.starts_us[is_call], timeline.ends_us[is_call]
     moving = moves_us[is_call], timeline.ends_us[is_call]
-    edges_us = [steps.starts_us, steps.ends_us]
+    edges_us = steps.starts_us, steps.ends_us
     times = np.unique(np.concatenate([*edges_us, *computes, *communicates, moving[0]]))
-    busy, call, moves = (running(times, *spans) for spans in (computes, communicates, moving))
-    is_in = {
+    of_step = np.searchsorted(steps.starts_us, times[:-1], side="right") - 1
+    inside = (of_step >= 0) & (times[:-1] < steps.ends_us[of_step])
+    of_step, lasts_us = of_step[inside], np.diff(times)[inside]
+    busy, call, moves = (running(times, *each)[inside] for each in (computes, communicates, moving))
+    state = {
         "compute": busy & ~call,
         "transport": ~busy & moves,
         "waiting": ~busy & call & ~moves,
         "overlap": busy & call,
         "idle": ~busy & ~call,
     }
-    step = np.searchsorted(steps.starts_us, times[:-1], side="right") - 1
-    inside = (step >= 0) & (times[:-1] < np.append(steps.ends_us, -np.inf)[step])
-    return Spans(
-        np.diff(times)[inside],
-        step[inside],
-        np.searchsorted(communicates[0], times[:-1][inside], side="right"),
-        len(steps.names),
-        {part: own[inside] for part, own in is_in.items()},
-    )
+
+    def summed(places: Integers, is_in: Booleans, n: int) -> Floats:
+        return np.bincount(places, lasts_us * is_in, n).astype(np.float64)
+
+    # From the begin of a call, or of a step, to the next one's; either raises the number by one.
+    stretch = of_step + np.searchsorted(communicates[0], times[:-1][inside], side="right")
+    n_stretches = n_steps + len(communicates[0]) + 1
+    alone_us = summed(stretch, ~busy & call, n_stretches)
+    saved_us = np.minimum(alone_us, summed(stretch, state["compute"], n_stretches))
+    step_of = np.zeros(n_stretches, int)
+    step_of[stretch] = of_step
+    hidden_us = np.bincount(step_of, saved_us, n_steps).astype(np.float64)
+    return {part: summed(of_step, state[part], n_steps) for part in PARTS}, hidden_us
 
 
 def running(times: Floats, starts: Floats, ends: Floats) -> Booleans:
     """Whether any of the spans covers each interval between neighbouring times."""
-    change = np.zeros(len(times) + 1)
-    np.add.at(change, np.searchsorted(times, starts), 1)
-    np.add.at(change, np.searchsorted(times, ends), -1)
-    return np.asarray(np.cumsum(change)[: len(times) - 1] > 0)
+    begun = np.bincount(np.searchsorted(times, starts), minlength=len(times))
+    ended = np.bincount(np.searchsorted(times, ends), minlength=len(times))
+    return np.asarray(np.cumsum(begun - ended)[:-1] > 0)

@@ -184,8 +184,8 @@ def bill_fields(bill: Bill) -> dict[str, Any]:
     interval of each by the name of its field, [low, high]."""
     spans = {"step_us": bill.parts.whole()}
     spans |= {f"{part}_us": bill.parts.mean(part) for part in PARTS}
-    if bill.hidden_at_most_us:
-        spans["hidden_at_most_us"] = bill.hidden_at_most_us
+    if hidden_us := bill.parts.hidden_at_most():
+        spans["hidden_at_most_us"] = hidden_us
     return {
         "finding": finding(bill),
         "ranks": bill.ranks,

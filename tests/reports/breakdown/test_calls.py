@@ -154,6 +154,14 @@ def test_where_neither_names_nor_clocks_tell_the_traces_are_refused() -> None:
         matched_of(*ranks)
 
 
+def test_steps_with_other_names_in_each_rank_are_refused() -> None:
+    ranks = [decode(rank, name="step[DECODE bs=4]") for rank in range(2)]
+    ranks[1].annotations[3].name = "step[EXTEND bs=4 toks=64]"
+
+    with pytest.raises(NotOneRun, match="no whole step in common"):
+        matched_of(*ranks)
+
+
 def test_steps_of_another_kind_are_counted_and_not_averaged() -> None:
     ranks = [decode(rank, name="execute_context_0(0)_generation_4(4)") for rank in range(2)]
     for each in ranks:

@@ -7,7 +7,7 @@ import pytest
 
 from reports.breakdown.calls import match
 from reports.breakdown.cut_steps import Steps, steps_of_ranks
-from reports.breakdown.step_parts import PARTS, hidden_at_most_us, mean_interval, parts_of
+from reports.breakdown.step_parts import PARTS, mean_interval, parts_of
 from reports.breakdown.timeline import Timeline
 from tests.reports.breakdown.small_trace import CALL
 from tests.reports.breakdown.timelines import Work, decode, timeline
@@ -114,7 +114,9 @@ def test_what_hiding_saves_is_no_more_than_the_compute_after_a_call() -> None:
     steps[0].of_work[30:] = -1
     matched = match(timelines, steps)
 
-    assert hidden_at_most_us(timelines, matched.steps, matched.kinds)[0] == 10 + 15
+    hidden_us = parts_of(timelines, matched.steps, matched.kinds).hidden_us
+    assert hidden_us is not None
+    assert hidden_us.tolist() == [[10 + 15] * 6]
 
 
 @pytest.mark.parametrize(

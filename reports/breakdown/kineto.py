@@ -1,92 +1,173 @@
-"""Reads traces of torch.profiler: Kineto's Chrome trace, as JSON or compressed by gzip."""
+"""Reads traces of torch.profiler, of one rank's device each."""
 
-import gzip
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import ijson
+import msgspec
 import numpy as np
 
+from reports.breakdown.call_messages import Count, cut
 from reports.breakdown.kernel_names import Names
-from reports.breakdown.timeline import Annotation, Timeline
-from wiretax.common.untrusted import printable
+from reports.breakdown.kineto_events import LAUNCH_COLUMNS, OPERATOR_COLUMNS, WORK_COLUMNS, Found
+from reports.breakdown.timeline import Booleans, Floats, Integers, Timeline
+from reports.breakdown.trace_json import EVENTS, values_of
+from wiretax.record.result import ResultError
 
-WORK = "kernel", "gpu_memcpy", "gpu_memset"
-ANNOTATIONS = "user_annotation", "gpu_user_annotation"
-LAUNCHES = "cuda_runtime", "cuda_driver"
-GZIP = b"\x1f\x8b"
+TRIMONTHS_US = 7_889_238e6  # Kineto's times begin at a multiple of this, or in 1970
+YEAR_2100_US = 4_102_444_800e6
+# The shortest work takes 1 to 4 us in each of six public traces.
+IMPLAUSIBLE_US = 500.0
+FEW = 20  # too few events to tell a unit by
+
+
+class NoDeviceWork(ResultError):
+    """A trace of the host alone, such as one of gloo."""
+
+
+class Group(msgspec.Struct):
+    pg_name: str = ""
+    ranks: list[Count] | str = ""
+
+
+class World(msgspec.Struct):
+    rank: Count | None = None
+    world_size: Count | None = None
+    pg_config: list[Group] = []
+
+
+class Card(msgspec.Struct):
+    id: int = -1
+    name: str = ""
+
+
+class Head(msgspec.Struct, rename="camel"):
+    """The facts beside the events, as far as they are used."""
+
+    distributed_info: World = msgspec.field(default_factory=World)
+    device_properties: list[Card] = []
+    base_time_nanoseconds: int | None = None
 
 
 def read_kineto(path: Path, names: Names) -> Timeline:
-    """The work of a rank's device. Raises ResultError for another file."""
-    rows = list[tuple[float, float, int, int, int, int, int]]()
-    launches = dict[int, float]()  # of a correlation, in us
-    texts, groups = dict[str, int](), {"": 0}
-    annotations, facts = list[Annotation](), dict[str, Any]()
-    for key, value in parts_of(path):
-        if key != "traceEvents.item":
-            facts[key] = value
-        elif value.get("cat") in ANNOTATIONS:
-            start_us, on_device = float(value["ts"]), value["cat"] == "gpu_user_annotation"
-            step = printable(value["name"])
-            end_us = start_us + float(value["dur"])
-            annotations.append(Annotation(step, start_us, end_us, on_device))
-        elif value.get("cat") in LAUNCHES:
-            launches[value.get("args", {}).get("correlation", -1)] = float(value["ts"])
-        elif value.get("cat") in WORK:
-            start_us, more = float(value["ts"]), value.get("args", {})
-            text = texts.setdefault(value["name"], len(texts))
-            group = groups.setdefault(str(more.get("Process Group Name", "")), len(groups))
-            stream = int(more.get("stream", 0))
-            launch = int(more.get("correlation", -1))
-            end_us = start_us + float(value["dur"])
-            rows.append((start_us, end_us, text, stream, 0, group, launch))
-    rows.sort()
-    starts_us, ends_us, name, stream, size_bytes, group, launch_ids = np.array(rows).T
-    world = facts.get("distributedInfo", {})
-    devices = facts.get("deviceProperties", [{}])
+    """The work of a rank's device. Raises NoDeviceWork if the trace has none, and ResultError for
+    another file, a damaged one, and one of several devices."""
+    found, facts, n_events, where = Found(), dict[str, Any](), 0, ""
+    try:
+        for key, value in values_of(path):
+            if key == EVENTS:
+                n_events += 1
+                where = f" event {n_events:,}:"
+                found.add(value)
+            elif key in ("distributedInfo", "deviceProperties", "baseTimeNanoseconds"):
+                facts[key] = value
+        where = ""
+        if not n_events:
+            raise ValueError(f"it is no trace of torch.profiler, which has {EVENTS}")
+        if not found.work:
+            raise NoDeviceWork(f"{path}: of its {n_events:,} events none is work of a device")
+        return timeline_of(path.name, names, found, msgspec.convert(facts, Head))
+    except ValueError as error:
+        raise ResultError(f"{path}:{where} {error}") from None
+
+
+def timeline_of(source: str, names: Names, found: Found, head: Head) -> Timeline:
+    """Raises ValueError for a trace of several devices, and for one that is not in us."""
+    work = np.array(found.work).reshape(-1, WORK_COLUMNS)
+    notes = check_unit(work, head.base_time_nanoseconds is not None)
+    work = work[np.lexsort((work[:, 1], work[:, 0]))]
+    texts = [*found.texts]
+    is_call = np.array([names.known(text) is not None for text in texts])[work[:, 2].astype(int)]
+    device = own_device(work[:, 4], is_call)
+    own = work[:, 4] == device
+    if not own.all():
+        notes.append(f"{(~own).sum():,} events of other devices than {device} are left out")
+    work, is_call = work[own], is_call[own]
+    # As Kineto's times since torch 2.4: since 1970 they would be exact to 0.25 us alone.
+    origin_us = max(0.0, work[0, 0] // TRIMONTHS_US) * TRIMONTHS_US
+    starts_us = work[:, 0] - origin_us
+    for each in found.annotations:
+        each.start_us -= origin_us
+        each.end_us -= origin_us
+    message, launches_us = linked(work, found)
+    sizes = np.array([each.size_bytes for each in found.messages])[message]
+    unsized = is_call & (sizes == 0)
+    if unsized.any():
+        notes.append(f"the size of {unsized.sum():,} of {is_call.sum():,} calls is unknown")
+    groups = {"": 0}
+    group = [groups.setdefault(each.group, len(groups)) for each in found.messages]
+    world = head.distributed_info
+    cards = {each.id: each.name for each in head.device_properties}
     return Timeline(
-        path.name,
+        source,
         names,
-        [*texts],
-        name.astype(int),
+        texts,
+        work[:, 2].astype(int),
         starts_us,
-        ends_us,
-        stream.astype(int),
-        size_bytes.astype(int),
-        group.astype(int),
+        starts_us + work[:, 1],
+        work[:, 3].astype(int),
+        sizes,
+        np.array(group)[message],
         [*groups],
-        world.get("rank"),
-        world.get("world_size"),
-        devices[0].get("name", ""),
-        annotations,
-        launches_us=np.array([launches.get(int(each), np.nan) for each in launch_ids]),
-        members={
-            str(each.get("pg_name")): each["ranks"]
-            for each in world.get("pg_config", [])
-            if isinstance(each, dict) and each.get("ranks")
-        },
+        world.rank,
+        world.world_size,
+        # ROCm counts devices otherwise than here, which is nothing among cards of one name.
+        cut(cards.get(device) or (cards.popitem()[1] if len({*cards.values()}) == 1 else "")),
+        found.annotations,
+        [f"{source}: {note}" for note in notes],
+        launches_us - origin_us,
+        {cut(each.pg_name): each.ranks for each in world.pg_config if isinstance(each.ranks, list)},
+        {name: total / n for name, (total, n) in found.clocks.items()},
     )
 
 
-def parts_of(path: Path) -> Iterator[tuple[str, Any]]:
-    """The events and the facts of the head, one after another: a trace may be larger than the
-    memory."""
-    with opened(path) as file:
-        for event in ijson.items(file, "traceEvents.item", use_float=True):
-            yield "traceEvents.item", event
-    with opened(path) as file:
-        for key, value in ijson.kvitems(file, "", use_float=True):
-            if key in ("distributedInfo", "deviceProperties"):
-                yield key, value
+def check_unit(work: Floats, has_base: bool) -> list[str]:
+    """Notes on the unit. Raises ValueError for nanoseconds: Kineto writes microseconds, whatever
+    its `displayTimeUnit`. A base is at most three months before its program began."""
+    if work[:, 0].min() > (4 * TRIMONTHS_US if has_base else YEAR_2100_US):
+        raise ValueError("its times are nanoseconds: as microseconds they lie in the future")
+    shortest = work[:, 1].min()
+    if len(work) >= FEW and shortest > IMPLAUSIBLE_US:
+        return [
+            f"the shortest of {len(work):,} kernels takes {shortest:,.0f} us: if these are "
+            "nanoseconds, divide all times by 1,000"
+        ]
+    return []
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
-    with open(path, "rb") as raw:
-        is_packed = raw.read(len(GZIP)) == GZIP
-        raw.seek(0)
-        with gzip.open(raw) if is_packed else raw as file:
-            yield file  # type: ignore[misc]
+def own_device(device: Floats, is_call: Booleans) -> int:
+    """The device whose calls the trace has, or whose work if it has no call. Raises ValueError for
+    several."""
+    devices = np.unique(device[is_call] if is_call.any() else device).astype(int)
+    if len(devices) > 1:
+        few = ", ".join(map(str, devices[:8]))
+        raise ValueError(f"it has the work of devices {few}: give each rank a trace of its own")
+    return int(devices[0])
+
+
+def linked(work: Floats, found: Found) -> tuple[Integers, Floats]:
+    """For each row of work the number of its message, and when the host launched it, NaN if the
+    trace does not say. A kernel's own args tell its message, or else the operator during which the
+    host launched it, which the correlation leads to."""
+    launches = np.array(found.launches).reshape(-1, LAUNCH_COLUMNS)
+    operators = np.array(found.operators).reshape(-1, OPERATOR_COLUMNS)
+    message, launches_us = work[:, 5].astype(int), np.full(len(work), np.nan)
+    if not len(launches):
+        return message, launches_us
+    launches = launches[np.argsort(launches[:, 0], kind="stable")]
+    place = np.searchsorted(launches[:, 0], work[:, 6]).clip(max=len(launches) - 1)
+    is_launched = launches[place, 0] == work[:, 6]
+    launches_us[is_launched] = launches[place[is_launched], 2]
+
+    # Operators of a thread are nested: of those that began before, the last is the innermost.
+    rest = np.flatnonzero(is_launched & (message == 0))
+    n = len(operators)
+    thread = np.append(operators[:, 0], launches[place[rest], 1])
+    begins_us = np.append(operators[:, 1], launches_us[rest])
+    order = np.lexsort((begins_us, thread))  # at equal times operators first
+    latest = np.maximum.accumulate(np.where(order < n, np.arange(len(order)), -1))
+    is_asked = (order >= n) & (latest >= 0)
+    asked, operator = order[is_asked], order[latest[is_asked]]
+    is_inside = thread[asked] == thread[operator]
+    is_inside &= begins_us[asked] <= operators[operator, 2]
+    message[rest[asked[is_inside] - n]] = operators[operator[is_inside], 3]
+    return message, launches_us

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MOST_BYTES = 200_000_000  # a run stays below 50 MB, a log with NCCL's debug output below 100 MB
 MOST_LETTERS = 4000  # of a string in JSON; to lay out millions takes minutes
@@ -19,16 +19,24 @@ UNPRINTABLE = re.compile(
 def read_bytes(path: Path, follow: bool = True, most_bytes: int = MOST_BYTES) -> bytes:
     """The content of a regular file. Raises OSError if it cannot be read, or if the path is
     something else, a file that is too large, or, unless `follow`, a link."""
-    flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-    with open(os.open(path, flags), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(0, "it is not an ordinary file", str(path))
-        if status.st_size > most_bytes:
-            size = f"{status.st_size / 1e6:.0f} MB are more than the {most_bytes / 1e6:.0f} MB"
+    with open_file(path, follow) as file:
+        n_bytes = os.fstat(file.fileno()).st_size
+        if n_bytes > most_bytes:
+            size = f"{n_bytes / 1e6:.0f} MB are more than the {most_bytes / 1e6:.0f} MB"
             raise OSError(0, f"its {size} that are read", str(path))
 
         return file.read()
+
+
+def open_file(path: Path, follow: bool = True) -> BinaryIO:
+    """A regular file of any size, for a reader that goes through it once. Raises OSError as
+    `read_bytes` does."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    file = open(os.open(path, flags), "rb")  # noqa: SIM115
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(0, "it is not an ordinary file", str(path))
 
 
 def printable(text: str) -> str:

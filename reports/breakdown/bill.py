@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from reports.breakdown.alone import Alone
+from reports.breakdown.halves import Halves
 from reports.breakdown.step_parts import StepParts
 from wiretax.record.stats import Interval
 
@@ -37,7 +38,7 @@ class CallBill:
 class Bill:
     """Of a step: its parts, and its calls by kind. `ranks` are the numbers of the ranks whose
     figures these are; `notes` are what was noticed, each a sentence. `tokens` are those of a step,
-    None if the traces do not say."""
+    None if the traces do not say; `halves` compares the ranks' kernels with one card's."""
 
     title: str
     parts: StepParts
@@ -45,3 +46,4 @@ class Bill:
     ranks: list[int]
     notes: list[str] = field(default_factory=list)
     tokens: int | None = None
+    halves: Halves | None = None

@@ -45,7 +45,7 @@ def breakdown(arguments: argparse.Namespace) -> int:
         return 0
     if not arguments.traces:
         raise ResultError("breakdown needs a TRACE of each rank, or --one and --two with --model")
-    bill = read_traces(arguments.traces, arguments)
+    bill = read_traces(arguments.traces, arguments, arguments.one or ())
     one = read_traces(arguments.one, arguments) if arguments.one else None
     bars = bars_of(bill, one)
     if arguments.plot:

@@ -10,6 +10,7 @@ from reports.breakdown.alone import alone_of
 from reports.breakdown.bill import Bill, CallBill
 from reports.breakdown.calls import Kind, match
 from reports.breakdown.cut_steps import kind_of, steps_of_ranks
+from reports.breakdown.halves import halves_of
 from reports.breakdown.idle_beside import idle_beside
 from reports.breakdown.kernel_names import Names
 from reports.breakdown.kineto import read_kineto
@@ -18,10 +19,14 @@ from reports.breakdown.rocprof import is_rocprof, read_rocprof
 from reports.breakdown.step_parts import mean_interval, parts_of
 from reports.breakdown.timeline import Floats, Timeline
 from reports.breakdown.verdicts import judge
+from wiretax.record.result import ResultError
 
 
-def read_traces(paths: Sequence[Path], arguments: argparse.Namespace) -> Bill:
-    """Raises ResultError for files that are no traces of one run."""
+def read_traces(
+    paths: Sequence[Path], arguments: argparse.Namespace, one: Sequence[Path] = ()
+) -> Bill:
+    """Beside the trace `one` of one card, if there is any. Raises ResultError for files that are no
+    traces of one run."""
     names = Names(arguments.collective)
     timelines = in_order([each for path in paths for each in read_trace(path, names)])
     matched = match(timelines, steps_of_ranks(timelines))
@@ -45,7 +50,19 @@ def read_traces(paths: Sequence[Path], arguments: argparse.Namespace) -> Bill:
     notes += names.notes(known)
     notes += remarks(timelines, matched.kinds)
     tokens = kind_of(matched.steps[0].names[0])[1]
-    return Bill(title_of(timelines), parts, calls, ranks, notes, tokens)
+    bill = Bill(title_of(timelines), parts, calls, ranks, notes, tokens)
+    if one:
+        bill.halves = halves_of(one_card(one, names), timelines, matched.steps, gpus)
+        notes += bill.halves.notes
+    return bill
+
+
+def one_card(paths: Sequence[Path], names: Names) -> Timeline:
+    """Raises ResultError for traces of several cards."""
+    timelines = [each for path in paths for each in read_trace(path, names)]
+    if len(timelines) != 1:
+        raise ResultError(f"beside traces --one takes a trace of one card, not of {len(timelines)}")
+    return timelines[0]
 
 
 def read_trace(path: Path, names: Names) -> list[Timeline]:

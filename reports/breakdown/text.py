@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from reports.breakdown.bill import Bill, CallBill
+from reports.breakdown.halves import half_rows, halves_fields
 from reports.breakdown.step_parts import PARTS
 from reports.tables.sentences import (
     counted,
@@ -31,6 +32,10 @@ def bill_text(bill: Bill) -> str:
     tables = [(f"a step: the mean of {bill.parts.n_steps}", table_of(part_rows(bill)))]
     if calls:
         tables.append(("the calls", table_of(call_rows(bill)[:MOST_KINDS])))
+    if bill.halves:
+        tables.append(
+            ("a step's kernels on one card and on a rank", table_of(half_rows(bill.halves)))
+        )
     sentences = [*next_steps(bill), *map(printable, bill.notes)]
     if hidden := calls[MOST_KINDS:]:
         share = 100 * sum(map(cost_us, hidden)) / sum(map(cost_us, calls))
@@ -194,6 +199,7 @@ def bill_fields(bill: Bill) -> dict[str, Any]:
         "hidden_at_most_us": None,
         **figures(spans),
         "calls": [call_fields(each) for each in bill.calls],
+        "halves": halves_fields(bill.halves) if bill.halves else None,
         "notes": bill.notes,
     }
 

@@ -114,16 +114,18 @@ def match(timelines: Sequence[Timeline], steps: Sequence[Steps]) -> Matched:
 
 
 def cut_notes(timelines: Sequence[Timeline], steps: Sequence[Steps]) -> list[str]:
-    """How the steps were found, and what was left out of them."""
+    """How the steps were found if no annotation tells, and what was left out of them."""
     ways = [*dict.fromkeys(each.found_by for each in steps)]
-    note = f"Steps are cut by {' in one rank, in another by '.join(ways)}."
     own = zip(timelines, steps, strict=True)
-    return [note, *(f"{printable(one.source)}: {each}." for one, cut in own for each in cut.notes)]
+    notes = [f"{printable(one.source)}: {note}." for one, cut in own for note in cut.notes]
+    if len(ways) > 1 or not all(steps[0].names):
+        notes.insert(0, f"Steps are cut by {' in one rank, in another by '.join(ways)}.")
+    return notes
 
 
 def said(told: Sequence[str]) -> str:
     """The last sentence, as the end of another."""
-    return told[-1].rstrip(".")
+    return told[-1].rstrip(".") if told else "there is no work"
 
 
 def counted(keys: Sequence[Key], calls: Mapping[Key, Integers], steps: Steps) -> Integers:

@@ -50,7 +50,8 @@ def read_traces(
     notes += names.notes(known)
     notes += remarks(timelines, matched.kinds)
     tokens = kind_of(matched.steps[0].names[0])[1]
-    bill = Bill(title_of(timelines), parts, calls, ranks, notes, tokens)
+    title = f"{title_of(timelines)}, steps by {matched.steps[0].found_by}"
+    bill = Bill(title, parts, calls, ranks, notes, tokens)
     if one:
         bill.halves = halves_of(one_card(one, names), timelines, matched.steps, gpus)
         notes += bill.halves.notes

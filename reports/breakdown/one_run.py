@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reports.breakdown.cut_steps import ROUNDED_US
-from reports.breakdown.timeline import Floats, Timeline
+from reports.breakdown.timeline import Booleans, Floats, Integers, Timeline
 from wiretax.common.untrusted import printable
 from wiretax.record.result import ResultError
 
@@ -84,13 +84,15 @@ def remarks(timelines: Sequence[Timeline], kinds: Sequence["Kind"]) -> list[str]
     if len(devices) > 1:
         said.append(f"The ranks have different devices: {', '.join(devices)}.")
     for each in timelines:
-        latest_us = np.maximum.accumulate(each.ends_us[each.is_call])
-        n_beside = int((each.starts_us[each.is_call][1:] < latest_us[:-1] - ROUNDED_US).sum())
-        if n_beside:
-            said.append(
-                f"{printable(each.source)} has {n_beside} calls that begin while another runs: each"
-                " has its whole time, and a step has that time once."
-            )
+        n_works = n_early(each, np.ones(len(each.name), bool), each.stream)
+        if n_works and each.device:
+            begin = f"{n_works} works that begin while their stream runs another"
+            said.append(f"{printable(each.source)} has {begin}: its times are wrong.")
+        n_calls = n_early(each, each.is_call, np.zeros_like(each.stream))
+        if n_calls > n_works:
+            begin = f"{n_calls} calls that begin while another runs"
+            counts = "each has its whole time, and a step has that time once"
+            said.append(f"{printable(each.source)} has {begin}: {counts}.")
     for rank, each in enumerate(timelines[1:], 1):
         own, others = {*mean_us(first)}, {*mean_us(each)}
         n_common, n_all = len(own & others), len(own | others)
@@ -104,6 +106,14 @@ def remarks(timelines: Sequence[Timeline], kinds: Sequence["Kind"]) -> list[str]
             " last, and transport is at most the figure."
         )
     return said
+
+
+def n_early(timeline: Timeline, chosen: Booleans, stream: Integers) -> int:
+    """How many of the chosen works begin before the one before them on their stream has ended."""
+    order = np.lexsort((timeline.starts_us, stream))
+    order = order[chosen[order]]
+    left_us = timeline.ends_us[order][:-1] - timeline.starts_us[order][1:]
+    return int(((left_us > ROUNDED_US) & (np.diff(stream[order]) == 0)).sum())
 
 
 def clock_remarks(timelines: Sequence[Timeline], rank: int, kinds: Sequence["Kind"]) -> list[str]:

@@ -36,7 +36,7 @@ def told(answer, pattern):
     """Whether a note of the bill, or the refusal, says so."""
     status, fields, err = answer
     sentences = fields["notes"] if status == 0 else [err]
-    assert status in (0, 2)
+    assert status in (0, 4)
     return any(re.search(pattern, sentence, re.IGNORECASE) for sentence in sentences)
 
 
@@ -66,13 +66,11 @@ def test_files_in_another_order_name_the_same_late_rank(planted, bill):
     assert last[1] > 0.9
 
 
-@not_yet
 def test_a_rank_given_twice_is_told(planted, bill):
     """Of two equal traces none would ever wait."""
     assert told(bill([planted[0], planted[0]]), r"rank 0")
 
 
-@not_yet
 def test_more_traces_than_ranks_are_told(planted, bill):
     third = json.loads(json.dumps(planted[1]))
     third["distributedInfo"]["rank"] = 2
@@ -91,22 +89,24 @@ def test_a_call_missing_in_one_rank_is_told_and_the_others_keep_their_partners(
     """Matched one call off, calls that wait would seem to wait for a step."""
     planted[1]["traceEvents"].remove(calls(planted[1])[place])
     answer = bill(planted)
-    assert told(answer, r"\b80\b.*\b79\b|\b79\b.*\b80\b|missing|match")
+    assert told(answer, r"1 of 20 steps are left out.*4 and 3")
     for call in answer[1].get("calls", []):
         assert call["waiting_us"][0] == pytest.approx(LATE_US, rel=0.05)
         assert call["transport_us"] == pytest.approx(20, abs=1)
 
 
-def test_clocks_a_second_apart_change_nothing(bill):
+def test_clocks_a_second_apart_are_told_and_change_no_figure(bill):
     played = play(LATE, STEPS, np.random.default_rng(5))
     together, apart = (
         bill(contents(played, [CLOCK_US, CLOCK_US + seconds * 1e6]))[1] for seconds in (0, 1)
     )
+    (note,) = apart.pop("notes")
+    assert "the clocks are +1.000000 s apart" in note
+    assert together.pop("notes") == []
     assert apart == together
 
 
-@pytest.mark.parametrize("ranks", [(1,), (0, 1)])
-@not_yet
+@pytest.mark.parametrize("ranks", [(1,), pytest.param((0, 1), marks=not_yet)])
 def test_nanoseconds_for_microseconds_are_told(ranks, planted, bill):
     """Of both ranks they make steps of 0.3 s, in which each call takes 20 ms."""
     for rank in ranks:
@@ -115,7 +115,6 @@ def test_nanoseconds_for_microseconds_are_told(ranks, planted, bill):
     assert told(bill(planted), r"nanosecond|\bns\b")
 
 
-@not_yet
 def test_steps_that_overlap_are_told(planted, bill):
     """Two batches are in flight at once: nobody can tell whose kernels are whose."""
     for content in planted:
@@ -124,12 +123,11 @@ def test_steps_that_overlap_are_told(planted, bill):
     assert told(bill(planted), r"steps? .*overlap")
 
 
-@not_yet
 def test_a_stream_that_runs_two_kernels_at_once_is_told(planted, bill):
     """No device does: times are wrong, or two devices are one."""
     for each in of_cat(planted[0], "kernel", "gemv")[::4]:
         each["dur"] *= 1.2
-    assert told(bill(planted), r"stream.*(overlap|at once|same time)")
+    assert told(bill(planted), r"begin while their stream runs another")
 
 
 def test_streams_that_overlap_are_counted_once(bill):
@@ -144,7 +142,6 @@ def test_streams_that_overlap_are_counted_once(bill):
         assert fields[f"{part}_us"] == pytest.approx(truth[part].mean(), rel=0.05, abs=0.1)
 
 
-@not_yet
 def test_another_number_of_steps_in_a_rank_is_told(planted, bill):
     """Its profiler began later."""
     begins = of_cat(planted[1], "user_annotation")[3]["ts"]

@@ -53,6 +53,6 @@ def decode(
             (CALL, start_us + 30, start_us + 40 + late_us, 7),
             ("gemm", start_us + 50, start_us + 65, 7),
             (CALL, start_us + 65, start_us + 75 + late_us, 7),
-            ("gemm", start_us + 80, start_us + 95, 7),
+            ("gemm", start_us + 90, start_us + 95, 7),
         ]
     return timeline(works, rank, annotations=annotations if name else [], **more)

@@ -266,6 +266,12 @@ def spoken(key: Key) -> str:
     return f"{collective}{size}{within} on stream {stream} ({by})"
 
 
+def in_steps(places: Integers, of_work: Integers) -> Integers:
+    """Those of the places that are in a step, by step and in order."""
+    inside = places[of_work[places] >= 0]
+    return inside[np.argsort(of_work[inside], kind="stable")]
+
+
 def kind_of_calls(
     key: Key,
     by_rank: Sequence[Mapping[Key, Integers]],
@@ -274,10 +280,7 @@ def kind_of_calls(
 ) -> Kind:
     """The calls of the given steps, in which all ranks have as many."""
     events = np.array(
-        [
-            calls[key][own.of_work[calls[key]] >= 0]
-            for calls, own in zip(by_rank, steps, strict=True)
-        ]
+        [in_steps(calls[key], own.of_work) for calls, own in zip(by_rank, steps, strict=True)]
     )
     duration_us = np.array(
         [

@@ -166,15 +166,17 @@ def by_annotation(timeline: Timeline, found: Sequence[Annotation], found_by: str
 
 
 def without_overlap(steps: Steps, found: Sequence[Annotation]) -> Steps:
-    """Without steps whose annotations overlap: nobody can tell whose work is whose."""
-    pairs = enumerate(pairwise(found))
-    both = {at + i for at, (a, b) in pairs if b.start_us < a.end_us - ROUNDED_US for i in (0, 1)}
-    kept = [at for at in range(len(steps.names)) if at not in both]
-    left_out = len(steps.names) - len(kept)
-    if left_out and not found[0].on_device:
-        steps.notes.append(f"{left_out} steps that overlap others are left out")
-        return steps.only(kept)
-    return steps
+    """Without steps that overlap, of the host's annotations or of the device's work: nobody can
+    tell whose work is whose."""
+    latest_us = np.maximum.accumulate(steps.starts_us)
+    overlaps = (steps.ends_us <= steps.starts_us) | (steps.starts_us < latest_us)
+    for at, (one, following) in enumerate(pairwise(found)):
+        if not one.on_device and following.start_us < one.end_us - ROUNDED_US:
+            overlaps[at : at + 2] = True
+    if not overlaps.any():
+        return steps
+    steps.notes.append(f"{overlaps.sum()} steps that overlap others are left out")
+    return steps.only(np.flatnonzero(~overlaps).tolist())
 
 
 def cut(timeline: Timeline, starts_us: Floats, names: Sequence[str], found_by: str) -> Steps:

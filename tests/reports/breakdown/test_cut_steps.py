@@ -112,6 +112,19 @@ def test_steps_that_overlap_are_left_out_and_told() -> None:
     assert steps.notes == ["2 steps that overlap others are left out"]
 
 
+def test_work_that_comes_before_that_of_the_step_before_is_left_out() -> None:
+    """No stream turns its launches round: the times are wrong."""
+    made = late_device(0)
+    begin, end = 3 * 6, 4 * 6
+    made.launches_us[begin:end] += 100  # type: ignore[index]
+    made.launches_us[end : end + 6] -= 100  # type: ignore[index]
+    steps = steps_of(made)
+
+    assert len(steps.names) == 5
+    assert (steps.ends_us[:-1] <= steps.starts_us[1:]).all()
+    assert steps.notes == ["2 steps that overlap others are left out"]
+
+
 def layers(n_steps: int, n_layers: int = 20, before: Sequence[Work] = ()) -> list[Work]:
     """Decode of many layers without annotations: what a step begins and ends with, and layers."""
     works = [*before]

@@ -115,20 +115,25 @@ def read_launches(
         runs = [run for run in runs if run.path not in paths]
         notes += left_out_lines((path, RENAMED) for path in sorted(paths))
 
-    stored, calls = [files[run.path] for run in runs], _one_way(runs, collective, "isolated")
+    stored, calls = [files[run.path] for run in runs], one_way(runs, collective, "isolated")
     runs, others = in_one_state(runs)
-    times, notes = _one_way(runs, collective), [*notes, *others]
+    times, notes = one_way(runs, collective), [*notes, *others]
     return AllReduceLaunches(runs, wrong, faults, notes, times, confidence, stored, calls)
 
 
-def _one_way(runs: Sequence[Entry], collective: str, mode: str | None = None) -> pd.DataFrame:
+def one_way(
+    runs: Sequence[Entry],
+    collective: str,
+    mode: str | None = None,
+    names: Sequence[str] = ("auto", "library"),
+) -> pd.DataFrame:
     """A row for each launch and each size that all launches have, measured in one way: if possible
-    in a 16-bit type, by `auto`, out of place, in the mode that fits the size, or in this one, and
-    in registered buffers, as engines do. Times do not choose: the fastest of several would look too
-    fast. Of another harness any algorithm will do."""
+    in a 16-bit type, by an algorithm among `names` (`auto` before the library), out of place, in
+    the mode that fits the size, or in this one, and in registered buffers, as engines do. Times do
+    not choose: the fastest of several would look too fast. Of another harness any algorithm will
+    do."""
     rows, planned = table(runs)
     rows = rows.join(pd.DataFrame([*planned], columns=CASE_KEY), on="key")
-    names = ["auto", "library"]
     if any(run.run.imported_from for run in runs):
         names = [*rows.algorithm]
     is_sum = (rows.collective == collective) & rows.redop.isin(["sum", "none"])

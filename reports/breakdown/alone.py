@@ -1,13 +1,40 @@
-"""What a call takes alone: in a run of the instrument, or as published for these cards."""
+"""What an all-reduce takes alone: in a run of the instrument, or as published for these cards."""
 
 import argparse
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from reports.advice.group_times import runs_by_ranks
+from reports.advice.nearest import Question, question_of
+from reports.advice.reduce_times import (
+    SMALL,
+    AllReduceLaunches,
+    ReduceTimes,
+    one_way,
+    read_launches,
+    span_over_launches,
+)
+from reports.advice.specs import sheet_of
+from reports.references.published import meant_cards, near_size, select, votes
+from reports.tables.beside_published import by_way, counts
+from reports.tables.sentences import counted, size_text, some, tick_text
+from wiretax.common.program import on_ranks
+from wiretax.record.observations import Entry
+from wiretax.record.result import ResultError
+from wiretax.record.schema import Run
 from wiretax.record.stats import Interval
 
 if TYPE_CHECKING:
     from reports.breakdown.bill import CallBill
+
+MODES = {"chained": "a chain", "isolated": "single calls"}
 
 
 @dataclass
@@ -18,7 +45,158 @@ class Alone:
     source: str
 
 
-def alone_of(call: "CallBill", gpus: int, arguments: argparse.Namespace) -> Alone | None:
-    """The time of such a call alone, by --run or by the published figures of --gpu; None if
-    neither tells."""
-    return None
+@dataclass
+class Baseline:
+    """Where times alone are looked up: all-reduces of `run` by their number of ranks, or else what
+    is published of a `card`. `size_bytes` is that of calls of which the traces tell none. `notes`
+    gather why a call has no time alone."""
+
+    run: Path | None = None
+    launches: Mapping[int, AllReduceLaunches] = field(default_factory=dict)
+    card: str = ""
+    size_bytes: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def baseline_of(arguments: argparse.Namespace, gpus: Collection[int], device: str = "") -> Baseline:
+    """By --run, or by --gpu or the `device` that the traces name. `gpus` are the numbers of ranks
+    that call together. Raises ResultError for a run that cannot stand beside the traces, and for an
+    unknown --gpu."""
+    card = arguments.gpu or device
+    baseline = Baseline(arguments.run, {}, card, arguments.size or 0)
+    if not arguments.run:
+        baseline.notes += question_of(card, 2, 1).notices if arguments.gpu else meant_cards(card)[1]
+        return baseline
+    found = runs_by_ranks([arguments.run], "all_reduce", min(gpus, default=2), 1)
+    if not found:
+        raise ResultError(f"{arguments.run} has no all-reduces: it is no run of bench.allreduce")
+    files = {ranks: names for (ranks, _), names in found.items() if ranks in gpus}
+    if gpus and not files:
+        ranks = " and ".join(str(ranks) for ranks, _ in sorted(found))
+        raise ResultError(
+            f"{arguments.run} has all-reduces of {ranks} ranks, the traces of "
+            f"{' and '.join(map(str, sorted(gpus)))}"
+        )
+    baseline.launches = {ranks: read_launches(names, ranks) for ranks, names in files.items()}
+    for launches in baseline.launches.values():
+        if launches.wrong:
+            raise ResultError(f"{', '.join(launches.wrong)} failed or has wrong results")
+        if not launches.runs:
+            raise ResultError(
+                "; ".join([f"{arguments.run} has no run that counts", *launches.notes])
+            )
+        baseline.notes += [*launches.notes, *other_device(launches.runs[0].run, device)]
+    return baseline
+
+
+def other_device(run: Run, device: str) -> list[str]:
+    """A sentence if nothing shows that the traces' `device` is the run's. Raises ResultError if it
+    is known to be another."""
+    place = run.gpus[0] if run.gpus else "CPU cores"
+    if not device or place == device:
+        return []
+    sheets = sheet_of(place), sheet_of(device)
+    if not run.gpus or (all(sheets) and sheets[0] != sheets[1]):
+        raise ResultError(f"run {run.run_id} is of {place}, the traces are of {device}")
+    return [] if all(sheets) else [f"Run {run.run_id} is of {place}, the traces name {device}."]
+
+
+def alone_of(call: "CallBill", gpus: int, baseline: Baseline) -> Alone | None:
+    """The time alone of an all-reduce of `gpus` ranks. None without one, with a sentence in
+    `baseline.notes`."""
+    if call.collective != "all_reduce":
+        return None
+    call.size_bytes = call.size_bytes or baseline.size_bytes
+    if not call.size_bytes:
+        baseline.notes.append(
+            f"The traces do not tell the size of the all-reduces of {call.by}: add --size BYTES, "
+            "the tokens of a step x the hidden size x 2, for their time alone."
+        )
+        return None
+    if baseline.run:
+        launches = baseline.launches.get(gpus)
+        found = measured(call, launches) if launches else None
+        lacks = f"{baseline.run} has no time of it"
+    else:
+        is_known = bool(meant_cards(baseline.card)[0])
+        question = question_of(baseline.card, gpus, 1) if is_known else None
+        found = published(call, question) if question else None
+        lacks = f"none is published of {gpus}x {baseline.card or 'unknown GPUs (--gpu NAME)'}"
+    if not found:
+        size = tick_text(call.size_bytes)
+        command = on_ranks(gpus, f"allreduce -b {size} -e {size} --out alone")
+        baseline.notes.append(
+            f"An all-reduce of {size_text(call.size_bytes)} alone: {lacks}. `{command}` measures "
+            "it, and --run alone adds it here."
+        )
+    return found
+
+
+def measured(call: "CallBill", launches: AllReduceLaunches) -> Alone | None:
+    """In these launches, by what the engine ran if they have it; between two sizes as ReduceTimes
+    has it, and not beyond. Of eager calls single ones, if there are any."""
+    algorithm = algorithm_of(call.by, launches.runs)
+    modes = ["isolated", None] if call.is_graph is False else [None]
+    tables = (one_way(launches.runs, call.collective, mode, [algorithm]) for mode in modes)
+    rows = next((rows for rows in tables if len(rows)), pd.DataFrame(columns=["size_bytes"]))
+    confidence = launches.confidence if launches.have_intervals else None
+    times_us = {
+        size: span_over_launches(rows[rows.size_bytes == size]["time_us"], confidence)
+        for size in sorted({*rows.size_bytes.tolist()})
+    }
+    smaller = max((size for size in times_us if size <= call.size_bytes), default=0)
+    larger = min((size for size in times_us if size >= call.size_bytes), default=0)
+    if not smaller or not larger:
+        return None
+    us, _ = ReduceTimes(0, "", times_us).look_up(call.size_bytes)
+    row = rows[rows.size_bytes == smaller].iloc[0]
+    words = [
+        algorithm if row["library"] is None or pd.isna(row["library"]) else row["library"],
+        "" if is_of_engine(algorithm, call.by) else f"not {call.by}",
+        MODES[row["mode"]],
+        counted(len(launches.runs), "launch"),
+        "" if smaller == larger else f"between {size_text(smaller)} and {size_text(larger)}",
+    ]
+    low_high = (us.low, us.high) if launches.have_intervals else (None, None)
+    return Alone((us.value, *low_high), ", ".join(filter(None, words)))
+
+
+def algorithm_of(by: str, runs: Sequence[Entry]) -> str:
+    """The algorithm of these runs that the engine ran, or else ours."""
+    known = dict.fromkeys(case.algorithm for run in runs for case in run.plan.cases)
+    ours = [name for name in ("auto", "library") if name in known]
+    return next((name for name in known if is_of_engine(name, by)), (ours or ["auto"])[0])
+
+
+def is_of_engine(algorithm: str, by: str) -> bool:
+    """Whether an algorithm of a run is the library, or the kernel of the engine, of this name."""
+    if re.search(r"\b(N|R|one)CCL\b", by):
+        return algorithm == "library"
+    return algorithm in by.lower() or (algorithm == "auto" and by == "Wiretax")
+
+
+def published(call: "CallBill", question: Question) -> Alone | None:
+    """As others printed it for such cards, of the way that most machines have: of the engine's own
+    kernel, or else of a library. Up to SMALL, where a call takes its latency, sizes from half to
+    twice count if nobody measured this one."""
+    size, by = call.size_bytes, call.by.lower()
+    rows = question.equal(size, kind={"library", "tuned"}, is_history={False})
+    rows = near_size(rows, size) if size <= SMALL else select(rows, size_bytes={size})
+    rows = [row for row in rows if row.library in by] or select(rows, kind={"library"})
+    if call.is_graph is not None:
+        mode = "graph" if call.is_graph else "eager"
+        rows = select(rows, mode={mode, "unknown"}) or rows
+    if not rows:
+        return None
+    way, rows = max(by_way(rows).items(), key=lambda each: len(votes(each[1], attrgetter("us"))))
+    times_us = [row.us for row in rows]
+    sizes = sorted({row.size_bytes or 0 for row in rows})
+    words = [
+        f"published of {some([*dict.fromkeys(row.library for row in rows)])} {way}".rstrip(),
+        f"at {' and '.join(map(size_text, sizes))}" if sizes != [size] else "",
+        some([*dict.fromkeys(row.mode for row in rows if row.mode != "unknown")]),
+        f"{counts(rows)} ({some([*dict.fromkeys(row.source for row in rows)])})",
+    ]
+    low_high = (min(times_us), max(times_us)) if len(rows) > 1 else (None, None)
+    middle_us = median(votes(rows, attrgetter("us")).values())
+    return Alone((middle_us, *low_high), ", ".join(filter(None, words)))

@@ -13,8 +13,9 @@ class CallBill:
     """Calls that may be compared, with figures of one call in us. `waiting_us` is by rank, and so
     is `last_share`, how often each came last. `is_bound`: transport is at most this, from one
     rank's trace. `size_bytes` is 0 and `group` empty where the trace does not say. `idle_us`, by
-    rank, is how long its device has nothing to do directly beside a call. `judge` fills in the last
-    four; `late_ranks` are numbers of ranks."""
+    rank, is how long its device has nothing to do directly beside a call; `is_graph` whether the
+    engine launched the calls from a graph, None if that is unknown. `judge` fills in the last four;
+    `late_ranks` are numbers of ranks."""
 
     collective: str
     by: str
@@ -27,6 +28,7 @@ class CallBill:
     waiting_us: list[Interval]
     last_share: list[float]
     idle_us: list[Interval] = field(default_factory=list)
+    is_graph: bool | None = None
     alone: Alone | None = None
     verdict: str = "inconclusive"
     late_ranks: list[int] = field(default_factory=list)

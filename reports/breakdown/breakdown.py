@@ -5,6 +5,7 @@ import argparse
 import re
 from pathlib import Path
 
+from reports.advice.expect import count
 from reports.breakdown import served
 from reports.breakdown.breakdown_page import bars_of, draw, write_bill
 from reports.breakdown.from_traces import read_traces
@@ -18,8 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     traces = "a trace of each rank, or a run of bench.decode or bench.prefill"
     add("traces", metavar="TRACE", type=Path, nargs="*", help=traces)
-    add("--run", metavar="RUN", type=Path, help="a run of these calls alone, on this machine")
-    add("--gpu", metavar="NAME", help="or a card, whose published calls stand for it")
+    alone = "a run of the calls alone, a folder, a glob or a survey's archive, on this machine"
+    add("--run", metavar="RUN", type=Path, help=alone)
+    card = "or a card, whose published calls stand for it (the traces' own)"
+    add("--gpu", metavar="NAME", help=card)
+    size = "of all-reduces whose size the traces do not tell"
+    add("--size", metavar="BYTES", type=count, help=size)
     collective = "kernels that are collectives too, beside those that are known by name"
     add("--collective", metavar="REGEX", type=pattern, action="append", default=[], help=collective)
     add("--one", metavar="FILE", type=Path, nargs="+", help="the same of one card")

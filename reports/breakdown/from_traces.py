@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reports.breakdown.alone import alone_of
+from reports.breakdown.alone import alone_of, baseline_of
 from reports.breakdown.bill import Bill, CallBill
 from reports.breakdown.calls import Kind, match
 from reports.breakdown.cut_steps import kind_of, steps_of_ranks
@@ -17,7 +17,7 @@ from reports.breakdown.kineto import read_kineto
 from reports.breakdown.one_run import in_order, remarks
 from reports.breakdown.rocprof import is_rocprof, read_rocprof
 from reports.breakdown.step_parts import mean_interval, parts_of
-from reports.breakdown.timeline import Floats, Timeline
+from reports.breakdown.timeline import Floats, Integers, Timeline
 from reports.breakdown.verdicts import judge
 from wiretax.record.result import ResultError
 
@@ -32,14 +32,16 @@ def read_traces(
     matched = match(timelines, steps_of_ranks(timelines))
     parts = parts_of(timelines, matched.steps, matched.kinds)
     idle_us = [*map(idle_beside, timelines)]
-    gpus = timelines[0].ranks or len(timelines)
+    gpus = {kind.group_size for kind in matched.kinds}
+    baseline = baseline_of(arguments, gpus, timelines[0].device)
     ranks = [number if each.rank is None else each.rank for number, each in enumerate(timelines)]
     calls = list[CallBill]()
     for kind in matched.kinds:
         idle = np.array([us[own] for us, own in zip(idle_us, kind.events, strict=True)])
         call = bill_of(kind, idle)
-        call.alone = alone_of(call, gpus, arguments)
-        judge(call, kind, idle, ranks, gpus)
+        call.is_graph = is_from_graph(timelines[0], kind.events[0])
+        call.alone = alone_of(call, kind.group_size, baseline)
+        judge(call, kind, idle, ranks)
         calls.append(call)
     known = {
         text: found
@@ -47,7 +49,7 @@ def read_traces(
         for text, found in zip(each.texts, each.known, strict=True)
     }
     notes = [note for each in timelines for note in each.notes] + matched.mismatches
-    notes += names.notes(known)
+    notes += [*names.notes(known), *dict.fromkeys(baseline.notes)]
     notes += remarks(timelines, matched.kinds)
     tokens = kind_of(matched.steps[0].names[0])[1]
     title = f"{title_of(timelines)}, steps by {matched.steps[0].found_by}"
@@ -69,6 +71,18 @@ def one_card(paths: Sequence[Path], names: Names) -> Timeline:
 def read_trace(path: Path, names: Names) -> list[Timeline]:
     """The work of a rank's GPU, or of all GPUs of one process. Raises ResultError."""
     return read_rocprof(path, names) if is_rocprof(path) else [read_kineto(path, names)]
+
+
+def is_from_graph(timeline: Timeline, events: Integers) -> bool | None:
+    """Whether most of these calls were launched together with other work, as a graph is; None where
+    the trace does not tell their launches."""
+    if timeline.launches_us is None:
+        return None
+    _, launch, n_launched = np.unique(
+        timeline.launches_us, return_inverse=True, return_counts=True, equal_nan=False
+    )
+    told = events[~np.isnan(timeline.launches_us[events])]
+    return bool(np.mean(n_launched[launch[told]] > 1) > 0.5) if len(told) else None
 
 
 def bill_of(kind: Kind, idle_us: Floats) -> CallBill:

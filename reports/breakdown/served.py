@@ -17,7 +17,7 @@ import numpy as np
 
 from reports.advice.implied import calls_of_step, implied_us
 from reports.advice.specs import ELEMENT_BYTES, Transformer, model_by_name, model_called, model_of
-from reports.breakdown.alone import Alone, alone_of
+from reports.breakdown.alone import Alone, alone_of, baseline_of
 from reports.breakdown.bill import CallBill
 from reports.breakdown.served_results import BY_TENSOR, MOST_TOKENS, ServedResult, read_results
 from wiretax.common.arguments import positive_number, whole_number
@@ -161,8 +161,10 @@ def read_served(arguments: argparse.Namespace) -> Served:
     if size_bytes := served.size_bytes:
         us = served.implied_us
         call = CallBill("all_reduce", engine, size_bytes, "", 0, n_calls, us, False, [], [])
-        told = argparse.Namespace(**vars(arguments) | {"replay": replay or None})
-        served.alone = alone_of(call, gpus, told)
+        call.is_graph = {"graph": True, "eager": False}.get(replay or "")
+        baseline = baseline_of(arguments, {gpus})
+        served.alone = alone_of(call, gpus, baseline)
+        served.notes += baseline.notes
     return served
 
 

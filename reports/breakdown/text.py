@@ -216,6 +216,7 @@ def call_fields(call: CallBill) -> dict[str, Any]:
         "stream": call.stream,
         "n_calls": call.n_calls,
         "is_bound": call.is_bound,
+        "is_graph": call.is_graph,
         "alone_us": None,
         "alone_source": call.alone.source if call.alone else None,
         **figures(spans),

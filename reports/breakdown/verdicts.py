@@ -9,7 +9,7 @@ from statistics import fmean
 
 from reports.breakdown.bill import CallBill
 from reports.breakdown.calls import Kind
-from reports.breakdown.step_parts import mean_interval
+from reports.breakdown.step_parts import LEAST_STEPS, mean_interval
 from reports.breakdown.timeline import Floats
 from reports.tables.sentences import counted, number, some, tick_text
 from wiretax.common.program import BENCH, REPORTS, on_ranks
@@ -41,53 +41,63 @@ NEXT_STEPS = {
 }
 
 
-def judge(call: CallBill, kind: Kind, idle_us: Floats, ranks: Sequence[int], gpus: int) -> None:
+def judge(call: CallBill, kind: Kind, idle_us: Floats, ranks: Sequence[int]) -> None:
     """Gives the bill of these calls its verdict, the late ranks, the reason and the next step.
-    `idle_us` is beside each call, (ranks, calls); `ranks` are the numbers of the traced ranks, of
-    `gpus` that the call joins."""
-    costs = {
+    `idle_us` is beside each call, (ranks, calls); `ranks` are the numbers of the traced ranks."""
+    late = [] if call.is_bound else late_places(call.waiting_us)
+    of_calls = {
         "transfer": kind.transport_us,
-        "waiting": kind.waiting_us.mean(axis=0),
+        # If one rank is to blame, the calls end as much earlier as the others wait for it.
+        "waiting": kind.waiting_us.sum(axis=0) / (len(idle_us) - len(late)),
         # A rank that idles longer than another comes late: the others wait for it.
         "launch": idle_us[idle_us.mean(axis=1).argmin()],
     }
-    is_bound = call.is_bound or len(idle_us) < gpus
-    call.verdict = verdict_of(call, costs, is_bound)
-    is_known = call.verdict == "waiting" and not is_bound
-    late = late_places(call.waiting_us) if is_known else []
+    costs = {name: kind.mean_by_step(us) for name, us in of_calls.items()}
+    lacks = lacking(call.n_calls, len(costs["transfer"]))
+    call.verdict = "inconclusive" if lacks else verdict_of(call, costs)
+    late = late if call.verdict in ("waiting", "mixed") else []
     call.late_ranks = [ranks[place] for place in late]
     size = tick_text(call.size_bytes) if call.size_bytes else "16K"
     words = {
-        "measure": on_ranks(gpus, f"allreduce -b {size} -e {size}"),
-        "footprint": on_ranks(gpus, "gemm_reduce_scatter --footprint"),
+        "measure": on_ranks(kind.group_size, f"allreduce -b {size} -e {size}"),
+        "footprint": on_ranks(kind.group_size, "gemm_reduce_scatter --footprint"),
         "reports": REPORTS,
         "doctor": f"{BENCH}doctor",
         "late_us": f"{later_by([us[0] for us in call.waiting_us], late):.0f}",
         "late": names_of(call.late_ranks),
     }
-    call.why = "; ".join([*reasons(call, costs, is_bound), *who_is_late(call, late, words)])
-    call.next_step = NEXT_STEPS[advice_of(call, is_bound)].format_map(words)
+    call.why = "; ".join([*lacks, *reasons(call, costs), *who_is_late(call, late, words)])
+    advice = "inconclusive" if lacks else advice_of(call)
+    call.next_step = NEXT_STEPS[advice].format_map(words)
 
 
-def verdict_of(call: CallBill, costs: Mapping[str, Floats], is_bound: bool) -> str:
+def lacking(n_calls: int, n_steps: int) -> list[str]:
+    """What there are too few of for a verdict."""
+    found = {"call": (n_calls, LEAST_CALLS), "step": (n_steps, LEAST_STEPS)}
+    return [
+        f"{counted(n, what)}, and a verdict needs {least}"
+        for what, (n, least) in found.items()
+        if n < least
+    ]
+
+
+def verdict_of(call: CallBill, costs: Mapping[str, Floats]) -> str:
     """Of a bound, which transport does not exceed, and waiting not fall below, nothing is said that
-    a lower transport refutes. `costs` are by call, in us."""
-    if call.n_calls < LEAST_CALLS:
-        return "inconclusive"
+    a lower transport refutes. `costs` are of a call, in us by step."""
     main = max(costs, key=lambda name: costs[name].mean())
     others_us = sum(costs.values()) - costs[main]
-    _, least_us, most_us = mean_interval(costs[main] - MAIN * others_us)
-    if least_us is None or most_us is None or least_us <= 0:
-        return "mixed" if most_us is not None and most_us < 0 and not is_bound else "inconclusive"
+    least_us, most_us = ends(mean_interval(costs[main] - MAIN * others_us))
+    if least_us <= 0:
+        return "mixed" if most_us < 0 and not call.is_bound else "inconclusive"
     if main != "transfer":
         return main
     if not call.alone:
-        return "inconclusive" if is_bound else "transfer"
+        return "inconclusive" if call.is_bound else "transfer"
     alone_us = SLOWER * ends(call.alone.us)[1]
     least_us, most_us = ends(call.transport_us)
     if most_us <= alone_us:
         return "transfer"
-    return "slower than alone" if least_us > alone_us and not is_bound else "inconclusive"
+    return "slower than alone" if least_us > alone_us and not call.is_bound else "inconclusive"
 
 
 def late_places(waiting_us: Sequence[Interval]) -> list[int]:
@@ -109,14 +119,12 @@ def later_by(us: Sequence[float], late: Sequence[int]) -> float:
     return fmean(others) - fmean(us[place] for place in late) if late else 0.0
 
 
-def reasons(call: CallBill, costs: Mapping[str, Floats], is_bound: bool) -> Iterator[str]:
-    if call.n_calls < LEAST_CALLS:
-        yield f"{counted(call.n_calls, 'call')}, and a verdict needs {LEAST_CALLS}"
+def reasons(call: CallBill, costs: Mapping[str, Floats]) -> Iterator[str]:
     transport, waits, idle = (number(us.mean()) for us in costs.values())
     yield f"a call takes {transport} us of transport, {waits} of waiting and {idle} idle beside it"
     if call.alone:
         yield f"alone {number(call.alone.us[0])} us"
-    if is_bound:
+    if call.is_bound:
         yield "not all ranks were traced, so transport is at most this"
     elif call.verdict == "waiting" and not call.late_ranks:
         low, high = (f"{100 * end(call.last_share):.0f}" for end in (min, max))
@@ -130,12 +138,12 @@ def who_is_late(call: CallBill, late: Sequence[int], words: Mapping[str, str]) -
     yield f"{words['late']} last in {share:.0f} %, on average {words['late_us']} us late"
     idle_us = -later_by([us[0] for us in call.idle_us], late)
     if idle_us > LATE * float(words["late_us"]):
-        yield f"devices idle {number(idle_us)} us longer there beside each call: the host is late"
+        yield f"there the device idles {number(idle_us)} us longer beside each: the host is late"
 
 
-def advice_of(call: CallBill, is_bound: bool) -> str:
+def advice_of(call: CallBill) -> str:
     """The key of NEXT_STEPS."""
-    if is_bound and call.n_calls >= LEAST_CALLS and call.verdict in ("waiting", "inconclusive"):
+    if call.is_bound and call.verdict in ("waiting", "inconclusive"):
         return "bound"
     if call.verdict == "waiting" and not call.late_ranks:
         return "waiting, by turns"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reports.breakdown import from_traces
+from reports.breakdown import verdicts
 from reports.breakdown.calls import Kind
 from tests.calibration import calibrated_breakdowns, selfcheck
 from tests.calibration.calibrated_breakdowns import breakdowns, too_few
@@ -35,7 +35,7 @@ def intervals_of_half_the_width(monkeypatch):
 
 
 def every_call_waits(monkeypatch):
-    monkeypatch.setattr(from_traces, "judge", lambda *_: "waiting")
+    monkeypatch.setattr(verdicts, "verdict_of", lambda *_: "waiting")
 
 
 @pytest.fixture(autouse=True)

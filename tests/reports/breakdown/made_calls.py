@@ -38,5 +38,5 @@ def made_call(
     call = bill_of(kind, idle)
     if alone_us is not None:
         call.alone = Alone((alone_us, 0.97 * alone_us, 1.03 * alone_us), "a run")
-    judge(call, kind, idle, range(ranks), gpus or ranks)
+    judge(call, kind, idle, range(ranks))
     return call

@@ -165,14 +165,14 @@ def test_what_a_call_costs_beyond_the_call_alone_has_a_name(bill, fields, monkey
     """16.6 us alone and 25.4 in the engine; the instrument is asked for 8 KiB from a graph."""
     asked = []
 
-    def alone_of(call, gpus, arguments):
-        asked.append((call.collective, call.size_bytes, gpus, arguments.replay))
+    def alone_of(call, gpus, _):
+        asked.append((call.collective, call.size_bytes, gpus, call.is_graph))
         return Alone((16.6, 16.0, 17.0), "a graph of calls")
 
     monkeypatch.setattr(served, "alone_of", alone_of)
     sides = [vllm(1e3 / 46.7)], [vllm(1e3 / 79.6)]
     found = fields(*sides, "--replay", "graph")
-    assert asked == [("all_reduce", 8192, 2, "graph")]
+    assert asked == [("all_reduce", 8192, 2, True)]
     assert found["rest_us"] == pytest.approx(found["implied_us"] - 16.6)
     assert found["asked"] == []
     told(

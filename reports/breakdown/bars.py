@@ -16,8 +16,12 @@ ROLES = {
     "transport": "line-3",
     "waiting": "line-1",
     "idle": "quiet",
+    # Of served figures, which do not tell the parts above:
+    "undivided": "line-4",
+    "calls, implied": "line-5",
+    "calls alone": "line-3",  # a wire, as transport
+    "the rest": "bound",
 }
-OTHER = "bound"  # the colour of a part that only some sources know
 LEAST_NAMED = 0.12  # of the longest step: a shorter part has its name in the legend alone
 LEAST_PLACES = 3  # a single bar is no wall
 
@@ -54,10 +58,10 @@ def bars_html(bars: Sequence[Bar]) -> Markup:
             plain(bar.name),
             number(bar.whole_ms),
             Markup("").join(
-                piece.format(role_of(part), 100 * bar.parts_ms[part] / longest_ms)
+                piece.format(ROLES[part], 100 * bar.parts_ms[part] / longest_ms)
                 for part in bar.texts
             ),
-            Markup(" ").join(key.format(role_of(part), text) for part, text in bar.texts.items()),
+            Markup(" ").join(key.format(ROLES[part], text) for part, text in bar.texts.items()),
         )
         for bar in bars
     )
@@ -65,10 +69,6 @@ def bars_html(bars: Sequence[Bar]) -> Markup:
 
 def longest_of(bars: Sequence[Bar]) -> float:
     return max(bar.whole_ms for bar in bars) or 1.0  # of an empty step
-
-
-def role_of(part: str) -> str:
-    return ROLES.get(part, OTHER)
 
 
 def draw_bars(axes: Any, bars: Sequence[Bar]) -> None:
@@ -79,7 +79,7 @@ def draw_bars(axes: Any, bars: Sequence[Bar]) -> None:
         axes.text(0, place - 0.34, name, va="bottom", size=10, parse_math=False)
         left = 0.0
         for part in bar.texts:
-            ms, role = bar.parts_ms[part], role_of(part)
+            ms, role = bar.parts_ms[part], ROLES[part]
             axes.barh(place, ms, 0.6, left, color=role, edgecolor="page", label=part)
             if ms > LEAST_NAMED * longest_ms:
                 text = f"{part}\n{100 * ms / bar.whole_ms:.0f} %"

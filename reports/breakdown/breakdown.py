@@ -7,8 +7,9 @@ from pathlib import Path
 
 from reports.advice.expect import count
 from reports.breakdown import served
-from reports.breakdown.breakdown_page import bars_of, draw, write_bill
+from reports.breakdown.breakdown_page import bars_of, lines_of, page_of, show
 from reports.breakdown.from_traces import read_traces
+from reports.breakdown.served_page import served_bars, served_page
 from reports.breakdown.served_text import served_fields, served_text
 from reports.breakdown.text import bill_fields, bill_text
 from wiretax.common.program import answer
@@ -46,6 +47,8 @@ def breakdown(arguments: argparse.Namespace) -> int:
         if arguments.traces:
             raise ResultError("served figures (--one, --two) and traces are separate questions")
         found = served.read_served(arguments)
+        bars = served_bars(found)
+        show(served_page(found, bars), bars, [], arguments)
         answer(arguments, served_text(found), **served_fields(found))
         return 0
     if not arguments.traces:
@@ -53,9 +56,6 @@ def breakdown(arguments: argparse.Namespace) -> int:
     bill = read_traces(arguments.traces, arguments, arguments.one or ())
     one = read_traces(arguments.one, arguments) if arguments.one else None
     bars = bars_of(bill, one)
-    if arguments.plot:
-        draw(arguments.plot, bill, bars)
-    if arguments.html:
-        write_bill(bill, bars, arguments.html)
+    show(page_of(bill, bars), bars, lines_of(bill)[0], arguments)
     answer(arguments, bill_text(bill), **bill_fields(bill))
     return 0

@@ -1,10 +1,10 @@
 """The page and the picture of a bill: a step's parts as a bar, beside the step of one card and half
 of it, and what calls take in the engine beside the same calls alone."""
 
+import argparse
 from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter
-from pathlib import Path
 
 from reports.advice.expect_chart import Spread
 from reports.breakdown.bars import ROLES, Bar, bars_html, draw_bars
@@ -32,11 +32,6 @@ VERDICT_ROLES = {"transfer": "steady", "mixed": "unsure", "inconclusive": "unsur
 QUANTITY = Quantity(
     "Transport of a call in the engine, and the call alone", "us", attrgetter("figures"), {}
 )
-
-
-def write_bill(bill: Bill, bars: Sequence[Bar], path: Path) -> None:
-    """Writes the page to `path`, and beside it the picture that chats show. Raises ResultError."""
-    write_page(page_of(bill, bars), path)
 
 
 def bars_of(bill: Bill, one: Bill | None = None, gpus: int = 2) -> list[Bar]:
@@ -67,7 +62,6 @@ def page_of(bill: Bill, bars: Sequence[Bar]) -> Page:
         f"Wiretax: {sentence}",
         Banner(word.capitalize(), f"{sentence}.", facts(bill), role),
         sections,
-        draw=partial(draw_bars, bars=bars),
     )
 
 
@@ -95,13 +89,27 @@ def lines_of(bill: Bill) -> tuple[list[DrawnLine], list[str]]:
     return lines, notes
 
 
-def draw(path: Path, bill: Bill, bars: Sequence[Bar]) -> None:
-    """The same as a picture, as narrow as a telephone shows it. Raises ResultError for another
-    suffix than .svg or .png and for a file that cannot be written."""
-    lines, _ = lines_of(bill)
-    footer = "; ".join([*facts(bill), f"the mean of {counted(bill.parts.n_steps, 'step')}"])
-    panels = 1 + bool(lines)
-    with figure(path, panels, PANEL_IN, finding(bill), footer, most_columns=1) as axes_of:
-        draw_bars(axes_of[0], bars)
-        if lines:
-            draw_against_size(axes_of[1], lines, QUANTITY, letters=15)
+def show(
+    page: Page, bars: Sequence[Bar], lines: Sequence[DrawnLine], arguments: argparse.Namespace
+) -> None:
+    """Draws --plot, as narrow as a telephone shows it, and writes the page to --html, with the
+    picture that chats show beside it. Raises ResultError for another suffix than .svg or .png and
+    for a file that cannot be written."""
+    banner = page.banner
+    if arguments.plot:
+        footer = "; ".join(map(str, banner.facts))
+        panels = 1 + bool(lines)
+        with figure(
+            arguments.plot,
+            panels,
+            PANEL_IN,
+            banner.sentence,
+            footer,
+            most_columns=1,
+        ) as axes:
+            draw_bars(axes[0], bars)
+            if lines:
+                draw_against_size(axes[1], lines, QUANTITY, letters=15)
+    if arguments.html:
+        page.draw = partial(draw_bars, bars=bars)
+        write_page(page, arguments.html)

@@ -10,11 +10,26 @@ REST = "launch, waiting for the later card, smaller kernels"
 
 
 def served_text(served: Served) -> str:
+    table = plain_table(["", "us [95 %]"], served_rows(served))
+    sentences = [*verdicts_of(served), *asked_of(served)]
+    return lay_out([title_of(served)], served.notes, [("", table)], sentences)
+
+
+def title_of(served: Served) -> str:
     n, one = served.gpus, one_name(served)
+    title = f"{served.model} on {n} cards by tensor, beside {one}: {served.engine}"
+    if served.streams > 1:
+        title += f", {served.streams:.1f} streams at once"
+    return title
+
+
+def served_rows(served: Served) -> list[tuple[str, str]]:
+    """Each figure in us with its interval, by what it is."""
+    n = served.gpus
     size = f" of {size_text(served.size_bytes)}" if served.size_bytes else ""
     excess_us = served.step_two_us[0] - served.ideal_us[0]
     rows = [
-        (f"step of {one}", interval_text(served.step_one_us)),
+        (f"step of {one_name(served)}", interval_text(served.step_one_us)),
         (f"1/{n} of it, the ideal", interval_text(served.ideal_us)),
         (f"step of {n} by tensor", interval_text(served.step_two_us)),
         (f"beyond the ideal, for {served.n_calls} calls{size}", signed(excess_us)),
@@ -25,12 +40,12 @@ def served_text(served: Served) -> str:
             (f"a call alone: {served.alone.source}", interval_text(served.alone.us)),
             (f"the rest: {REST}", interval_text(served.rest_us, signed)),
         ]
-    title = f"{served.model} on {n} cards by tensor, beside {one}: {served.engine}"
-    if served.streams > 1:
-        title += f", {served.streams:.1f} streams at once"
-    table = plain_table(["", "us [95 %]"], rows)
-    asked = [f"Unknown: {text}." for text in served.asked]
-    return lay_out([title], served.notes, [("", table)], [*verdicts_of(served), *asked])
+    return rows
+
+
+def asked_of(served: Served) -> list[str]:
+    """What the files leave open, each a sentence."""
+    return [f"Unknown: {text}." for text in served.asked]
 
 
 def one_name(served: Served) -> str:

@@ -59,9 +59,9 @@ def finding(bill: Bill) -> str:
     text = f"{percent(bill, part)} % of a step of {ms_text(bill.parts.whole())} ms is {part}"
     if not bill.calls:
         return f"no collective in {counted(bill.parts.n_steps, 'step')}; {text}"
-    if len(bill.ranks) == 1 and part in ("transport", "waiting"):
+    if part in ("transport", "waiting") and any(call.is_bound for call in bill.calls):
         bound = "at least" if part == "waiting" else "at most"
-        return f"{bound} {text}, as far as one rank's trace tells"
+        return f"{bound} {text}, as far as traces of {len(bill.ranks)} of the ranks tell"
     n_calls = [call.n_calls for call in bill.calls]
     mean_us = np.average([call.transport_us[0] for call in bill.calls], weights=n_calls)
     why = {
@@ -128,14 +128,17 @@ def waiting_text(call: CallBill) -> str:
 
 
 def next_steps(bill: Bill) -> list[str]:
-    """A sentence for each verdict and its calls, and the sources of calls alone."""
+    """A sentence for each verdict, on the costliest of its calls, what a step would save, and the
+    sources of calls alone."""
     names = names_of(bill.calls)
-    steps = [
-        f"{verdict} ({some([names[id(call)] for call in own])}): {own[0].why}. Next: {next_step}."
-        for (verdict, next_step), own in grouped(
-            costliest(bill), lambda call: (call.verdict, call.next_step)
-        ).items()
-    ]
+    steps = []
+    for verdict, own in grouped(costliest(bill), lambda call: call.verdict).items():
+        whose = some([names[id(call)] for call in own])
+        steps.append(f"{verdict} ({whose}): {own[0].why}. Next: {own[0].next_step}.")
+    us = bill.parts.hidden_at_most()
+    if us and us[0] > 0:
+        saved = f"save a step at most {ms_text(us, True)} ms"
+        steps.append(f"Calls beside the compute that follows them would {saved}.")
     sources = dict.fromkeys(call.alone.source for call in bill.calls if call.alone)
     return steps + [f"alone: {source}." for source in sources]
 

@@ -1,13 +1,17 @@
 """The page and the picture of a bill."""
 
 import re
+from argparse import Namespace
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from reports.breakdown.bars import ROLES, Bar, bars_html, draw_bars
-from reports.breakdown.breakdown_page import bars_of, draw, lines_of, page_of, write_bill
+from reports.breakdown.alone import Alone
+from reports.breakdown.bars import ROLES, bars_html, draw_bars
+from reports.breakdown.breakdown_page import bars_of, lines_of, page_of, show
+from reports.breakdown.served import Served
+from reports.breakdown.served_page import served_bars, served_page
 from reports.breakdown.text import bill_fields
 from reports.kit.page import to_html
 from reports.tables.figure import use_colours
@@ -89,7 +93,7 @@ def test_a_part_has_one_colour_in_pages_and_pictures():
     html = bars_html(bars)
     pieces = re.findall(r'<i class="([\w-]+)" style', html)
     assert pieces == [ROLES[part] for part in STEP_MS]
-    assert len(set(ROLES.values())) == len(ROLES)
+    assert len(set(pieces)) == len(pieces)
     use_colours()
     axes = Figure().add_subplot()
     draw_bars(axes, bars)
@@ -101,6 +105,38 @@ def test_a_part_has_one_colour_in_pages_and_pictures():
         patch.get_extents().transformed(axes.transData.inverted()).width for patch in axes.patches
     ]
     assert widths == pytest.approx([*STEP_MS.values()])
+
+
+def test_served_figures_have_the_same_page_with_what_calls_cost():
+    served = Served(
+        "qwen",
+        "vLLM",
+        2,
+        by_layer=False,
+        step_one_us=(20e3, None, None),
+        ideal_us=(10e3, None, None),
+        step_two_us=(16e3, None, None),
+        later_us=(-4e3, None, None),
+        implied_us=(60.0, None, None),
+        even_us=100.0,
+        n_calls=100,
+        size_bytes=16384,
+        gather_bytes=0,
+        streams=1.0,
+        tokens_a_step=1.0,
+        asked=["eager or from a graph"],
+        notes=[],
+    )
+    assert served_bars(served)[2].parts_ms == {"undivided": 10.0, "calls, implied": 6.0}
+    served.alone = Alone((25.0, 20.0, 30.0), "this run")
+    one, ideal, two = bars = served_bars(served)
+    assert (one.whole_ms, ideal.whole_ms) == (20.0, 10.0)
+    assert two.parts_ms == {"undivided": 10.0, "calls alone": 2.5, "the rest": 3.5}
+    html = to_html(served_page(served, bars))
+    assert "1.25×" in html
+    assert "Unknown: eager or from a graph." in html
+    served.step_two_us = (8e3, None, None)  # shorter than the ideal
+    assert served_bars(served)[2].texts == {"undivided": "undivided 8.00 ms (100 %)"}
 
 
 def test_a_part_that_takes_no_time_is_not_drawn():
@@ -121,8 +157,9 @@ def test_names_from_traces_cannot_break_the_page_or_the_picture(tmp_path):
     html = html_of(bill, two_cards(title=HOSTILE))
     assert not {"\x1b", "\u202e"} & set(html)
     assert "<b>$" not in html
-    write_bill(bill, [Bar(HOSTILE, {HOSTILE: 1.0})], tmp_path / "a.html")
-    draw(tmp_path / "a.svg", bill, bars_of(bill))
+    out = Namespace(html=tmp_path / "a.html", plot=tmp_path / "a.svg")
+    bars = bars_of(bill)
+    show(page_of(bill, bars), bars, lines_of(bill)[0], out)
     assert "$x^2$" in (tmp_path / "a.svg").read_text()
 
 

@@ -50,7 +50,7 @@ def test_one_ranks_trace_claims_bounds_and_blames_nobody():
     alone = two_cards(parts=step_parts(1, **STEP_MS), calls=[call], ranks=[0])
     assert (
         finding(alone)
-        == "at least 24 % of a step of 15.0 ms is waiting, as far as one rank's trace tells"
+        == "at least 24 % of a step of 15.0 ms is waiting, as far as traces of 1 of the ranks tell"
     )
     (row,) = call_rows(alone)
     assert row["transport us"].startswith("<= 35.1")

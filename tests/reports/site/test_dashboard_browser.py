@@ -17,7 +17,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from bench.gate import read_options
 from reports.__main__ import main
-from reports.breakdown.breakdown_page import bars_of, write_bill
+from reports.breakdown.breakdown_page import bars_of, page_of
 from reports.kit.page import to_html
 from reports.site import history_page
 from reports.site.run_page import run_page
@@ -106,7 +106,7 @@ def pages(tmp_path_factory):
     assert main(["regress", *sides, "--html", str(site / "gate.html")]) == 1
     assert main(["expect", "--gpu", "r9700", "--html", str(site / "expect.html")]) == 0
     bars = bars_of(two_cards(), without_calls())
-    write_bill(two_cards(), bars, site / "breakdown.html")
+    (site / "breakdown.html").write_text(to_html(page_of(two_cards(), bars)))
     runs = (f"run-*{name}" for name in ("allreduce-000", "made-layer", "import", "onerror"))
     parts = ["fleet", "index", "history-allreduce", "compare", "gate", "expect", "breakdown", *runs]
     return [next(site.glob(f"{part}*.html")) for part in parts]

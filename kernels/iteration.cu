@@ -90,13 +90,35 @@ KERNEL hold(LAUNCHED_WITH(Gate) g) {
   }
 }
 
-// Makes this rank late by `timeout_ns`. It does not look at `stop`: on a GPU that takes 1 us.
-KERNEL come_late(LAUNCHED_WITH(Arguments) a) {
+// It does not look at `stop`: on a GPU that takes 1 us.
+DEVICE void wait_for(u64 ns, bool yields) {
   const u64 start = clock_ns();
-  while (clock_ns() - start < a.timeout_ns) {
+  while (clock_ns() - start < ns) {
     cpu_relax();
-    if (a.yields) yield();
+    if (yields) yield();
   }
+}
+
+// Makes this rank late by `timeout_ns`.
+KERNEL come_late(LAUNCHED_WITH(Arguments) a) { wait_for(a.timeout_ns, a.yields); }
+
+// Delays by call, which repeat after `lines`; the first one is that of this call in iteration 0,
+// and an iteration has so many calls.
+struct Lateness {
+  const u64* delays_ns;
+  u64 lines, first, calls, yields;
+  const Watch* watch;
+};
+
+// Makes this rank as late as a list says for this call of this iteration.
+KERNEL come_late_as_listed(LAUNCHED_WITH(Lateness) l) {
+  const u64 iteration = *(volatile const u64*)&l.watch->iteration;
+  wait_for(l.delays_ns[(l.first + iteration * l.calls) % l.lines], l.yields);
+}
+
+// Stores the time between the launches before it and those after it.
+KERNEL note_time(LAUNCHED_WITH(Arguments) a) {
+  if (thread() == 0) *(volatile u64*)a.receive = clock_ns();
 }
 
 KERNEL nothing(LAUNCHED_WITH(Gate)) {}

@@ -149,6 +149,12 @@ def allocated(world: World, seed: int, size_bytes: int, margin_bytes: int = 0) -
     ]
 
 
+def note_time(world: World, address: int) -> Step:
+    """A launch that stores the device's clock there, 8 bytes in ns: durations on this rank, and no
+    more. Of AMD's gfx90a it counts 25 MHz as 100."""
+    return world.device.loop_step("note_time", Arguments(receive=address))
+
+
 @dataclass(frozen=True)
 class Segments:
     """A buffer whose segments each repeat a table; `tables` has one period of each, encoded."""

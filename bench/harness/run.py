@@ -24,6 +24,7 @@ from collectives.communicator import Refusal
 from wiretax.record.blocks import count_blocks
 from wiretax.record.schema import Block, End, LinkBlock, Result, WatchedGpu, Winner
 from wiretax.record.stats import autocorrelation, is_precise
+from wiretax.record.traced import TracedSteps
 from wiretax.record.writing import RunFile
 from wiretax.record.wrong import where_wrong
 
@@ -32,6 +33,7 @@ REQUESTED_ROUNDS = 12  # of -n
 # during some blocks, give an interval.
 LEAST_ROUNDS = 16
 CLOSING_S = 1.0  # for cases and table
+TRACED_SHARE = 0.1  # of --max-time, for the parts of steps, where there are some
 
 
 @dataclass
@@ -94,6 +96,8 @@ class RunPolicy:
     conclude: Callable[[Result], tuple[str, int]] = lambda result: ("", FINE)
     # What the run stores beside its cases.
     find_winners: Callable[[Result], Sequence[Winner]] = lambda result: ()
+    # Measures after the rounds the parts of the suite's `traced`; on all ranks.
+    trace: Callable[[RunInProgress], Sequence[TracedSteps]] = lambda run: ()
 
 
 UNTIL_PRECISE = RunPolicy()
@@ -124,7 +128,8 @@ def measure(
         sentence = f"compilers took {compile_s:.0f} s; --max-time does not count {uncounted_s:.0f}"
         flight.progress.show("compiled", sentence)
     deadline_s = STARTED_S + options.max_time_s + uncounted_s - CLOSING_S
-    run = RunInProgress(session, suite, deadline_s)
+    traced_s = TRACED_SHARE * options.max_time_s if suite.traced else 0.0
+    run = RunInProgress(session, suite, deadline_s - traced_s)
     if communicator.rank == 0:
         run.file = RunFile.create(Path(options.out), run_head)
     cpus_here = {*chain(*communicator.node_gather(session.place.cpus))}
@@ -133,6 +138,8 @@ def measure(
     run.look_at_gpu()
     measure_all(run, policy)
     run.look_at_gpu()
+    run.deadline_s = deadline_s
+    traced = () if run.interrupted else policy.trace(run)
     flight.note("results", case=None, block=None, text="")
     new_errors = communicator.all_gather(pci.new_errors(errors_before, pci.errors([run.bus_id])))
     gpus = communicator.all_gather(run.watched())
@@ -168,7 +175,7 @@ def measure(
         note="; ".join(notes) or None,
         gpus=[*chain(*gpus)],
     )
-    result = run.file.finish(samples, end, policy.find_winners)
+    result = run.file.finish(samples, end, policy.find_winners, traced)
     last_words, concluded = policy.conclude(result)
     status = exit_status(run, result) or concluded
     communicator.broadcast(status)

@@ -35,7 +35,7 @@ from collectives.operation import (
 )
 from collectives.registry import ALGORITHMS, LIBRARY, by_default
 from kernels.devices.compilers import side_by_side
-from kernels.devices.device import Later
+from kernels.devices.device import Later, Memory
 from wiretax.record.schema import CaseHeader
 
 COMPILE_SHARE = 0.7  # of --max-time, without the compilers' time; later no case is prepared
@@ -46,6 +46,20 @@ MOST_STREAM_ENTRIES, MOST_GRAPH_ENTRIES = 640, 2880
 OTHERS_EVERY = 3  # odd, so that they see odd and even rounds
 # Builds the iteration of a case from its operation and the calls of a chain, 0 for none.
 MakeIteration = Callable[[CollectiveCase, Operation, int], Iteration]
+
+
+@dataclass
+class Traced:
+    """A step of case `number`, whose parts are measured after the rounds: `form` is what runs, once
+    `plain` and once `noted`, in which each rank notes in `times` the ns between its operations,
+    which are a product, a call and a norm in turn. `reason`: why that cannot run."""
+
+    number: int
+    form: str
+    plain: Iteration
+    noted: Iteration
+    times: Memory
+    reason: str | None = None
 
 
 @dataclass
@@ -60,6 +74,7 @@ class Suite:
     # algorithm then runs in one of so many rounds.
     others_every: int = 1
     named: Sequence[str] = ()  # the algorithms that the command line names
+    traced: list[Traced] = field(default_factory=list)
 
     def add(self, header: CaseHeader, iteration: Iteration | Unsupported) -> None:
         """Adds a case, or lists why it is not measured."""

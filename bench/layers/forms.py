@@ -12,6 +12,7 @@ from bench.harness.iteration import Iteration, Segments, checked_iteration, noth
 from bench.harness.parser import changes_cases, listed, name_among, whole
 from bench.harness.session import Session
 from bench.harness.suite import Axes, Suite, bind_cases, of_features
+from bench.layers.lateness import lateness_file
 from collectives.collective import DATATYPE_ALIASES
 from collectives.layers.fused import FUSED, WEIGHTS, contender_forms
 from collectives.layers.overlap import OVERLAPPED
@@ -84,6 +85,13 @@ class LayerOptions:
         default="float",
         metavar="TYPE",
         help="type on the wire: float, half or bfloat16 (%(default)s)",
+    )
+    lateness: Any = changes_cases(
+        ["--lateness"],
+        type=lateness_file,
+        metavar="FILE",
+        help="also with ranks as late at each call as this file says (breakdown --save-lateness), "
+        "and what a step gains without it",
     )
     # By name, until `named_algorithms` finds them.
     algorithms: Sequence[Algorithm] = changes_cases(

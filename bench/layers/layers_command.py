@@ -12,7 +12,7 @@ from bench.harness.parser import CASES, Option, fill, listed
 from bench.harness.run import RunInProgress, RunPolicy, measure, unfinished
 from bench.harness.session import Session, start
 from bench.harness.suite import Suite
-from bench.layers import fused_cases, overlap_cases, step_splits
+from bench.layers import fused_cases, overlap_cases, step_splits, traced_steps
 from bench.layers.forms import FORMS, LayerOptions
 from collectives.layers.overlap import CHUNKS
 from wiretax.common.arguments import whole_number
@@ -111,10 +111,10 @@ COMMANDS = {
         f"Times a whole decode step of a model: {SPLIT} and as a pipeline.",
         step_splits.prepare,
         counts(up_to_8, "1,2", "chats that decode at once, with a token per step each", "--slots"),
-        ["scale", "weights"],
+        ["scale", "weights", "lateness"],
         defaults={"datatype": "half", "graph": None},
         texts={"graph": "launch from a graph, GPUs only (where the device has graphs)"},
-        policy=RunPolicy(),
+        policy=RunPolicy(trace=traced_steps.trace),
     ),
     "prefill": Command(
         f"Times a prefill step of a model: {SPLIT} with sequence parallelism, and as a pipeline.",
@@ -131,7 +131,7 @@ COMMANDS = {
         ["scale", "layers"],
         # The checked iteration warms up, and an iteration takes a quarter of a second.
         defaults={"layers": 4, "max_time_s": 110.0, "warmup": 0},
-        policy=RunPolicy(),
+        policy=RunPolicy(trace=traced_steps.trace),
     ),
 }
 

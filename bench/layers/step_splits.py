@@ -3,7 +3,7 @@ against float64, and from then on bit by bit against its first result."""
 
 import ctypes
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -13,9 +13,11 @@ import numpy as np
 from bench import STARTED_S
 from bench.harness.iteration import Iteration, consume_step, nothing
 from bench.harness.session import Session
-from bench.harness.suite import Suite
+from bench.harness.suite import Suite, Traced
 from bench.harness.verify import WrongResult
 from bench.layers.forms import LayerOptions, scale_for
+from bench.layers.lateness import come_late, digest_of, require_room
+from bench.layers.traced_steps import PARTS, reason_against, with_notes
 from collectives.binding import fastest, run_sequence
 from collectives.collective import DATATYPES, Array
 from collectives.communicator import Mistake, Refusal
@@ -29,6 +31,7 @@ from collectives.registry import LIBRARY
 from kernels.devices.device import WRONG_BYTES, Pattern, Step
 from kernels.devices.shared_memory import available_bytes
 from reports.tables.sentences import number
+from wiretax.record.lateness_file import Lateness as LateUs
 from wiretax.record.schema import CaseHeader
 
 MEMORY_SHARE = 0.6  # of the free memory, for matrices
@@ -44,9 +47,9 @@ TOLERANCE = {"float32": 1e-4, "float16": 0.01, "bfloat16": 0.06}
 # whole size.
 LARGEST = 4.0
 Form = tuple[str, str]  # an algorithm, or a fused kernel, and its variant
-TENSOR_FORMS = {
-    "decode": ("gemv_allreduce", "allreduce_rmsnorm", "auto"),
-    "prefill": ("auto", "allreduce_rmsnorm"),
+FUSED_FORMS = {
+    "decode": ("gemv_allreduce", "allreduce_rmsnorm"),
+    "prefill": ("allreduce_rmsnorm",),
 }
 
 
@@ -105,19 +108,22 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
         shape["timed_layers"] = layers
     if held < layers:
         shape["layers_held"] = held
+    late_us = communicator.broadcast(options.lateness)
     suite = Suite()
     for tokens in batches:
         session.flight.note("plan the splits", text=f"{tokens} tokens")
         with communicator.all_or_none():
             batch = TokenBatch(weights, tokens)
         require_time(session, batch)
+        if late_us is not None:
+            require_room(late_us, len(LAYERS) * layers, FIRST_STEPS, session.options.max_time_s)
         draw = np.random.default_rng([session.options.seed, tokens])
         start = draw.standard_normal((tokens, model.hidden))
         expected = model_step.reference(weights, start) if world.rank == 0 else None
         expected = communicator.broadcast(expected)
         step_shape = {**shape, "tokens" if is_prefill else "slots": tokens}
         splits = SplitCases(session, batch, start, expected, step_shape, suite)
-        splits.add_by_tensor()
+        splits.add_by_tensor(late_us)
         if is_prefill:
             splits.add_by_sequence()
         # As many groups as ranks, or fewer if they would not be equal.
@@ -177,7 +183,7 @@ class SplitCases:
         """The ratio of a whole step to the timed layers."""
         return self.batch.weights.model.layers / self.batch.weights.layers
 
-    def add_by_tensor(self) -> None:
+    def add_by_tensor(self, late_us: LateUs | None) -> None:
         """Each leaves the whole result on each rank."""
         batch, residual = self.batch, self.batch.residual
         normed = model_step.normed(self.start)
@@ -185,20 +191,54 @@ class SplitCases:
         world = self.session.world
         shares = batch.layers_alone(batch.weights.shares)
         self.add("compute", run_sequence(world, shares), prepare)
-        names = ("auto",) if world.node else TENSOR_FORMS[self.session.options.command]
-        forms = {
-            form: model_step.split_by_tensor(batch, *form)
-            for form in product(names, ("registered", "copied"))
-            if form != ("gemv_allreduce", "registered")  # its parts are stored into slabs
-        }
-        bound, (name, variant) = self.fastest(forms)
+        unfused, plain = self.fastest(self.forms_by_tensor(["auto"]))
+        fused = () if world.node else FUSED_FORMS[self.session.options.command]
+        forms = {plain: unfused, **self.forms_by_tensor(fused)}
+        bound, (name, variant) = self.fastest(forms) if fused else (unfused, plain)
         chosen = getattr(bound, "choice", None) or name
         end = prepare, (residual, self.expected)
         self.add("tensor_parallel", bound, *end, chosen=chosen, variant=variant)
+        self.trace(plain, self.operations(plain), *end)
         for variant in LIBRARY.variants_in(world):
             bound = model_step.split_by_tensor(batch, "library", variant)
             library = world.library.name
             self.add("tensor_parallel_library", bound, *end, library=library, variant=variant)
+            form = "library", variant
+            self.trace(form, self.operations(form), *end)
+        if late_us is not None:
+            self.add_late(plain, late_us, *end)
+
+    def add_late(self, form: Form, late_us: LateUs, prepare: Step, end: tuple[int, Array]) -> None:
+        """The unfused split with ranks as late as a file says, and with the same launches that wait
+        for nothing."""
+        weights, calls = self.batch.weights, len(self.batch.weights.shares)
+        seed = self.session.options.seed, self.batch.tokens
+        for name, us in (
+            (f"tensor_parallel_late+{digest_of(late_us)}", late_us),
+            ("tensor_parallel_on_time", np.zeros_like(late_us)),
+        ):
+            late = come_late(self.session.world, us, calls, seed, weights.keep)
+            operations = self.operations(form, late)
+            bound = run_sequence(self.session.world, operations)
+            chosen = getattr(bound, "choice", None) or form[0]
+            self.add(name, bound, prepare, end, chosen=chosen, variant=form[1])
+            if us is late_us:
+                self.trace(form, operations, prepare, end, ", late")
+
+    def operations(self, form: Form, late: Sequence[Operation] = ()) -> list[Bound]:
+        """Those of a split by tensor; a rank that comes late has its product later."""
+        operations = model_step.operations_by_tensor(self.batch, *form)
+        for call, delay in enumerate(late):
+            behind = [operations[PARTS * call], delay]
+            operations[PARTS * call] = run_sequence(self.session.world, behind)
+        return operations
+
+    def forms_by_tensor(self, names: Sequence[str]) -> dict[Form, Bound]:
+        return {
+            form: model_step.split_by_tensor(self.batch, *form)
+            for form in product(names, ("registered", "copied"))
+            if form != ("gemv_allreduce", "registered")  # its parts are stored into slabs
+        }
 
     def add_by_sequence(self) -> None:
         """Each leaves the residual of its own tokens on each rank."""
@@ -281,22 +321,56 @@ class SplitCases:
         """Adds a split, whose step begins with `prepare`. `end`, None on a rank without a result,
         is where the first one lies, and what it must be within the rounding. `checked` is what to
         check instead, if `bound` computes only a part."""
-        weights, world, device = self.batch.weights, self.session.world, self.session.world.device
-        size_bytes, datatype = self.batch.size_bytes, weights.datatype
         header = CaseHeader(
             collective=self.session.options.command,
             shape=dict(self.shape),
-            size_bytes=size_bytes,
+            size_bytes=self.batch.size_bytes,
             count=self.batch.count,
-            datatype=datatype.name,
+            datatype=self.batch.weights.datatype.name,
             redop="sum",
             algorithm=algorithm,
-            memory=world.memory,
+            memory=self.session.world.memory,
             **facts,
         )
-        if isinstance(bound, Unsupported):
+        if isinstance(bound, Operation):
+            self.suite.add(header, self.checked(algorithm, bound, prepare, end, checked))
+        else:
             self.suite.add(header, bound)
+
+    def trace(
+        self,
+        form: Form,
+        operations: Sequence[Bound],
+        prepare: Step,
+        end: tuple[int, Array],
+        how: str = "",
+    ) -> None:
+        """Adds the parts of the last case, as these operations: a product, an all-reduce of this
+        form and a norm in turn."""
+        number, world = len(self.suite.headers) - 1, self.session.world
+        plain, (noted, times) = run_sequence(world, operations), with_notes(world, operations)
+        if not (isinstance(plain, Operation) and isinstance(noted, Operation)):
             return
+        name = world.library.name if form[0] == "library" else plain.choice or form[0]
+        iteration = self.checked(f"{name} with notes", noted, prepare, end)
+        iteration.number = number
+        without = replace(iteration, operation=plain)
+        reason = reason_against(world, noted)
+        traced = Traced(number, f"{name} {form[1]}{how}", without, iteration, times, reason)
+        self.suite.traced.append(traced)
+
+    def checked(
+        self,
+        algorithm: str,
+        bound: Operation,
+        prepare: Step,
+        end: tuple[int, Array] | None,
+        checked: Operation | None = None,
+    ) -> Iteration:
+        """The iteration of a split, as `add` has it, whose first result is right. Raises
+        WrongResult."""
+        weights, world, device = self.batch.weights, self.session.world, self.session.world.device
+        size_bytes, datatype = self.batch.size_bytes, weights.datatype
         self.session.flight.note("check the step", text=algorithm)
         text, wrong = f"{algorithm} {size_bytes} B", device.private(WRONG_BYTES)
         check = consume = nothing(world)
@@ -334,7 +408,7 @@ class SplitCases:
                 check = device.loop_step("count_wrong", pattern, blocks)
         if complaint := world.communicator.first_reason(mistake):
             raise WrongResult(complaint)
-        iteration = Iteration(
+        return Iteration(
             text,
             prepare,
             bound,
@@ -344,4 +418,3 @@ class SplitCases:
             scale=self.scale,
             keep=[weights, wrong],
         )
-        self.suite.add(header, iteration)

@@ -225,15 +225,21 @@ class TokenBatch:
         return self.layers(matrices, [fused.norm(self.weights.world, self.norm_case(), self.parts)])
 
 
-def split_by_tensor(batch: TokenBatch, form: str, variant: str) -> Bound:
-    """A step in which every rank has a share of each matrix. `form` is an all-reduce or a fused
-    kernel. All ranks call it. Raises DeviceError."""
+def operations_by_tensor(batch: TokenBatch, form: str, variant: str) -> list[Bound]:
+    """Those of `split_by_tensor` in order: with an all-reduce a product, a call and a norm for each
+    matrix."""
     weights, world, case = batch.weights, batch.weights.world, batch.norm_case(variant)
     after = [fused.norm(world, case, None if form == "allreduce_rmsnorm" else batch.sums)]
     if algorithm := ALGORITHMS["all_reduce"].get(form):
         reduce = fused.all_reduce(case, batch.parts, batch.sums)
         after.insert(0, algorithm.bind(world, reduce))
-    return run_sequence(world, batch.layers(weights.shares, after, form == "gemv_allreduce"))
+    return batch.layers(weights.shares, after, form == "gemv_allreduce")
+
+
+def split_by_tensor(batch: TokenBatch, form: str, variant: str) -> Bound:
+    """A step in which every rank has a share of each matrix. `form` is an all-reduce or a fused
+    kernel. All ranks call it. Raises DeviceError."""
+    return run_sequence(batch.weights.world, operations_by_tensor(batch, form, variant))
 
 
 def split_by_sequence(batch: TokenBatch, name: str, variant: str) -> Bound:

@@ -172,6 +172,19 @@ class Gate(Shared, file="iteration.cu"):
     )
 
 
+class Lateness(Shared, file="iteration.cu"):
+    """How late a rank comes at a call of an iteration, by a list."""
+
+    _fields_ = (
+        ("delays_ns", c_void_p),
+        ("lines", c_uint64),
+        ("first", c_uint64),
+        ("calls", c_uint64),
+        ("yields", c_uint64),
+        ("watch", c_void_p),
+    )
+
+
 WRONG_BYTES = ctypes.sizeof(Wrong)
 
 

@@ -38,6 +38,7 @@ from reports.tables.sentences import (
     spoken,
     without_version,
 )
+from reports.tables.traced_parts import parts_tables
 from wiretax.common.grouped import grouped
 from wiretax.record.blocks import paired
 from wiretax.record.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, is_contender, work_of
@@ -47,6 +48,7 @@ from wiretax.record.stats import Interval, autocorrelation, median_interval
 OURS = "ours"
 TENSOR, PIPELINE = "tensor_parallel", "pipeline_parallel"
 TENSOR_LIBRARY, SEQUENCE = "tensor_parallel_library", "sequence_parallel"
+LATE, ON_TIME = "tensor_parallel_late", "tensor_parallel_on_time"
 UNITS = (
     "us = all work and reading the result, slowest rank; exposed = us less the compute alone in "
     "the same rounds, negative by chance or if the result reaches its reader faster; hidden = "
@@ -162,7 +164,8 @@ def render(result: Result) -> str:
         for kind, form in forms.items():
             exposed, hidden = exposed_us(forms, kind), "-"
             is_alike = library_form and not are_unlike(result.run, library_form.case, form.case)
-            if exposed and library and library[0] > 0 and is_alike and not form.case.library:
+            is_ours = not form.case.library and kind not in (LATE, ON_TIME)
+            if exposed and library and library[0] > 0 and is_alike and is_ours:
                 share = min(1 - exposed[0] / library[0], 1)
                 hidden = "-" if is_below_zero(exposed) else f"{share:.0%}"
             time, wrong = number(form.us), count(form.case.n_wrong)
@@ -179,10 +182,12 @@ def render(result: Result) -> str:
         if beside := table_of(cases):
             tables.append(("", beside))
             use = sentence_of(cases) if {*forms} <= {COMPUTE} else f"{use} {sentence_of(cases)}"
+        use += _without_lateness(forms)
         verdicts.append(f"{label(case) if is_step(case) else work}: {use}")
 
     types = ", ".join(sorted({case.datatype for case in result.cases}))
     head = [f"{types} on the wire, isolated; seed {result.run.seed}", UNITS]
+    tables += parts_tables(result, label)
     return lay_out_run(result, headline([result], points), head, tables, verdicts)
 
 
@@ -287,3 +292,13 @@ def _by_sequence(forms: Forms) -> str:
     }
     said = words.get(str(verdict_of(ratio)), "does not clearly differ")
     return f" Sequence parallelism {said}, SP/TP {ratio_text(ratio)}."
+
+
+def _without_lateness(forms: Forms) -> str:
+    """What a step gains if no rank comes late: `--lateness`."""
+    ratio = compare(forms, ON_TIME, LATE, np.divide)
+    if ratio is None:
+        return ""
+    middle, low, high = (None if each is None else 100 * (1 - each) for each in ratio)
+    gain, *ends = interval_text((middle or 0.0, high, low), "{:.0f}".format).split(" ", 1)
+    return f" Without this lateness a step takes {' '.join([gain, '%', *ends])} less."

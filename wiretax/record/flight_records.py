@@ -9,7 +9,6 @@ import numpy as np
 
 from wiretax.common import untrusted
 from wiretax.record.result import NOT_JSON
-from wiretax.record.schema import Flight
 
 PAGE_BYTES, COUNTERS_OFFSET = 4096, 2048  # of a rank's page
 # Where in an iteration a rank is, by the number of its Phase in kernels/devices/device.py: a phase
@@ -22,6 +21,11 @@ PHASES = (
     "reading the result",
     "check",
 )
+
+
+class Flight(msgspec.Struct):
+    ranks: dict[int, dict[str, Any]] = {}  # the last record of each
+    ended: dict[str, Any] = {}  # the first rank that ended
 
 
 def read_flight(folder: Path) -> Flight:

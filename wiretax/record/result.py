@@ -35,6 +35,7 @@ from wiretax.record.schema import (
 )
 from wiretax.record.summarise import TIME_RAN_OUT, build_cases
 from wiretax.record.tails import check_tail
+from wiretax.record.traced import TracedSteps
 from wiretax.record.wrong import mark_wrong
 
 MOST_LINES, MOST_RUN_BYTES = 1_000_000, 55_000_000  # of a file; a run stays below 50 MB
@@ -42,6 +43,7 @@ MOST_LINE_BYTES = 16_000_000  # a value of two bytes takes 100 bytes of memory
 ENDED_EARLY = "the run ended first"
 NOT_JSON = ValueError, RecursionError  # as msgspec raises them
 KEY_OF = attrgetter(*CASE_KEY)
+KINDS = Run, Block, LinkBlock, TracedSteps, Case, Winner, End
 
 
 class ResultError(Exception):
@@ -79,7 +81,7 @@ def read(path: Path | str) -> Result:
     """The run in the file `path`, incomplete if its last line is; a case is wrong if any line says
     so. Raises ResultError for a file that is no run, is damaged earlier or has a newer schema."""
     path = Path(path)
-    lines = read_lines(path, "run file", (Run, Block, LinkBlock, Case, Winner, End), SCHEMA)
+    lines = read_lines(path, "run file", KINDS, SCHEMA)
     [run], cases, ends = lines[Run], lines[Case], lines[End]
     blocks, link_blocks = lines[Block], lines[LinkBlock]
     try:
@@ -91,7 +93,7 @@ def read(path: Path | str) -> Result:
     unknown = {header.collective for header in run.cases} - possible
     if unknown and not run.imported_from:
         raise ResultError(f"{path}: unknown collective {min(unknown)!r}")
-    if any(not 0 <= block.case < len(run.cases) for block in blocks):
+    if any(not 0 <= each.case < len(run.cases) for each in (*blocks, *lines[TracedSteps])):
         raise ResultError(f"{path}: a block belongs to a case that was not planned")
 
     if len({(block.case, block.round) for block in blocks}) < len(blocks):
@@ -122,7 +124,8 @@ def read(path: Path | str) -> Result:
     mark_wrong(cases, blocks, *ends)
     if end:
         describe_link(end, counted)
-    return Result(path, run, cases, counted, blocks, link_blocks, end, lines[Winner])
+    more = lines[Winner], lines[TracedSteps]
+    return Result(path, run, cases, counted, blocks, link_blocks, end, *more)
 
 
 def has_links(cases: Sequence[Case], counted: Counted) -> bool:

@@ -6,9 +6,12 @@ in 1e9 bytes/s."""
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import msgspec
+
+if TYPE_CHECKING:
+    from wiretax.record.traced import TracedSteps
 
 SCHEMA = 1
 Bounded = Annotated[float, msgspec.Meta(gt=-1e15, lt=1e15)]  # so that no sum or ratio overflows
@@ -480,11 +483,6 @@ class Counted(msgspec.Struct, frozen=True, dict=True):
         return max(us - link.median, LEAST_US) if link else us
 
 
-class Flight(msgspec.Struct):
-    ranks: dict[int, dict[str, Any]] = {}  # the last record of each
-    ended: dict[str, Any] = {}  # the first rank that ended
-
-
 class Result(msgspec.Struct):
     path: Path
     run: Run
@@ -494,6 +492,7 @@ class Result(msgspec.Struct):
     link_blocks: list[LinkBlock] = []
     end: End | None = None  # None if the run was cut off
     winners: list[Winner] = []  # of bench.tune
+    traced: "list[TracedSteps]" = []  # of whole steps of a model
 
     @property
     def complete(self) -> bool:

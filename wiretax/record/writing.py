@@ -19,6 +19,7 @@ from wiretax.record.blocks import count_blocks, describe_link
 from wiretax.record.result import ENDED_EARLY, ResultError
 from wiretax.record.schema import Block, End, LinkBlock, Result, Run, Winner
 from wiretax.record.summarise import TIME_RAN_OUT, build_cases
+from wiretax.record.traced import TracedSteps
 
 
 def sync_names(folder: Path) -> None:
@@ -163,10 +164,11 @@ class RunFile(msgspec.Struct):
         samples: Mapping[str, Any],
         end: End,
         find_winners: Callable[[Result], Sequence[Winner]] = lambda result: (),
+        traced: Sequence[TracedSteps] = (),
     ) -> Result:
         """Builds the cases; writes `samples`, arrays by case as docs/results.md describes them, if
-        there are any, into `<run_id>.npz`, and cases, winners and end. Returns the run as `read`
-        does. Raises ResultError."""
+        there are any, into `<run_id>.npz`, and `traced`, cases, winners and end. Returns the run as
+        `read` does. Raises ResultError."""
         reason = TIME_RAN_OUT if end.status == "complete" else ENDED_EARLY
         counted = count_blocks(self.run, self.blocks)
         cases = build_cases(self.run, counted, self.blocks, self.link_blocks, reason)
@@ -181,8 +183,8 @@ class RunFile(msgspec.Struct):
         describe_link(end, counted)
 
         result = Result(self.path, self.run, cases, counted, self.blocks, self.link_blocks, end)
-        result.winners = [*find_winners(result)]
-        for record in (*cases, *result.winners, end):
+        result.winners, result.traced = [*find_winners(result)], [*traced]
+        for record in (*result.traced, *cases, *result.winners, end):
             self.append(record)
 
         self.file.close()

@@ -1,0 +1,45 @@
+"""The parts of traced steps as a table beside the times of the splits: `breakdown` shows more."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reports.tables.sentences import number, plain_table
+from wiretax.record.schema import Case, Result
+from wiretax.record.traced import TracedSteps
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HEADINGS = "", "us", "compute", "transport", "waiting", "last", "hides"
+ABOUT = (
+    "parts of a step, unfused, with notes of the time\n"
+    "last: the rank that most often comes last; hides: what calls hidden behind the\n"
+    "next product would save at most"
+)
+
+
+def parts_tables(result: Result, label: Callable[[Case], str]) -> "list[tuple[str, Table]]":
+    """The title and the table, if the run has parts; `label` names the size of a case."""
+    if not result.traced:
+        return []
+    rows = [row_of(label(result.cases[each.case]), each) for each in result.traced]
+    reasons = [f"{each.form}: {each.reason}." for each in result.traced if each.reason]
+    return [(ABOUT, plain_table(HEADINGS, rows, dict.fromkeys(reasons)))]
+
+
+def row_of(size: str, traced: TracedSteps) -> Sequence[str]:
+    """Means over ranks and steps, as shares of the step."""
+    name = f"{size}: {traced.form}"
+    if traced.reason:
+        return name, *"-" * (len(HEADINGS) - 1)
+    compute_us, transport_us, waiting_us, hideable_us = (
+        float(np.mean(us))
+        for us in (traced.compute_us, traced.transport_us, traced.waiting_us, traced.hideable_us)
+    )
+    step_us = compute_us + transport_us + waiting_us
+    parts = [f"{us / step_us:.0%}" for us in (compute_us, transport_us, waiting_us)]
+    rank = int(np.argmax(traced.last_share))
+    last = f"{rank}: {traced.last_share[rank]:.0%}"
+    return name, number(step_us), *parts, last, f"{hideable_us / step_us:.0%}"

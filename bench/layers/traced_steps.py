@@ -19,11 +19,12 @@ from collectives.binding import run_sequence
 from collectives.collective import Array
 from collectives.operation import Bound, Operation, World
 from kernels.devices.device import Counts, Memory
+from wiretax.record.stats import MIN_INTERVAL_VALUES
 from wiretax.record.traced import TracedSteps
 
 PARTS = 3  # of a layer: a product, a call, a norm
 NOTE_BYTES = 8
-MOST_STEPS, LEAST_STEPS = 30, 5  # the least of an interval, as in reports.breakdown.step_parts
+MOST_STEPS, LEAST_STEPS = 30, MIN_INTERVAL_VALUES
 # Notes may take so much of a step; above, the parts would say more on the notes than on the step.
 MOST_SLOWDOWN = 1.2
 # Of a step as the host's clock or events time it, its notes cover a part: all but what is in front

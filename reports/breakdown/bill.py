@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from reports.breakdown.alone import Alone
 from reports.breakdown.halves import Halves
 from reports.breakdown.step_parts import StepParts
+from wiretax.record.lateness_file import Lateness
 from wiretax.record.stats import Interval
 
 
@@ -40,7 +41,9 @@ class CallBill:
 class Bill:
     """Of a step: its parts, and its calls by kind. `ranks` are the numbers of the ranks whose
     figures these are; `notes` are what was noticed, each a sentence. `tokens` are those of a step,
-    None if the traces do not say; `halves` compares the ranks' kernels with one card's."""
+    None if the traces do not say; `halves` compares the ranks' kernels with one card's. `untold`
+    are parts that nobody could tell from compute. `late_us`, (calls, ranks), says how late each
+    rank came at each call, None if that is unknown."""
 
     title: str
     parts: StepParts
@@ -49,3 +52,5 @@ class Bill:
     notes: list[str] = field(default_factory=list)
     tokens: int | None = None
     halves: Halves | None = None
+    untold: list[str] = field(default_factory=list)
+    late_us: Lateness | None = None

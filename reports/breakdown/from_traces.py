@@ -19,6 +19,7 @@ from reports.breakdown.rocprof import is_rocprof, read_rocprof
 from reports.breakdown.step_parts import mean_interval, parts_of
 from reports.breakdown.timeline import Floats, Integers, Timeline
 from reports.breakdown.verdicts import judge
+from wiretax.record.lateness_file import Lateness
 from wiretax.record.result import ResultError
 
 
@@ -31,17 +32,19 @@ def read_traces(
     timelines = in_order([each for path in paths for each in read_trace(path, names)])
     matched = match(timelines, steps_of_ranks(timelines))
     parts = parts_of(timelines, matched.steps, matched.kinds)
-    idle_us = [*map(idle_beside, timelines)]
-    gpus = {kind.group_size for kind in matched.kinds}
-    baseline = baseline_of(arguments, gpus, timelines[0].device)
+    idle_beside_us = [*map(idle_beside, timelines)]
+    group_sizes = {kind.group_size for kind in matched.kinds}
+    baseline = baseline_of(arguments, group_sizes, timelines[0].device)
     ranks = [number if each.rank is None else each.rank for number, each in enumerate(timelines)]
     calls = list[CallBill]()
     for kind in matched.kinds:
-        idle = np.array([us[own] for us, own in zip(idle_us, kind.events, strict=True)])
+        idle = np.array([us[own] for us, own in zip(idle_beside_us, kind.events, strict=True)])
         call = bill_of(kind, idle)
         call.is_graph = is_from_graph(timelines[0], kind.events[0])
         call.alone = alone_of(call, kind.group_size, baseline)
-        judge(call, kind, idle, ranks)
+        waiting_us, idle_us = (by_step(kind, us) for us in (kind.waiting_us, idle))
+        transport_us = kind.mean_by_step(kind.transport_us)
+        judge(call, transport_us, waiting_us, idle_us, ranks, kind.group_size)
         calls.append(call)
     known = {
         text: found
@@ -53,9 +56,12 @@ def read_traces(
     notes += remarks(timelines, matched.kinds)
     tokens = kind_of(matched.steps[0].names[0])[1]
     title = f"{title_of(timelines)}, steps by {matched.steps[0].found_by}"
-    bill = Bill(title, parts, calls, ranks, notes, tokens)
+    late_us = lateness_of(timelines[0], matched.kinds)
+    bill = Bill(title, parts, calls, ranks, notes, tokens, late_us=late_us)
     if one:
-        bill.halves = halves_of(one_card(one, names), timelines, matched.steps, gpus)
+        bill.halves = halves_of(
+            one_card(one, names), timelines, matched.steps, timelines[0].ranks or len(timelines)
+        )
         notes += bill.halves.notes
     return bill
 
@@ -85,6 +91,11 @@ def is_from_graph(timeline: Timeline, events: Integers) -> bool | None:
     return bool(np.mean(n_launched[launch[told]] > 1) > 0.5) if len(told) else None
 
 
+def by_step(kind: Kind, us: Floats) -> Floats:
+    """The means of (ranks, calls) over the calls of each step, (ranks, steps)."""
+    return np.array([kind.mean_by_step(each) for each in us])
+
+
 def bill_of(kind: Kind, idle_us: Floats) -> CallBill:
     """Its figures, without a verdict. `idle_us` is beside each call, (ranks, calls)."""
     ranks, n_calls = kind.duration_us.shape
@@ -102,6 +113,16 @@ def bill_of(kind: Kind, idle_us: Floats) -> CallBill:
         [float((last == rank).mean()) for rank in range(ranks)],
         [mean_interval(kind.mean_by_step(each)) for each in idle_us],
     )
+
+
+def lateness_of(first: Timeline, kinds: Sequence[Kind]) -> Lateness | None:
+    """How late each rank comes at each call in us, (calls, ranks), in the order of the first rank's
+    timeline: the rank that waits longest came first. None without calls of all their ranks."""
+    if not kinds or any(kind.is_bound for kind in kinds):
+        return None
+    order = np.argsort(np.concatenate([first.starts_us[kind.events[0]] for kind in kinds]))
+    waiting_us = np.concatenate([kind.waiting_us for kind in kinds], axis=1).T[order]
+    return np.asarray(waiting_us.max(axis=1, keepdims=True) - waiting_us)
 
 
 def title_of(timelines: Sequence[Timeline]) -> str:

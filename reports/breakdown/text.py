@@ -99,6 +99,7 @@ def part_rows(bill: Bill) -> list[dict[str, str]]:
             "%": percent(bill, part),
         }
         for part in PARTS
+        if part not in bill.untold
     ]
     return [*rows, {"part": "step", "ms [95 %]": ms_text(bill.parts.whole(), True), "%": "100"}]
 
@@ -191,7 +192,7 @@ def bill_fields(bill: Bill) -> dict[str, Any]:
     """`calls` has figures of one call, the other figures are of one step; `intervals` has the 95 %
     interval of each by the name of its field, [low, high]."""
     spans = {"step_us": bill.parts.whole()}
-    spans |= {f"{part}_us": bill.parts.mean(part) for part in PARTS}
+    spans |= {f"{part}_us": bill.parts.mean(part) for part in PARTS if part not in bill.untold}
     if hidden_us := bill.parts.hidden_at_most():
         spans["hidden_at_most_us"] = hidden_us
     return {
@@ -200,6 +201,7 @@ def bill_fields(bill: Bill) -> dict[str, Any]:
         "steps": bill.parts.n_steps,
         "tokens": bill.tokens,
         "hidden_at_most_us": None,
+        **{f"{part}_us": None for part in bill.untold},
         **figures(spans),
         "calls": [call_fields(each) for each in bill.calls],
         "halves": halves_fields(bill.halves) if bill.halves else None,

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from reports.breakdown.bill import CallBill
-from reports.breakdown.calls import Kind
 from reports.breakdown.step_parts import LEAST_STEPS, mean_interval
 from reports.breakdown.timeline import Floats
 from reports.tables.sentences import counted, number, some, tick_text
@@ -41,26 +40,35 @@ NEXT_STEPS = {
 }
 
 
-def judge(call: CallBill, kind: Kind, idle_us: Floats, ranks: Sequence[int]) -> None:
-    """Gives the bill of these calls its verdict, the late ranks, the reason and the next step.
-    `idle_us` is beside each call, (ranks, calls); `ranks` are the numbers of the traced ranks."""
+def judge(
+    call: CallBill,
+    transport_us: Floats,
+    waiting_us: Floats,
+    idle_us: Floats | None,
+    ranks: Sequence[int],
+    group_size: int,
+) -> None:
+    """Gives the bill of these calls its verdict, the late ranks, the reason and the next step. The
+    times are means of a step's calls: transport (steps,), waiting (ranks, steps) and idle beside a
+    call (ranks, steps), None if nobody knows. `ranks` are the numbers of the traced ranks, of
+    `group_size` that the calls join."""
     late = [] if call.is_bound else late_places(call.waiting_us)
-    of_calls = {
-        "transfer": kind.transport_us,
+    costs = {
+        "transfer": transport_us,
         # If one rank is to blame, the calls end as much earlier as the others wait for it.
-        "waiting": kind.waiting_us.sum(axis=0) / (len(idle_us) - len(late)),
-        # A rank that idles longer than another comes late: the others wait for it.
-        "launch": idle_us[idle_us.mean(axis=1).argmin()],
+        "waiting": waiting_us.sum(axis=0) / (len(waiting_us) - len(late)),
     }
-    costs = {name: kind.mean_by_step(us) for name, us in of_calls.items()}
+    if idle_us is not None:
+        # A rank that idles longer than another comes late: the others wait for it.
+        costs["launch"] = idle_us[idle_us.mean(axis=1).argmin()]
     lacks = lacking(call.n_calls, len(costs["transfer"]))
     call.verdict = "inconclusive" if lacks else verdict_of(call, costs)
     late = late if call.verdict in ("waiting", "mixed") else []
     call.late_ranks = [ranks[place] for place in late]
     size = tick_text(call.size_bytes) if call.size_bytes else "16K"
     words = {
-        "measure": on_ranks(kind.group_size, f"allreduce -b {size} -e {size}"),
-        "footprint": on_ranks(kind.group_size, "gemm_reduce_scatter --footprint"),
+        "measure": on_ranks(group_size, f"allreduce -b {size} -e {size}"),
+        "footprint": on_ranks(group_size, "gemm_reduce_scatter --footprint"),
         "reports": REPORTS,
         "doctor": f"{BENCH}doctor",
         "late_us": f"{later_by([us[0] for us in call.waiting_us], late):.0f}",
@@ -120,8 +128,9 @@ def later_by(us: Sequence[float], late: Sequence[int]) -> float:
 
 
 def reasons(call: CallBill, costs: Mapping[str, Floats]) -> Iterator[str]:
-    transport, waits, idle = (number(us.mean()) for us in costs.values())
-    yield f"a call takes {transport} us of transport, {waits} of waiting and {idle} idle beside it"
+    words = "us of transport", "of waiting", "idle beside it"
+    means = [f"{number(us.mean())} {word}" for us, word in zip(costs.values(), words, strict=False)]
+    yield f"a call takes {', '.join(means[:-1])} and {means[-1]}"
     if call.alone:
         yield f"alone {number(call.alone.us[0])} us"
     if call.is_bound:
@@ -136,6 +145,8 @@ def who_is_late(call: CallBill, late: Sequence[int], words: Mapping[str, str]) -
         return
     share = 100 * sum(call.last_share[place] for place in late)
     yield f"{words['late']} last in {share:.0f} %, on average {words['late_us']} us late"
+    if not call.idle_us:
+        return
     idle_us = -later_by([us[0] for us in call.idle_us], late)
     if idle_us > LATE * float(words["late_us"]):
         yield f"there the device idles {number(idle_us)} us longer beside each: the host is late"

@@ -51,7 +51,7 @@ def test_the_rank_that_comes_last_shows_the_transport_and_the_others_wait():
         ({"slowdown": 1.3}, "a step with notes of the time takes 1.30 times as long"),
         ({"clock": 0.25}, "the device's clock counts 0.25 of a step's time"),
         ({"between_us": [[40, 90, -5, 50, 20, 5]] * 2}, "the device's clock counts 0.99 of"),
-        ({"steps": 4}, "time ran out: give it more --max-time"),
+        ({"steps": 5}, "time ran out: give it more --max-time"),
     ],
 )
 def test_parts_that_would_mislead_are_not_told(changes, reason):

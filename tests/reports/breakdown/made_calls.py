@@ -5,7 +5,7 @@ import numpy as np
 from reports.breakdown.alone import Alone
 from reports.breakdown.bill import CallBill
 from reports.breakdown.calls import Kind
-from reports.breakdown.from_traces import bill_of
+from reports.breakdown.from_traces import bill_of, by_step
 from reports.breakdown.timeline import Floats
 from reports.breakdown.verdicts import judge
 
@@ -38,5 +38,7 @@ def made_call(
     call = bill_of(kind, idle)
     if alone_us is not None:
         call.alone = Alone((alone_us, 0.97 * alone_us, 1.03 * alone_us), "a run")
-    judge(call, kind, idle, range(ranks))
+    transport_us = kind.mean_by_step(kind.transport_us)
+    waiting_us, idle_us = (by_step(kind, us) for us in (kind.waiting_us, idle))
+    judge(call, transport_us, waiting_us, idle_us, range(ranks), kind.group_size)
     return call

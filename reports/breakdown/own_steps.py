@@ -1,0 +1,106 @@
+"""The bills of whole steps of ours, from a run of bench.decode or bench.prefill."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from reports.breakdown.alone import alone_of, baseline_of
+from reports.breakdown.bill import Bill, CallBill
+from reports.breakdown.step_parts import StepParts, mean_interval
+from reports.breakdown.verdicts import judge
+from reports.tables.exposed import label
+from reports.tables.sentences import interval_text, machine, number, to_repeat
+from wiretax.record.result import ResultError, read
+from wiretax.record.schema import Result
+from wiretax.record.traced import TracedSteps
+
+COMMANDS = "decode", "prefill"
+SCOPE = "An engine's step has more compute: these lack column-parallel layers and attention."
+UNTOLD = (
+    "Idle is not told apart here, it is within compute: an engine that launches each kernel as it "
+    "goes idles more."
+)
+
+
+def is_run(paths: Sequence[Path]) -> bool:
+    """Whether these are runs, not traces."""
+    return any(path.suffix == ".jsonl" for path in paths)
+
+
+def read_own_steps(paths: Sequence[Path], arguments: argparse.Namespace) -> list[Bill]:
+    """The bill of each split by tensor and batch, ours first. Raises ResultError for another run,
+    and one without parts."""
+    if len(paths) > 1:
+        raise ResultError("breakdown reads one run at a time, or the traces of all ranks")
+    result = read(paths[0])
+    path, run = result.path, result.run
+    if run.benchmark not in COMMANDS:
+        raise ResultError(
+            f"{path} is a run of {run.benchmark}: runs of bench.decode and bench.prefill have the "
+            "parts of a step (for calls alone: --run)"
+        )
+    if any(case.status == "wrong" for case in result.cases):
+        raise ResultError(f"{path} has wrong results: its times mean nothing")
+    if not result.traced:
+        why = "it was cut off" if result.end is None else "it is older than they, or ended early"
+        words, command = to_repeat(run, "run it again")
+        raise ResultError(f"{path} has no parts of a step: {why}; {words} {command}")
+    told = [each for each in result.traced if not each.reason]
+    if not told:
+        reasons = "; ".join(f"{each.form}: {each.reason}" for each in result.traced)
+        raise ResultError(f"{path} tells no parts of a step: {reasons}")
+    if any(len(each.last_share) != run.world_size for each in told):
+        raise ResultError(f"{path}: its parts are not of its {run.world_size} ranks")
+    return [bill_of(result, each, arguments) for each in told]
+
+
+def bill_of(result: Result, traced: TracedSteps, arguments: argparse.Namespace) -> Bill:
+    case, ranks = result.cases[traced.case], range(len(traced.last_share))
+    compute_us, waiting_us = np.array(traced.compute_us), np.array(traced.waiting_us)
+    transport_us = np.array(traced.transport_us)
+    none_us = np.zeros_like(compute_us)
+    parts = StepParts(
+        {
+            "compute": compute_us,
+            "transport": np.broadcast_to(transport_us, compute_us.shape),
+            "waiting": waiting_us,
+            "overlap": none_us,
+            "idle": none_us,
+        },
+        np.array(traced.hideable_us),
+    )
+    call = CallBill(
+        "all_reduce",
+        case.library or "Wiretax",
+        case.size_bytes,
+        "",
+        0,
+        traced.calls * parts.n_steps,
+        mean_interval(transport_us / traced.calls),
+        len(ranks) == 1,
+        [mean_interval(us / traced.calls) for us in waiting_us],
+        [*traced.last_share],
+    )
+    card = next(iter(result.run.gpus), "")
+    baseline = baseline_of(arguments, {len(ranks)}, card)
+    if card or arguments.run or arguments.gpu:
+        call.alone = alone_of(call, len(ranks), baseline)
+    of_call = transport_us / traced.calls, waiting_us / traced.calls
+    judge(call, *of_call, None, ranks, len(ranks))
+    hides = mean_interval(np.mean(traced.hideable_us, axis=0))
+    share = hides[0] / parts.whole()[0]
+    notes = [
+        f"{machine(result)}.",
+        f"Calls hidden behind the next product would save at most {interval_text(hides)} us a "
+        f"step, {share:.1%} of it.",
+        f"Notes of the time make a step {number(traced.slowdown)} times as long.",
+        UNTOLD,
+        SCOPE,
+    ]
+    if (chosen := case.chosen) and not traced.form.startswith(chosen):
+        inside = f"{chosen}, which was faster, has the call inside its kernel"
+        notes.insert(1, f"{inside}: these are the parts of {traced.form}.")
+    title = f"{label(case)}, {traced.form}"
+    return Bill(title, parts, [call], [*ranks], notes + baseline.notes, untold=["idle"])

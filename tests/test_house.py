@@ -75,7 +75,6 @@ OWN_READERS = {
     "reports/advice/likely.py",
     "reports/advice/specs.py",
     "reports/breakdown/kernel_names.py",
-    "reports/breakdown/rocprof.py",
     "reports/kit/page.py",
     "reports/references/pairs.py",
     "wiretax/common/untrusted.py",

@@ -92,7 +92,8 @@ def timeline_of(source: str, names: Names, found: Found, head: Head) -> Timeline
     sizes = np.array([each.size_bytes for each in found.messages])[message]
     unsized = is_call & (sizes == 0)
     if unsized.any():
-        notes.append(f"the size of {unsized.sum():,} of {is_call.sum():,} calls is unknown")
+        few = f"{unsized.sum():,} of {is_call.sum():,} calls"
+        notes.append(f"the size of {few} is unknown: they count as alike")
     groups = {"": 0}
     group = [groups.setdefault(each.group, len(groups)) for each in found.messages]
     world = head.distributed_info

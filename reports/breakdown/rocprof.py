@@ -17,7 +17,7 @@ import numpy as np
 
 from reports.breakdown.kernel_names import Names
 from reports.breakdown.timeline import Timeline
-from wiretax.common.untrusted import printable, read_bytes
+from wiretax.common.untrusted import open_file, printable, read_bytes
 from wiretax.record.result import NOT_JSON, ResultError
 
 KEY = b'"rocprofiler-sdk-tool"'
@@ -84,9 +84,13 @@ Row = tuple[int, int, str, str, int]  # from and until in ns, name, stream, byte
 
 
 def is_rocprof(path: Path) -> bool:
-    """Whether a file begins as rocprofv3's JSON does. Raises OSError if it cannot be read."""
-    with open(path, "rb") as file:
-        return KEY in file.read(1000)
+    """Whether a file begins as rocprofv3's JSON does. One that cannot be read is none: the next
+    reader says why."""
+    try:
+        with open_file(path) as file:
+            return KEY in file.read(1000)
+    except OSError:
+        return False
 
 
 def read_rocprof(path: Path, names: Names) -> list[Timeline]:

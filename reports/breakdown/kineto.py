@@ -90,10 +90,6 @@ def timeline_of(source: str, names: Names, found: Found, head: Head) -> Timeline
         each.end_us -= origin_us
     message, launches_us = linked(work, found)
     sizes = np.array([each.size_bytes for each in found.messages])[message]
-    unsized = is_call & (sizes == 0)
-    if unsized.any():
-        few = f"{unsized.sum():,} of {is_call.sum():,} calls"
-        notes.append(f"the size of {few} is unknown: they count as alike")
     groups = {"": 0}
     group = [groups.setdefault(each.group, len(groups)) for each in found.messages]
     world = head.distributed_info

@@ -9,6 +9,7 @@ from operator import attrgetter
 from reports.advice.expect_chart import Spread
 from reports.breakdown.bars import ROLES, Bar, bars_html, draw_bars
 from reports.breakdown.bill import Bill
+from reports.breakdown.halves import half_rows
 from reports.breakdown.step_parts import PARTS
 from reports.breakdown.text import (
     call_rows,
@@ -55,6 +56,7 @@ def page_of(bill: Bill, bars: Sequence[Bar]) -> Page:
     sections = [
         Section("A step", [bars_html(bars)], rows=part_rows(bill)),
         Section("The calls", notes, charts=charts, rows=call_rows(bill)),
+        *([Section("Half is not half", rows=half_rows(bill.halves))] if bill.halves else []),
         Section("What to do next", next_steps(bill)),
         Section("Noticed", bill.notes),
     ]

@@ -81,6 +81,13 @@ def test_the_text_says_what_splitting_loses(tmp_path, traces, capsys):
     assert "gemm_128 70.7 40.7 5.35 [" in said
 
 
+def test_the_page_has_the_kernels(tmp_path, traces):
+    page = tmp_path / "step.html"
+    one = write(tmp_path / "one.json", ONE)
+    main(["breakdown", *map(str, traces), "--one", str(one), "--html", str(page)])
+    assert ">gemm-128\n" in page.read_text().partition("Half is not half")[2]
+
+
 def test_a_kernel_without_a_pair_is_told(tmp_path, traces, capsys):
     """A rank has an all-reduce with the norm inside, or copies more than one card."""
     one = write(tmp_path / "one.json", [("embed", 5), ("rotate", 2), *ONE])

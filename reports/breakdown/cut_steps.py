@@ -15,7 +15,8 @@ another stream, such as its copies, may come earlier, and counts where it lies i
 | the whole trace | nothing of these | with the trace |
 
 The last step's end is the next one's begin, which the trace lacks: it is left out, as is work
-before the first, unless annotations follow each other without a gap."""
+before the first. Only where annotations follow each other without a gap, as the profiler's do, and
+its work ends within its own, that is its end."""
 
 import re
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from wiretax.common.untrusted import printable
 LEAST_PERIODS = 3
 SEARCHED = 200_000  # works in which a period is looked for: 200 steps of 1,000 kernels
 MOST_LETTERS = 60  # of a kernel's name
+GAP = 0.01  # of a step, which the profiler itself takes between two
 ROUNDED_US = 1.0  # times of older traces are whole microseconds
 ALIKE = 0.8  # of stretches have a kernel, and of the kernels of the best cut a cut has so many
 
@@ -108,9 +110,9 @@ def steps_of(timeline: Timeline, kernel: str = "") -> Steps:
     if of_host and launches_us is not None and not np.isnan(launches_us).all():
         return by_launch(timeline, of_host, launches_us)
     if of_device:
-        return by_annotation(timeline, of_device, "the annotations of the device")
+        return by_annotation(timeline, of_device, "device annotations")
     if of_host:
-        return by_annotation(timeline, of_host, "the annotations of the host")
+        return by_annotation(timeline, of_host, "host annotations")
     return by_period(timeline)
 
 
@@ -141,28 +143,33 @@ def by_launch(timeline: Timeline, found: Sequence[Annotation], launches_us: Floa
     busy_us = np.bincount(stream, timeline.ends_us - timeline.starts_us)
     main = np.flatnonzero((stream == busy_us.argmax()) & (of_work >= 0))
     places, first = np.unique(of_work[main], return_index=True)
-    steps = cut(
-        timeline,
-        timeline.starts_us[main[first]],
-        [found[place].name for place in places],
-        "the launches within the annotations of the host",
-    )
+    worked = [found[place] for place in places]
+    last_us = timeline.ends_us[of_work == places.max(initial=-2)].max(initial=-np.inf)
+    starts_us = with_end(timeline.starts_us[main[first]], worked, last_us)
+    names = [each.name for each in worked]
+    steps = cut(timeline, starts_us, names, "launches")
     place_of = np.full(len(found) + 1, -1)  # the last one is of work before all annotations
     place_of[places[: len(steps.names)]] = np.arange(len(steps.names))
     steps.of_work = place_of[of_work]
-    return without_overlap(steps, [found[place] for place in places])
+    return without_overlap(steps, worked)
 
 
 def by_annotation(timeline: Timeline, found: Sequence[Annotation], found_by: str) -> Steps:
-    """Steps from annotation to annotation. The last one has an end if the others follow each other
-    without a gap."""
-    starts_us = [each.start_us for each in found]
-    gaps_us = np.array(starts_us[1:]) - [each.end_us for each in found[:-1]]
-    steps_us = np.diff(starts_us)
-    if len(found) > 1 and abs(np.median(gaps_us)) < 0.01 * np.median(steps_us):
-        starts_us.append(found[-1].end_us)
+    """Steps from annotation to annotation."""
+    starts_us = with_end(np.array([each.start_us for each in found]), found, -np.inf)
     names = [each.name for each in found]
-    return without_overlap(cut(timeline, np.array(starts_us), names, found_by), found)
+    return without_overlap(cut(timeline, starts_us, names, found_by), found)
+
+
+def with_end(starts_us: Floats, found: Sequence[Annotation], last_us: float) -> Floats:
+    """The begins of steps, and the end of the last annotation if it has no gap before it, as the
+    others, and the last step's work has ended by then, at `last_us`."""
+    gaps_us = [following.start_us - each.end_us for each, following in pairwise(found)]
+    steps_us = np.diff([each.start_us for each in found])
+    has_end = len(found) > 1 and abs(np.median(gaps_us)) < GAP * np.median(steps_us)
+    if has_end and last_us <= found[-1].end_us:
+        return np.append(starts_us, found[-1].end_us)
+    return starts_us
 
 
 def without_overlap(steps: Steps, found: Sequence[Annotation]) -> Steps:

@@ -9,7 +9,7 @@ import numpy as np
 from reports.breakdown.alone import alone_of, baseline_of
 from reports.breakdown.bill import Bill, CallBill
 from reports.breakdown.calls import Kind, match
-from reports.breakdown.cut_steps import kind_of, steps_of_ranks
+from reports.breakdown.cut_steps import Steps, kind_of, steps_of_ranks
 from reports.breakdown.halves import halves_of
 from reports.breakdown.idle_beside import idle_beside
 from reports.breakdown.kernel_names import Names
@@ -55,7 +55,7 @@ def read_traces(
     notes += [*names.notes(known), *dict.fromkeys(baseline.notes)]
     notes += remarks(timelines, matched.kinds)
     tokens = kind_of(matched.steps[0].names[0])[1]
-    title = f"{title_of(timelines)}, steps by {matched.steps[0].found_by}"
+    title = title_of(timelines, matched.steps[0])
     late_us = lateness_of(timelines[0], matched.kinds)
     bill = Bill(title, parts, calls, ranks, notes, tokens, late_us=late_us)
     if one:
@@ -125,6 +125,8 @@ def lateness_of(first: Timeline, kinds: Sequence[Kind]) -> Lateness | None:
     return np.asarray(waiting_us.max(axis=1, keepdims=True) - waiting_us)
 
 
-def title_of(timelines: Sequence[Timeline]) -> str:
+def title_of(timelines: Sequence[Timeline], steps: Steps) -> str:
+    """Whose figures these are, and what cuts the steps where no note says it."""
     first = timelines[0]
-    return f"{len(timelines)} of {first.ranks or 'unknown'} ranks, {first.device or 'unknown GPU'}"
+    ranks = f"{len(timelines)} of {first.ranks or 'unknown'} ranks, {first.device or 'unknown GPU'}"
+    return f"{ranks}; steps cut by {steps.found_by}" if all(steps.names) else ranks

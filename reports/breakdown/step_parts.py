@@ -19,7 +19,7 @@ from reports.breakdown.timeline import Booleans, Floats, Integers, Timeline
 from wiretax.record.stats import MIN_INTERVAL_VALUES, Interval, student_quantile
 
 PARTS = "compute", "overlap", "transport", "waiting", "idle"
-LEAST_STEPS = MIN_INTERVAL_VALUES  # of an interval
+LEAST_STEPS = 5  # of an interval
 
 
 @dataclass
@@ -63,11 +63,11 @@ def mean_interval(values: Floats) -> Interval:
 
 
 def neighbours_correlation(deviations: Floats) -> float:
-    """From 0 to 0.95, of deviations from their mean. Other than `autocorrelation` it needs no
-    logarithms, which the waiting of a step has none of if it is 0, and corrects for what few values
-    hide in the same way."""
+    """From 0 to 0.95, of deviations from their mean, corrected for what few values hide as in
+    `autocorrelation`; that one takes logarithms, which a step without waiting has none of. Fewer
+    than six tell nothing of it."""
     n, square = len(deviations), float(np.sum(deviations**2))
-    if not square:
+    if n < MIN_INTERVAL_VALUES or not square:
         return 0.0
     lagged = float(np.sum(deviations[1:] * deviations[:-1])) / square
     rho = (lagged + 1 / n) / (1 - 4 / n)

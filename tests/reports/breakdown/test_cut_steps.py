@@ -45,12 +45,14 @@ def late_device(lag_us: float) -> Timeline:
     )
 
 
-@pytest.mark.parametrize("lag_us", [0, 37, 350])
-def test_a_step_begins_with_the_first_work_that_it_launched(lag_us: float) -> None:
+@pytest.mark.parametrize(("lag_us", "whole"), [(2, 8), (37, 7), (350, 7)])
+def test_a_step_begins_with_the_first_work_that_it_launched(lag_us: float, whole: int) -> None:
+    """The last one is whole if the host waits for its work."""
     steps = steps_of(late_device(lag_us))
 
-    assert steps.starts_us.tolist() == [1e6 + lag_us + 100 * step for step in range(7)]
-    assert steps.of_work.tolist() == [step for step in range(7) for _ in range(6)] + [-1] * 6
+    assert steps.starts_us.tolist() == [1e6 + lag_us + 100 * step for step in range(whole)]
+    launched = [step if step < whole else -1 for step in range(8) for _ in range(6)]
+    assert steps.of_work.tolist() == launched
 
 
 def test_the_next_steps_copies_do_not_begin_it() -> None:
@@ -71,7 +73,7 @@ def test_the_next_steps_copies_do_not_begin_it() -> None:
     beside = timeline(works, annotations=made.annotations)
     beside.launches_us = np.array([launches.get(start, start) + 1 for start in beside.starts_us])
 
-    assert steps_of(beside).starts_us.tolist() == [1e6 + 100 * step for step in range(7)]
+    assert steps_of(beside).starts_us.tolist() == [1e6 + 100 * step for step in range(8)]
 
 
 def test_the_devices_annotations_are_used_without_launches() -> None:
@@ -120,7 +122,7 @@ def test_work_that_comes_before_that_of_the_step_before_is_left_out() -> None:
     made.launches_us[end : end + 6] -= 100  # type: ignore[index]
     steps = steps_of(made)
 
-    assert len(steps.names) == 5
+    assert len(steps.names) == 6
     assert (steps.ends_us[:-1] <= steps.starts_us[1:]).all()
     assert steps.notes == ["2 steps that overlap others are left out"]
 

@@ -149,4 +149,4 @@ def test_the_interval_holds_the_mean(n: int, rho: float, zeros: bool, least: flo
 
 
 def test_few_steps_have_no_interval() -> None:
-    assert mean_interval(np.arange(5.0)) == (2.0, None, None)
+    assert mean_interval(np.arange(4.0)) == (1.5, None, None)

@@ -17,7 +17,7 @@ ROLES = {
     "waiting": "line-1",
     "idle": "quiet",
     # Of served figures, which do not tell the parts above:
-    "undivided": "line-4",
+    "compute and idle": "line-4",
     "calls, implied": "line-5",
     "calls alone": "line-3",  # a wire, as transport
     "the rest": "bound",
@@ -52,7 +52,7 @@ def bars_html(bars: Sequence[Bar]) -> Markup:
     longest_ms = longest_of(bars)
     piece = Markup('<i class="{}" style="--share:{:.2f}%"></i>')
     key = Markup('<span class="word"><i class="{}"></i> {}</span>')
-    row = Markup("{} <b>{} ms</b><span class=bar>{}</span><span class=key>{}</span>")
+    row = Markup("{} <b>{}\u00a0ms</b><span class=bar>{}</span><span class=key>{}</span>")
     return Markup("").join(
         row.format(
             plain(bar.name),

@@ -82,12 +82,15 @@ def lines_of(bill: Bill) -> tuple[list[DrawnLine], list[str]]:
         if alone:
             what = f"{name} alone" if len(by_name) > 1 else "alone"
             lines.append(DrawnLine(what, "library", alone, True))
-    if hidden := len(sized) - sum(len(own) for own in [*by_name.values()][:MOST_LINES]):
-        notes.append(f"{counted(hidden, 'kind')} of calls of less cost stand in the table alone.")
-    if unsized := len(bill.calls) - len(sized):
-        notes.append(
-            f"{counted(unsized, 'kind')} of calls of unknown size stand in the table alone."
-        )
+    counts = {
+        "less cost": sum(len(own) for own in [*by_name.values()][MOST_LINES:]),
+        "unknown size": len(bill.calls) - len(sized),
+    }
+    notes += [
+        f"In the table alone: {counted(n, 'kind')} of calls of {which}."
+        for which, n in counts.items()
+        if n
+    ]
     return lines, notes
 
 

@@ -8,6 +8,8 @@ from reports.breakdown.served import Served
 from reports.breakdown.served_text import asked_of, one_name, served_rows, title_of, verdicts_of
 from reports.kit.page import Banner, Page, Section
 
+UNDIVIDED = "compute and idle"
+
 
 def served_bars(served: Served) -> list[Bar]:
     """What the calls cost alone is a part of its own, if it is known. A step by tensor that is
@@ -16,15 +18,15 @@ def served_bars(served: Served) -> list[Bar]:
         us[0] / 1e3 for us in (served.step_one_us, served.ideal_us, served.step_two_us)
     )
     excess_ms = two_ms - ideal_ms
-    parts_ms = {"undivided": min(ideal_ms, two_ms), "calls, implied": max(0.0, excess_ms)}
+    parts_ms = {UNDIVIDED: min(ideal_ms, two_ms), "calls, implied": max(0.0, excess_ms)}
     if served.alone:
         alone_ms = served.n_calls * served.alone.us[0] / 1e3
         if alone_ms < excess_ms:
             rest_ms = excess_ms - alone_ms
-            parts_ms = {"undivided": ideal_ms, "calls alone": alone_ms, "the rest": rest_ms}
+            parts_ms = {UNDIVIDED: ideal_ms, "calls alone": alone_ms, "the rest": rest_ms}
     return [
-        Bar(one_name(served), {"undivided": one_ms}),
-        Bar(f"ideal: 1/{served.gpus} of it", {"undivided": ideal_ms}),
+        Bar(one_name(served), {UNDIVIDED: one_ms}),
+        Bar(f"ideal: 1/{served.gpus} of it", {UNDIVIDED: ideal_ms}),
         Bar(f"{served.gpus} by tensor", parts_ms),
     ]
 

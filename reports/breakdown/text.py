@@ -29,7 +29,7 @@ NOTABLE = 0.1  # below this share of a step no part but compute is the finding
 
 def bill_text(bill: Bill) -> str:
     calls = costliest(bill)
-    tables = [(f"a step: the mean of {bill.parts.n_steps}", table_of(part_rows(bill)))]
+    tables = [("a step", table_of(part_rows(bill)))]
     if calls:
         tables.append(("the calls", table_of(call_rows(bill)[:MOST_KINDS])))
     if bill.halves:
@@ -84,10 +84,13 @@ def late_text(bill: Bill) -> str:
 
 
 def facts(bill: Bill) -> list[str]:
-    """What was profiled, and whose calls these are."""
+    """What was profiled, how many steps these are the means of, and whose calls these are."""
+    steps = counted(bill.parts.n_steps, "step")
+    if bill.tokens:
+        steps += f" of {counted(bill.tokens, 'token')}"
     libraries = [*dict.fromkeys(call.by for call in bill.calls)]
-    title = printable(bill.title)
-    return [f"{title}; calls of {some(libraries)}" if libraries else title]
+    whose = [f"calls of {some(libraries)}"] if libraries else []
+    return ["; ".join([printable(bill.title), steps, *whose])]
 
 
 def part_rows(bill: Bill) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from reports.breakdown.alone import Alone
 from reports.breakdown.bars import ROLES, bars_html, draw_bars
 from reports.breakdown.breakdown_page import bars_of, lines_of, page_of, show
 from reports.breakdown.served import Served
-from reports.breakdown.served_page import served_bars, served_page
+from reports.breakdown.served_page import UNDIVIDED, served_bars, served_page
 from reports.breakdown.text import bill_fields
 from reports.kit.page import to_html
 from reports.tables.figure import use_colours
@@ -127,16 +127,16 @@ def test_served_figures_have_the_same_page_with_what_calls_cost():
         asked=["eager or from a graph"],
         notes=[],
     )
-    assert served_bars(served)[2].parts_ms == {"undivided": 10.0, "calls, implied": 6.0}
+    assert served_bars(served)[2].parts_ms == {UNDIVIDED: 10.0, "calls, implied": 6.0}
     served.alone = Alone((25.0, 20.0, 30.0), "this run")
     one, ideal, two = bars = served_bars(served)
     assert (one.whole_ms, ideal.whole_ms) == (20.0, 10.0)
-    assert two.parts_ms == {"undivided": 10.0, "calls alone": 2.5, "the rest": 3.5}
+    assert two.parts_ms == {UNDIVIDED: 10.0, "calls alone": 2.5, "the rest": 3.5}
     html = to_html(served_page(served, bars))
     assert "1.25×" in html
     assert "Unknown: eager or from a graph." in html
     served.step_two_us = (8e3, None, None)  # shorter than the ideal
-    assert served_bars(served)[2].texts == {"undivided": "undivided 8.00 ms (100 %)"}
+    assert served_bars(served)[2].texts == {UNDIVIDED: f"{UNDIVIDED} 8.00 ms (100 %)"}
 
 
 def test_a_part_that_takes_no_time_is_not_drawn():
@@ -178,8 +178,8 @@ def test_what_the_chart_leaves_out_is_said():
     drawn = [line.name for line in lines if "alone" not in line.name]
     assert drawn == ["collective_0", "collective_1", "collective_2", "collective_3"]
     assert notes == [
-        "3 kinds of calls of less cost stand in the table alone.",
-        "1 kind of calls of unknown size stand in the table alone.",
+        "In the table alone: 3 kinds of calls of less cost.",
+        "In the table alone: 1 kind of calls of unknown size.",
     ]
 
 

@@ -44,7 +44,7 @@ def read_traces(
         call.alone = alone_of(call, kind.group_size, baseline)
         waiting_us, idle_us = (by_step(kind, us) for us in (kind.waiting_us, idle))
         transport_us = kind.mean_by_step(kind.transport_us)
-        judge(call, transport_us, waiting_us, idle_us, ranks, kind.group_size)
+        judge(call, transport_us, waiting_us, idle_us, parts, ranks, kind.group_size)
         calls.append(call)
     known = {
         text: found

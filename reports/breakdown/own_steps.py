@@ -88,7 +88,7 @@ def bill_of(result: Result, traced: TracedSteps, arguments: argparse.Namespace) 
     if card or arguments.run or arguments.gpu:
         call.alone = alone_of(call, len(ranks), baseline)
     of_call = transport_us / traced.calls, waiting_us / traced.calls
-    judge(call, *of_call, None, ranks, len(ranks))
+    judge(call, *of_call, None, parts, ranks, len(ranks))
     hides = mean_interval(np.mean(traced.hideable_us, axis=0))
     share = hides[0] / parts.whole()[0]
     notes = [

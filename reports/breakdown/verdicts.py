@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from reports.breakdown.bill import CallBill
-from reports.breakdown.step_parts import LEAST_STEPS, mean_interval
+from reports.breakdown.step_parts import LEAST_STEPS, StepParts, mean_interval
 from reports.breakdown.timeline import Floats
 from reports.tables.sentences import counted, number, some, tick_text
 from wiretax.common.program import BENCH, REPORTS, on_ranks
@@ -21,6 +21,8 @@ MAIN = 1.25
 # about 3 us of 15 to 40, and a kernel's time in a trace has not: equal calls are below 1.
 SLOWER = 1.25
 LATE = 0.5  # of what the others wait: ranks that are later by more than this are to blame
+# What a late rank does longer than the others, by the parts of a step.
+CAUSES = {"compute": "computes", "idle": "idles"}
 NEXT_STEPS = {
     "transfer": "make fewer or smaller calls, or faster ones: `{measure}` compares algorithms, and "
     "`{reports} advise` splits",
@@ -28,8 +30,10 @@ NEXT_STEPS = {
     "`--run alone`: that tells a slow call from a slow wire",
     "slower than alone": "find what the call alone has not: kernels beside it (`{footprint}`), "
     "other traffic on the link, another protocol (NCCL_DEBUG=INFO names it)",
-    "waiting": "find out why {late} late: clock, power cap, share of the work, host; `{measure} "
-    "--arrival-skew {late_us}us` shows what that costs",
+    "waiting": "find out why {late} late: `{doctor}` compares clocks and power caps, a trace the "
+    "kernels; `{measure} --arrival-skew {late_us}us` shows what a late rank costs",
+    "waiting, host": "find out why {late} late: what else runs on its host's cores, and whether "
+    "its threads are pinned; or replay decode from a graph",
     "waiting, by turns": "no rank is to blame: look for what holds each host up now and then, such "
     "as threads that are not pinned, and replay decode from a graph",
     "launch": "replay decode from a graph that contains the calls: vLLM without --enforce-eager, "
@@ -45,13 +49,14 @@ def judge(
     transport_us: Floats,
     waiting_us: Floats,
     idle_us: Floats | None,
+    parts: StepParts,
     ranks: Sequence[int],
     group_size: int,
 ) -> None:
     """Gives the bill of these calls its verdict, the late ranks, the reason and the next step. The
     times are means of a step's calls: transport (steps,), waiting (ranks, steps) and idle beside a
-    call (ranks, steps), None if nobody knows. `ranks` are the numbers of the traced ranks, of
-    `group_size` that the calls join."""
+    call (ranks, steps), None if nobody knows. `parts` are of the steps; `ranks` are the numbers of
+    the traced ranks, of `group_size` that the calls join."""
     late = [] if call.is_bound else late_places(call.waiting_us)
     costs = {
         "transfer": transport_us,
@@ -74,8 +79,14 @@ def judge(
         "late_us": f"{later_by([us[0] for us in call.waiting_us], late):.0f}",
         "late": names_of(call.late_ranks),
     }
-    call.why = "; ".join([*lacks, *reasons(call, costs), *who_is_late(call, late, words)])
-    advice = "inconclusive" if lacks else advice_of(call)
+    longer_us = {part: -later_by(parts.us[part].mean(axis=1), late) for part in CAUSES}
+    cause = max(longer_us, key=lambda part: longer_us[part])
+    call.why = "; ".join([*lacks, *reasons(call, costs)])
+    if late:
+        share = 100 * sum(call.last_share[place] for place in late)
+        more = f"{CAUSES[cause]} {number(longer_us[cause])} us a step more than the others"
+        call.why += f"; {words['late']} last in {share:.0f} %, by {words['late_us']} us, and {more}"
+    advice = "inconclusive" if lacks else advice_of(call, cause)
     call.next_step = NEXT_STEPS[advice].format_map(words)
 
 
@@ -121,10 +132,10 @@ def late_places(waiting_us: Sequence[Interval]) -> list[int]:
     return []
 
 
-def later_by(us: Sequence[float], late: Sequence[int]) -> float:
+def later_by(us: Sequence[float] | Floats, late: Sequence[int]) -> float:
     """By how much the mean of the others is above that of these ranks; 0 without them."""
     others = [each for place, each in enumerate(us) if place not in late]
-    return fmean(others) - fmean(us[place] for place in late) if late else 0.0
+    return float(fmean(others) - fmean(us[place] for place in late)) if late else 0.0
 
 
 def reasons(call: CallBill, costs: Mapping[str, Floats]) -> Iterator[str]:
@@ -140,24 +151,14 @@ def reasons(call: CallBill, costs: Mapping[str, Floats]) -> Iterator[str]:
         yield f"by turns: each rank is last in {low} to {high} %"
 
 
-def who_is_late(call: CallBill, late: Sequence[int], words: Mapping[str, str]) -> Iterator[str]:
-    if not late:
-        return
-    share = 100 * sum(call.last_share[place] for place in late)
-    yield f"{words['late']} last in {share:.0f} %, on average {words['late_us']} us late"
-    if not call.idle_us:
-        return
-    idle_us = -later_by([us[0] for us in call.idle_us], late)
-    if idle_us > LATE * float(words["late_us"]):
-        yield f"there the device idles {number(idle_us)} us longer beside each: the host is late"
-
-
-def advice_of(call: CallBill) -> str:
-    """The key of NEXT_STEPS."""
+def advice_of(call: CallBill, cause: str) -> str:
+    """The key of NEXT_STEPS; `cause` is what the late ranks do longer."""
     if call.is_bound and call.verdict in ("waiting", "inconclusive"):
         return "bound"
     if call.verdict == "waiting" and not call.late_ranks:
         return "waiting, by turns"
+    if call.verdict == "waiting" and cause == "idle":
+        return "waiting, host"
     if call.verdict == "transfer" and not call.alone:
         return "transfer, alone unknown"
     return call.verdict

@@ -83,7 +83,9 @@ def test_the_late_rank_is_named_with_its_lateness():
     late_us = np.zeros((4, 40))
     late_us[2] = 90.0
     call = made_call(late_us, np.full(40, 10.0))
-    assert call.why.endswith("rank 2 is last in 100 %, on average 90 us late")
+    assert call.why.endswith(
+        "rank 2 is last in 100 %, by 90 us, and computes 90.0 us a step more than the others"
+    )
     assert "find out why rank 2 is late" in call.next_step
     assert "--arrival-skew 90us" in call.next_step
 
@@ -100,9 +102,11 @@ def test_a_rank_whose_device_is_idle_has_a_late_host():
     late_us[1] = 90.0
     computes = made_call(late_us, np.full(40, 10.0))
     idles = made_call(late_us, np.full(40, 10.0), idle_us=late_us)
-    assert "host" not in computes.why
+    assert "bench.doctor" in computes.next_step
+    assert "host" not in computes.next_step
     assert idles.verdict == "waiting"
-    assert "the device idles 90.0 us longer beside each: the host is late" in idles.why
+    assert idles.why.endswith("and idles 90.0 us a step more than the others")
+    assert "what else runs on its host's cores" in idles.next_step
 
 
 @pytest.mark.parametrize(

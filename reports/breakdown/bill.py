@@ -41,9 +41,10 @@ class CallBill:
 class Bill:
     """Of a step: its parts, and its calls by kind. `ranks` are the numbers of the ranks whose
     figures these are; `notes` are what was noticed, each a sentence. `tokens` are those of a step,
-    None if the traces do not say; `halves` compares the ranks' kernels with one card's. `untold`
-    are parts that nobody could tell from compute. `late_us`, (calls, ranks), says how late each
-    rank came at each call, None if that is unknown."""
+    None if the traces do not say; `steps_by` is how they were found, in words, `gpus` the number of
+    cards that share a step; `halves` compares the ranks' kernels with one card's. `untold` are
+    parts that nobody could tell from compute. `late_us`, (calls, ranks), says how late each rank
+    came at each call, None if that is unknown."""
 
     title: str
     parts: StepParts
@@ -51,6 +52,8 @@ class Bill:
     ranks: list[int]
     notes: list[str] = field(default_factory=list)
     tokens: int | None = None
+    steps_by: str = ""
+    gpus: int = 2
     halves: Halves | None = None
     untold: list[str] = field(default_factory=list)
     late_us: Lateness | None = None

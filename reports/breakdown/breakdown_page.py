@@ -35,14 +35,13 @@ QUANTITY = Quantity(
 )
 
 
-def bars_of(bill: Bill, one: Bill | None = None, gpus: int = 2) -> list[Bar]:
-    """The step of the bill, below that of one card and the ideal share of `gpus` cards."""
+def bars_of(bill: Bill, one: Bill | None = None) -> list[Bar]:
+    """The step of the bill, below that of one card and its ideal share."""
     bars = []
     if one:
         whole = {part: one.parts.mean(part)[0] / 1e3 for part in PARTS}
-        share = {part: ms / gpus for part, ms in whole.items()}
-        name = "half of it" if gpus == 2 else f"a share of 1 / {gpus}"
-        bars = [Bar("one card", whole), Bar(f"ideal: {name}", share)]
+        share = {part: ms / bill.gpus for part, ms in whole.items()}
+        bars = [Bar("one card", whole), Bar(f"ideal: 1/{bill.gpus} of it", share)]
     return [*bars, Bar(bill.title, {part: bill.parts.mean(part)[0] / 1e3 for part in PARTS})]
 
 
@@ -53,10 +52,11 @@ def page_of(bill: Bill, bars: Sequence[Bar]) -> Page:
     word = costly[0].verdict if costly else "no collective"
     role = VERDICT_ROLES.get(word, "worse" if costly else "steady")
     sentence = finding(bill)
+    halves = half_rows(bill.halves) if bill.halves else []
     sections = [
         Section("A step", [bars_html(bars)], rows=part_rows(bill)),
         Section("The calls", notes, charts=charts, rows=call_rows(bill)),
-        *([Section("Half is not half", rows=half_rows(bill.halves))] if bill.halves else []),
+        Section("Kernels on one card and on a rank", rows=halves),
         Section("What to do next", next_steps(bill)),
         Section("Noticed", bill.notes),
     ]

@@ -9,7 +9,7 @@ import numpy as np
 from reports.breakdown.alone import alone_of, baseline_of
 from reports.breakdown.bill import Bill, CallBill
 from reports.breakdown.calls import Kind, match
-from reports.breakdown.cut_steps import Steps, kind_of, steps_of_ranks
+from reports.breakdown.cut_steps import kind_of, steps_of_ranks
 from reports.breakdown.halves import halves_of
 from reports.breakdown.idle_beside import idle_beside
 from reports.breakdown.kernel_names import Names
@@ -55,13 +55,14 @@ def read_traces(
     notes += [*names.notes(known), *dict.fromkeys(baseline.notes)]
     notes += remarks(timelines, matched.kinds)
     tokens = kind_of(matched.steps[0].names[0])[1]
-    title = title_of(timelines, matched.steps[0])
+    title = title_of(timelines)
     late_us = lateness_of(timelines[0], matched.kinds)
     bill = Bill(title, parts, calls, ranks, notes, tokens, late_us=late_us)
+    if all(matched.steps[0].names):
+        bill.steps_by = matched.steps[0].found_by
+    bill.gpus = timelines[0].ranks or len(timelines)
     if one:
-        bill.halves = halves_of(
-            one_card(one, names), timelines, matched.steps, timelines[0].ranks or len(timelines)
-        )
+        bill.halves = halves_of(one_card(one, names), timelines, matched.steps, bill.gpus)
         notes += bill.halves.notes
     return bill
 
@@ -125,8 +126,6 @@ def lateness_of(first: Timeline, kinds: Sequence[Kind]) -> Lateness | None:
     return np.asarray(waiting_us.max(axis=1, keepdims=True) - waiting_us)
 
 
-def title_of(timelines: Sequence[Timeline], steps: Steps) -> str:
-    """Whose figures these are, and what cuts the steps where no note says it."""
+def title_of(timelines: Sequence[Timeline]) -> str:
     first = timelines[0]
-    ranks = f"{len(timelines)} of {first.ranks or 'unknown'} ranks, {first.device or 'unknown GPU'}"
-    return f"{ranks}; steps cut by {steps.found_by}" if all(steps.names) else ranks
+    return f"{len(timelines)} of {first.ranks or 'unknown'} ranks, {first.device or 'unknown GPU'}"

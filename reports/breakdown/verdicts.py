@@ -1,8 +1,8 @@
 """The verdict of a kind of call: where its time goes in the engine, and what to do next.
 
 A call costs its transport, what the ranks wait on average, and what every device idles beside it. A
-verdict names the one that is clearly more than the others together; docs/breakdown.md has the whole
-rule."""
+verdict names the one that is clearly more than the others together; docs/breakdown-rules.md has the
+whole rule."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean

@@ -37,5 +37,5 @@ def test_the_page_names_the_options_that_the_command_has(reports):
         for line in re.findall(r"wiretax breakdown[^`\n]*", PAGE)
         for option in re.findall(r"--[a-z][\w-]+", line)
     }
-    assert {"--run", "--html", "--one"} <= used
+    assert {"--run", "--html"} <= used
     assert {option for option in used if option not in text} == set()

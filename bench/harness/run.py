@@ -33,7 +33,10 @@ REQUESTED_ROUNDS = 12  # of -n
 # during some blocks, give an interval.
 LEAST_ROUNDS = 16
 CLOSING_S = 1.0  # for cases and table
-TRACED_SHARE = 0.1  # of --max-time, for the parts of steps, where there are some
+# Of --max-time, for the parts of steps, where there are some: the least, and the most, which a slow
+# machine needs for TRACED_TURNS, a step with and one without notes of each.
+TRACED_SHARE, MOST_TRACED_SHARE = 0.1, 0.2
+TRACED_TURNS = 8
 
 
 @dataclass
@@ -128,8 +131,7 @@ def measure(
         sentence = f"compilers took {compile_s:.0f} s; --max-time does not count {uncounted_s:.0f}"
         flight.progress.show("compiled", sentence)
     deadline_s = STARTED_S + options.max_time_s + uncounted_s - CLOSING_S
-    traced_s = TRACED_SHARE * options.max_time_s if suite.traced else 0.0
-    run = RunInProgress(session, suite, deadline_s - traced_s)
+    run = RunInProgress(session, suite, deadline_s)
     if communicator.rank == 0:
         run.file = RunFile.create(Path(options.out), run_head)
     cpus_here = {*chain(*communicator.node_gather(session.place.cpus))}
@@ -199,6 +201,7 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
             break
     if run.interrupted:
         return
+    run.deadline_s -= traced_s(run)
     cases = [each.number for each in iterations if each.number >= 0]
     warm_up_alike(iterations)
     left_s = 0.85 * (run.deadline_s - time.monotonic())
@@ -237,6 +240,16 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
         if run.file:
             active = policy.go_on(run, cases, round_)
         active, run.timed = session.communicator.broadcast((active, run.timed))
+
+
+def traced_s(run: RunInProgress) -> float:
+    """The seconds that are kept for traced steps."""
+    if not run.suite.traced:
+        return 0.0
+    numbers = [each.number for each in run.suite.traced]
+    turn_s = 2 * sum(run.suite.iterations[number].duration_s for number in numbers)
+    shares = TRACED_SHARE, TRACED_TURNS * turn_s / run.session.options.max_time_s
+    return min(MOST_TRACED_SHARE, max(shares)) * run.session.options.max_time_s
 
 
 def agreed_stop(run: RunInProgress, deadline_s: float) -> bool:

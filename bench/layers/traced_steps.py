@@ -24,6 +24,7 @@ from wiretax.record.traced import TracedSteps
 
 PARTS = 3  # of a layer: a product, a call, a norm
 NOTE_BYTES = 8
+SHORT_S = 0.01  # a longer step is warm after its first layers
 MOST_STEPS, LEAST_STEPS = 30, MIN_INTERVAL_VALUES
 # Notes may take so much of a step; above, the parts would say more on the notes than on the step.
 MOST_SLOWDOWN = 1.2
@@ -82,10 +83,11 @@ def trace(run: RunInProgress) -> list[TracedSteps]:
 
 
 def traced_step(run: RunInProgress, traced: Traced, noted_first: bool) -> Array:
-    """Runs a step with and one without notes, each behind one that warms up: their ns, and the ns
-    of the notes."""
+    """Runs a step with and one without notes, each behind one that warms up if they are short:
+    their ns, and the ns of the notes."""
     order = [traced.noted, traced.plain]
-    counts = Counts(1 if run.session.options.warmup is None else 0, 1)
+    is_short = run.suite.iterations[traced.number].duration_s < SHORT_S
+    counts = Counts(int(is_short), 1)
     took_ns = dict[int, int]()
     for each in order if noted_first else order[::-1]:
         stamps_ns = perform(run.session, each, counts)

@@ -20,7 +20,7 @@ from tests.calibration.synthetic import Figure, Simulation
 from tests.calibration.synthetic_traces import Engine, Floats, Rng, contents, play, write
 
 LONG = 5000  # steps whose means are the truth: their error is a tenth of a trace's or less
-STEPS = 20, 40, 80  # of a trace
+STEPS = 25, 50, 100  # of a trace
 PARTS = "step", "compute", "transport", "waiting", "idle"
 SEEN_US = 0.1  # what is shorter on average has no interval to speak of: a trace counts in 0.001 us
 
@@ -33,8 +33,9 @@ AS_ALONE, SLOWER = 1.1, 1.5
 
 @dataclass(frozen=True)
 class Truth:
-    """Of one kind of call: its figures in us, what the device idles for each call of a step, and
-    the call alone; `late` is the rank that the others wait for."""
+    """Of one kind of call: its figures in us, what the rank that idles least does for each call of
+    a step (what another idles longer, the others wait), and the call alone; `late` is the rank that
+    the others wait for."""
 
     transport_us: float
     waiting_us: Floats
@@ -90,6 +91,7 @@ def draw(rng: Rng, noise: Mapping[str, float]) -> Engine:
         transport_us=transport_us,
         beside_us=rng.choice([0.0, 5.0]),
         gathers=bool(rng.random() < 0.3),
+        launches=bool(rng.random() < 0.5),
         **{"noise": rng.choice([0.02, 0.05, 0.1]), **durations, **noise},
     )
 
@@ -98,7 +100,7 @@ def truths_of(engine: Engine, rng: Rng) -> tuple[dict[str, float], dict[str, Tru
     """The means of a step's parts, and of each kind of call."""
     played = play(engine, LONG, rng)
     parts_us = {part: float(us.mean()) for part, us in played.parts_us().items()}
-    idle_us = parts_us["idle"] / engine.calls
+    idle_us = float(played.gap_us.mean(axis=(1, 2)).min())
     slower = rng.choice([1.0, 2.0])
     return parts_us, {
         collective: Truth(
@@ -157,9 +159,7 @@ def breakdowns(
         held.append({figure: float(np.mean(each)) for figure, each in of_trace.items()})
     clear = [call["verdict"] == truth.clear() for truth, call in verdicts if truth.clear()]
     late = [
-        int(np.argmax(call["last_share"])) == truth.late
-        for truth, call in verdicts
-        if truth.clear() == "waiting"
+        call["late_ranks"] == [truth.late] for truth, call in verdicts if truth.clear() == "waiting"
     ]
     return [
         Figure(f"{name}: clear verdicts", clear, 0.95),

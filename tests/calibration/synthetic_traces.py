@@ -4,6 +4,7 @@ imports nothing of the project: a mistake of the reader cannot hide in the truth
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ class Engine:
     `late_us` longer, and its host launches `host_late_us` later. A kernel of `beside_us` begins
     with each call on another stream. With `gathers` the last call of a step is an all-gather.
 
+    With `launches` the trace tells when the host launched each kernel, while the device idles.
+
     `noise` is the standard deviation of the log of each duration, `tails` the share of durations
     that are TAIL times as long. `step_noise` is the same of a factor that a step's computes share,
     an AR(1) with `rho`."""
@@ -44,6 +47,7 @@ class Engine:
     host_late_us: float = 0.0
     beside_us: float = 0.0
     gathers: bool = False
+    launches: bool = False
     noise: float = 0.03
     tails: float = 0.0
     step_noise: float = 0.0
@@ -144,30 +148,39 @@ def contents(played: Played, clocks_us: Sequence[float] | None = None) -> list[d
 def events(played: Played, rank: int, clock_us: float) -> Iterator[dict[str, Any]]:
     """Of one rank in order of time, with some of the host's, which tell nothing."""
     yield {"ph": "M", "name": "process_name", "pid": rank, "args": {"name": "python"}}
-    now_us, engine = clock_us, played.engine
+    now_us, engine, kernels = clock_us, played.engine, count(1)
     of_rank = (
         us[rank].tolist()
         for us in (played.gap_us, played.compute_us, played.call_us, played.beside_us)
     )
+
+    def launched(
+        part: float, name: str, ts: float, dur: float, stream: int, **args: object
+    ) -> Iterator[dict[str, Any]]:
+        """A kernel, and its launch after a part of the gap that begins now."""
+        number = next(kernels)
+        if engine.launches:
+            at_us, lasts_us = now_us + part * gap_us, gap_us / 4
+            host = {"correlation": number}
+            yield event("cuda_runtime", "cudaLaunchKernel", at_us, lasts_us, rank, **host)
+        device = {"device": rank, "stream": stream, "correlation": number, "grid": [8, 1, 1]}
+        yield event("kernel", name, ts, dur, rank, stream, **device, **args)
+
     for step, by_call in enumerate(zip(*of_rank, strict=True)):
         step_us = sum(sum(us) for us in by_call[:3])
         yield event("user_annotation", f"ProfilerStep#{step}", now_us, step_us, rank)
         yield event("cpu_op", "aten::linear", now_us, by_call[0][0], rank)
         for call, (gap_us, compute_us, call_us, beside_us) in enumerate(zip(*by_call, strict=True)):
-            now_us += gap_us
-            yield kernel(GEMM, now_us, compute_us, rank)
-            now_us += compute_us
+            computes_us = now_us + gap_us
+            calls_us = computes_us + compute_us
             gathers = engine.gathers and call == engine.calls - 1
-            yield kernel(
-                ALL_GATHER if gathers else ALL_REDUCE,
-                now_us,
-                call_us,
-                rank,
-                **message("_allgather_base" if gathers else "allreduce", 8192, engine.ranks),
-            )
+            name = ALL_GATHER if gathers else ALL_REDUCE
+            told = message("_allgather_base" if gathers else "allreduce", 8192, engine.ranks)
+            yield from launched(0.0, GEMM, computes_us, compute_us, MAIN_STREAM)
+            yield from launched(0.3, name, calls_us, call_us, MAIN_STREAM, **told)
             if beside_us:
-                yield kernel(BESIDE, now_us, beside_us, rank, SIDE_STREAM)
-            now_us += call_us
+                yield from launched(0.6, BESIDE, calls_us, beside_us, SIDE_STREAM)
+            now_us = calls_us + call_us
 
 
 def message(collective: str, elements: int, ranks: int) -> dict[str, Any]:
@@ -181,13 +194,6 @@ def message(collective: str, elements: int, ranks: int) -> dict[str, Any]:
         "Process Group Name": "1",
         "Process Group Ranks": str([*range(ranks)]),
     }
-
-
-def kernel(
-    name: str, ts: float, dur: float, rank: int, stream: int = MAIN_STREAM, **args: object
-) -> dict[str, Any]:
-    device = {"device": rank, "stream": stream, "grid": [8, 1, 1]}
-    return event("kernel", name, ts, dur, rank, stream, **device, **args)
 
 
 def event(

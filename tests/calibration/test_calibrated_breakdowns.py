@@ -40,7 +40,7 @@ def every_call_waits(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def short_traces(monkeypatch):
-    monkeypatch.setattr(calibrated_breakdowns, "STEPS", (20,))
+    monkeypatch.setattr(calibrated_breakdowns, "STEPS", (25,))
     monkeypatch.setattr(calibrated_breakdowns, "LONG", 1000)
 
 

@@ -37,7 +37,7 @@ def served_rows(served: Served) -> list[tuple[str, str]]:
     ]
     if served.alone and served.rest_us:
         rows += [
-            (f"a call alone: {served.alone.source}", interval_text(served.alone.us)),
+            ("a call alone", interval_text(served.alone.us)),
             (f"the rest: {REST}", interval_text(served.rest_us, signed)),
         ]
     return rows
@@ -81,6 +81,8 @@ def verdicts_of(served: Served) -> list[str]:
         said.append(
             f"With calls as cheap as alone it would be {served.step_one_us[0] / step_us:.2f} x."
         )
+    if served.alone:
+        said.append(f"Alone: {served.alone.source}.")
     if served.by_layer:
         said.append("Hand-offs between layers make the implied cost too small.")
     if served.gather_bytes:

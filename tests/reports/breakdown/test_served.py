@@ -13,6 +13,7 @@ from reports.breakdown import served
 from reports.breakdown.alone import Alone
 from reports.breakdown.served import with_interval
 from tests.reports.advice.test_implied import published
+from tests.reports.breakdown.test_alone import US, a_run
 from tests.reports.test_report_json import PAGE
 from tests.test_answer import section, tables
 
@@ -177,10 +178,29 @@ def test_what_a_call_costs_beyond_the_call_alone_has_a_name(bill, fields, monkey
     assert found["asked"] == []
     told(
         bill(*sides)[1],
-        "a call alone: a graph of calls 16.6 [16.0 17.0]",
+        "a call alone 16.6 [16.0 17.0]",
+        "Alone: a graph of calls.",
         "the rest: launch, waiting for the later card, smaller kernels 8.83",
         "With calls as cheap as alone it would be 1.80 x.",
     )
+
+
+def test_the_call_alone_is_of_a_run_or_as_published_in_the_engine_s_mode(fields, tmp_path):
+    """16.6 to 19.3 us through host memory from a graph, 41.9 eager over PCIe 5; and the chain of a
+    run, of 16 KiB for two streams."""
+    graph = "--replay", "graph"
+    found = fields([vllm(1e3 / 46.7)], [vllm(1e3 / 79.6)], *graph, "--gpu", "RX 7900 XT")
+    assert found["intervals"]["alone_us"] == [
+        pytest.approx(each, abs=0.05) for each in (16.6, 19.3)
+    ]
+    model = "--model", "qwen3.8-27b"
+    sides = [vllm(1e3 / rate, model_id="Qwen3.8-27B") for rate in (28.5, 17.5)]
+    eager = fields(sides[:1], sides[1:], *model, "--replay", "eager", "--gpu", "Arc Pro B70")
+    assert (eager["alone_us"], eager["rest_us"]) == (41.9, pytest.approx(265.1, abs=0.1))
+    two_streams = [vllm(each, max_concurrency=2) for each in (20, 12)]
+    run = a_run(tmp_path / "alone")
+    measured = fields(two_streams[:1], two_streams[1:], *graph, "--run", run)
+    assert measured["alone_us"] == pytest.approx(US["auto"], rel=0.1)
 
 
 def test_the_text_says_what_it_would_take_and_what_the_files_do_not_say(bill):

@@ -23,6 +23,7 @@ from wiretax.common.untrusted import printable
 # eighth. Where arrivals are exponential and transport varies by 2 to 10 %, the bound is 0.90 to
 # 1.07 of the true mean with 2 to 8 ranks, up to 3.2 with 16; a quantile of 0.2 is up to 3.0 with 8.
 BOUND_QUANTILE = 0.1
+RAGGED = "send_recv", "all_to_all"  # whose size each rank has for itself
 USUAL = 0.8  # of the kernels; decode with other attention kernels for longer texts has more
 
 
@@ -224,7 +225,7 @@ def calls_of(timeline: Timeline) -> dict[Key, Integers]:
         return (
             known.collective,
             known.by,
-            int(timeline.size_bytes[place]),
+            0 if known.collective in RAGGED else int(timeline.size_bytes[place]),
             timeline.groups[timeline.group[place]],
             int(timeline.stream[place]),
         )

@@ -20,6 +20,9 @@ from wiretax.record.stats import MIN_INTERVAL_VALUES, Interval, student_quantile
 
 PARTS = "compute", "overlap", "transport", "waiting", "idle"
 LEAST_STEPS = 5  # of an interval
+# Few steps with a trend weigh no less: at rho 0.6 six hold the mean as often as with 2, within 2
+# points, and the widest tenth of the intervals is 4.5 times narrower.
+LEAST_EFFECTIVE = 3.0
 
 
 @dataclass
@@ -57,9 +60,10 @@ def mean_interval(values: Floats) -> Interval:
     if n < LEAST_STEPS:
         return middle, None, None
     rho = neighbours_correlation(values - middle)
-    effective = max(2.0, n * (1 - rho) / (1 + rho))
+    effective = max(LEAST_EFFECTIVE, n * (1 - rho) / (1 + rho))
     half = float(student_quantile(effective - 1) * np.std(values, ddof=1) / np.sqrt(effective))
-    return middle, middle - half, middle + half
+    least = min(0.0, float(np.min(values)))  # no time is below 0
+    return middle, max(least, middle - half), middle + half
 
 
 def neighbours_correlation(deviations: Floats) -> float:

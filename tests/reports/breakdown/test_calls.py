@@ -223,6 +223,16 @@ def test_a_group_of_the_same_name_with_other_ranks_is_another_group() -> None:
         matched_of(*ranks)
 
 
+def test_ranks_that_send_messages_of_their_own_sizes_match() -> None:
+    """An all-to-all of experts is uneven; an all-reduce of two sizes is none."""
+    ranks = [decode(rank) for rank in range(2)]
+    for rank, each in enumerate(ranks):
+        each.texts[:] = [text.replace("AllReduce", "SendRecv") for text in each.texts]
+        each.size_bytes[each.is_call] = 1024 * (rank + 1)
+
+    assert matched_of(*ranks).kinds[0].duration_us.shape == (2, 16)
+
+
 def test_streams_with_other_numbers_match_by_what_they_run() -> None:
     ranks = [decode(rank) for rank in range(2)]
     ranks[1].stream[:] = 20

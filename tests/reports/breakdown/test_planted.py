@@ -101,9 +101,9 @@ def test_clocks_a_second_apart_are_told_and_change_no_figure(bill):
     together, apart = (
         bill(contents(played, [CLOCK_US, CLOCK_US + seconds * 1e6]))[1] for seconds in (0, 1)
     )
-    (note,) = apart.pop("notes")
+    notes = together.pop("notes")
+    (note,) = [each for each in apart.pop("notes") if each not in notes]
     assert "the clocks are +1.000000 s apart" in note
-    assert together.pop("notes") == []
     assert apart == together
 
 

@@ -150,3 +150,11 @@ def test_the_interval_holds_the_mean(n: int, rho: float, zeros: bool, least: flo
 
 def test_few_steps_have_no_interval() -> None:
     assert mean_interval(np.arange(4.0)) == (1.5, None, None)
+
+
+def test_a_trend_of_six_steps_does_not_make_an_interval_of_everything() -> None:
+    _, low, high = mean_interval(np.array([75.5, 76.9, 76.3, 76.8, 78.4, 79.5]))
+
+    assert low is not None
+    assert high is not None
+    assert 4 < high - low < 8

@@ -84,8 +84,10 @@ def judge(
     call.why = "; ".join([*lacks, *reasons(call, costs)])
     if late:
         share = 100 * sum(call.last_share[place] for place in late)
-        more = f"{CAUSES[cause]} {number(longer_us[cause])} us a step more than the others"
-        call.why += f"; {words['late']} last in {share:.0f} %, by {words['late_us']} us, and {more}"
+        call.why += f"; {words['late']} last in {share:.0f} %, by {words['late_us']} us"
+    if late and longer_us[cause] > 0:
+        longer = f"{CAUSES[cause]} {number(longer_us[cause])} us a step more than the others"
+        call.why += f", and {longer}"
     advice = "inconclusive" if lacks else advice_of(call, cause)
     call.next_step = NEXT_STEPS[advice].format_map(words)
 

@@ -18,6 +18,7 @@ def made_call(
     alone_us: float | None = None,
     gpus: int | None = None,
     size_bytes: int = 16384,
+    parts: StepParts | None = None,
 ) -> CallBill:
     """Judged. `late_us` is when each rank comes, and `idle_us` how long its device is idle beside
     the call, both (ranks, calls)."""
@@ -41,6 +42,6 @@ def made_call(
         call.alone = Alone((alone_us, 0.97 * alone_us, 1.03 * alone_us), "a run")
     transport_us = kind.mean_by_step(kind.transport_us)
     waiting_us, idle_us = (by_step(kind, us) for us in (kind.waiting_us, idle))
-    parts = StepParts({"compute": late_us - idle, "idle": idle})
+    parts = parts or StepParts({"compute": late_us - idle, "idle": idle})
     judge(call, transport_us, waiting_us, idle_us, parts, range(ranks), kind.group_size)
     return call

@@ -7,6 +7,7 @@ import pytest
 
 from reports.breakdown.idle_beside import idle_beside
 from reports.breakdown.kernel_names import Names
+from reports.breakdown.step_parts import StepParts
 from reports.breakdown.timeline import Timeline
 from tests.reports.breakdown.made_calls import made_call
 from tests.reports.breakdown.small_trace import CALL
@@ -88,6 +89,15 @@ def test_the_late_rank_is_named_with_its_lateness():
     )
     assert "find out why rank 2 is late" in call.next_step
     assert "--arrival-skew 90us" in call.next_step
+
+
+def test_a_late_rank_without_a_cause_in_its_steps_gets_none():
+    """Its steps began later: it neither computes nor idles longer."""
+    late_us = np.zeros((2, 40))
+    late_us[1] = 90.0
+    parts = StepParts(dict.fromkeys(("compute", "idle"), 50 - late_us / 10))
+    call = made_call(late_us, np.full(40, 10.0), parts=parts)
+    assert call.why.endswith("rank 1 is last in 100 %, by 90 us")
 
 
 def test_two_ranks_may_be_late_together():

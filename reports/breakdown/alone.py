@@ -93,8 +93,10 @@ def other_device(run: Run, device: str) -> list[str]:
     """A sentence if nothing shows that the traces' `device` is the run's. Raises ResultError if it
     is known to be another."""
     place = run.gpus[0] if run.gpus else "CPU cores"
-    if not device or place == device:
+    if place == device or (run.gpus and not device):
         return []
+    if not device:
+        return [f"Run {run.run_id} is of CPU cores, and the traces name no GPU."]
     sheets = sheet_of(place), sheet_of(device)
     if not run.gpus or (all(sheets) and sheets[0] != sheets[1]):
         raise ResultError(f"run {run.run_id} is of {place}, the traces are of {device}")

@@ -137,6 +137,12 @@ def test_a_device_that_no_data_sheet_knows_is_told(run):
     assert notes[0].endswith(f"is of {H100}, the traces name Radeon of tomorrow.")
 
 
+def test_a_run_of_cpus_beside_traces_of_an_unknown_device_is_told(tmp_path):
+    found, notes = look_up(a_run(tmp_path, gpu=None))
+    assert found
+    assert notes[0].endswith("is of CPU cores, and the traces name no GPU.")
+
+
 def row(machine="a", us=20.0, **fields):
     facts: dict[str, Any] = {
         "gpu": "H100",

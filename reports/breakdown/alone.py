@@ -21,6 +21,7 @@ from reports.advice.reduce_times import (
     read_launches,
     span_over_launches,
 )
+from reports.advice.spans import Span
 from reports.advice.specs import sheet_of
 from reports.references.published import meant_cards, near_size, select, votes
 from reports.tables.beside_published import by_way, counts
@@ -39,10 +40,12 @@ MODES = {"chained": "a chain", "isolated": "single calls"}
 
 @dataclass
 class Alone:
-    """The same call without an engine around it: `us` with its range, and where that is from."""
+    """The same call without an engine around it: `us` with its range, and where that is from.
+    `curve` are the sizes in bytes that a run measured, and their times in us."""
 
     us: Interval
     source: str
+    curve: list[tuple[int, Interval]] = field(default_factory=list)
 
 
 @dataclass
@@ -159,8 +162,12 @@ def measured(call: "CallBill", launches: AllReduceLaunches) -> Alone | None:
         counted(len(launches.runs), "launch"),
         "" if smaller == larger else f"between {size_text(smaller)} and {size_text(larger)}",
     ]
-    low_high = (us.low, us.high) if launches.have_intervals else (None, None)
-    return Alone((us.value, *low_high), ", ".join(filter(None, words)))
+
+    def interval(us: Span) -> Interval:
+        return (us.value, us.low, us.high) if launches.have_intervals else (us.value, None, None)
+
+    curve = [(size, interval(us)) for size, us in times_us.items()]
+    return Alone(interval(us), ", ".join(filter(None, words)), curve)
 
 
 def algorithm_of(by: str, runs: Sequence[Entry]) -> str:

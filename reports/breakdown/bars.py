@@ -88,7 +88,8 @@ def draw_bars(axes: Any, bars: Sequence[Bar]) -> None:
                 )
             left += ms
     axes.set_xlim(0, longest_ms)
-    axes.set_ylim(max(len(bars), LEAST_PLACES) - 0.6, -0.8)
+    pad = max(0, LEAST_PLACES - len(bars)) / 2
+    axes.set_ylim(len(bars) - 0.6 + pad, -0.8 - pad)
     axes.set_axis_off()
     handles, labels = axes.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))

@@ -8,7 +8,7 @@ from operator import attrgetter
 
 from reports.advice.expect_chart import Spread
 from reports.breakdown.bars import ROLES, Bar, bars_html, draw_bars
-from reports.breakdown.bill import Bill
+from reports.breakdown.bill import Bill, CallBill
 from reports.breakdown.halves import half_rows
 from reports.breakdown.step_parts import PARTS
 from reports.breakdown.text import (
@@ -27,7 +27,9 @@ from reports.tables.plot import PANEL_IN, Quantity, draw_against_size, span_of
 from reports.tables.sentences import counted
 from reports.verdicts.regress import write_page
 from wiretax.common.grouped import grouped
+from wiretax.record.stats import Interval
 
+NEAR = 8  # times the size of a call: further off its curve is no neighbour
 MOST_LINES = 4  # of a chart, of calls in the engine
 VERDICT_ROLES = {"transfer": "steady", "mixed": "unsure", "inconclusive": "unsure"}
 QUANTITY = Quantity(
@@ -56,7 +58,7 @@ def page_of(bill: Bill, bars: Sequence[Bar]) -> Page:
     sections = [
         Section("A step", [bars_html(bars)], rows=part_rows(bill)),
         Section("The calls", notes, charts=charts, rows=call_rows(bill)),
-        Section("Kernels on one card and on a rank", rows=halves),
+        Section("Half is not half", rows=halves),
         Section("What to do next", next_steps(bill)),
         Section("Noticed", bill.notes),
     ]
@@ -78,8 +80,7 @@ def lines_of(bill: Bill) -> tuple[list[DrawnLine], list[str]]:
         calls = sorted(own, key=attrgetter("size_bytes"))
         inside = [Spread(call.size_bytes, span_of(call.transport_us)) for call in calls]
         lines.append(DrawnLine(name, ROLES["transport"], inside, True))
-        alone = [Spread(call.size_bytes, span_of(call.alone.us)) for call in calls if call.alone]
-        if alone:
+        if alone := alone_of(calls):
             what = f"{name} alone" if len(by_name) > 1 else "alone"
             lines.append(DrawnLine(what, "library", alone, True))
     counts = {
@@ -92,6 +93,18 @@ def lines_of(bill: Bill) -> tuple[list[DrawnLine], list[str]]:
         if n
     ]
     return lines, notes
+
+
+def alone_of(calls: Sequence[CallBill]) -> list[Spread]:
+    """The calls alone, smallest first, and what the same run measured at sizes near them."""
+    times_us = dict[int, Interval]()
+    for call in calls:
+        if call.alone:
+            for size, us in call.alone.curve:
+                if call.size_bytes / NEAR <= size <= call.size_bytes * NEAR:
+                    times_us[size] = us
+            times_us[call.size_bytes] = call.alone.us
+    return [Spread(size, span_of(us)) for size, us in sorted(times_us.items())]
 
 
 def show(

@@ -89,7 +89,7 @@ def facts(bill: Bill) -> list[str]:
     if bill.tokens:
         steps += f" of {counted(bill.tokens, 'token')}"
     if bill.steps_by:
-        steps += f" by {bill.steps_by}"
+        steps += f" cut by {bill.steps_by}"
     libraries = [*dict.fromkeys(call.by for call in bill.calls)]
     whose = [f"calls of {some(libraries)}"] if libraries else []
     return ["; ".join([printable(bill.title), steps, *whose])]

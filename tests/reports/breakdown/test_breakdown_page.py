@@ -25,6 +25,7 @@ from tests.reports.breakdown.bills import (
     without_calls,
 )
 from tests.reports.breakdown.small_trace import write_trace
+from wiretax.record.stats import Interval
 
 pytestmark = pytest.mark.unit
 HOSTILE = "</script><b>$x^2$\x1b[31m\u202e&"
@@ -181,6 +182,16 @@ def test_what_the_chart_leaves_out_is_said():
         "In the table alone: 3 kinds of calls of less cost.",
         "In the table alone: 1 kind of calls of unknown size.",
     ]
+
+
+def test_the_run_s_curve_stands_beside_the_calls_in_the_engine():
+    sizes = [1 << 10, 8 << 10, 16 << 10, 64 << 10, 32 << 20]
+    curve: list[tuple[int, Interval]] = [(size, (size / 1e3, None, None)) for size in sizes]
+    call = call_bill(alone=Alone((31.2, 30.0, 32.0), "this run", curve))
+    inside, alone = lines_of(two_cards(calls=[call]))[0]
+    assert [case.size_bytes for case in inside.cases] == [16 << 10]
+    assert [case.size_bytes for case in alone.cases] == [8 << 10, 16 << 10, 64 << 10]
+    assert alone.cases[1].figures[0] == 31.2
 
 
 def test_eight_ranks_have_one_bar_of_their_mean():

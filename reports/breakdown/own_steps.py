@@ -11,7 +11,7 @@ from reports.breakdown.bill import Bill, CallBill
 from reports.breakdown.step_parts import StepParts, mean_interval
 from reports.breakdown.verdicts import judge
 from reports.tables.exposed import label
-from reports.tables.sentences import interval_text, machine, number, to_repeat
+from reports.tables.sentences import machine, number, to_repeat
 from wiretax.record.result import ResultError, read
 from wiretax.record.schema import Result
 from wiretax.record.traced import TracedSteps
@@ -89,12 +89,8 @@ def bill_of(result: Result, traced: TracedSteps, arguments: argparse.Namespace) 
         call.alone = alone_of(call, len(ranks), baseline)
     of_call = transport_us / traced.calls, waiting_us / traced.calls
     judge(call, *of_call, None, parts, ranks, len(ranks))
-    hides = mean_interval(np.mean(traced.hideable_us, axis=0))
-    share = hides[0] / parts.whole()[0]
     notes = [
         f"{machine(result)}.",
-        f"Calls hidden behind the next product would save at most {interval_text(hides)} us a "
-        f"step, {share:.1%} of it.",
         f"Notes of the time make a step {number(traced.slowdown)} times as long.",
         UNTOLD,
         SCOPE,

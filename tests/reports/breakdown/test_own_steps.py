@@ -82,7 +82,7 @@ def test_a_run_gives_the_bill_of_each_split_as_traces_do(tmp_path, capsys):
     assert [split["calls"][0]["by"] for split in told["splits"]] == ["Wiretax", "MPICH 5.0.2"]
     _, printed, _ = breakdown(capsys, path)
     said = " ".join(printed.split())
-    assert "at most 450 [450 450] us a step, 25.0% of it" in said
+    assert "save a step at most 0.45 [0.45 0.45] ms, 25.0% of it" in said
     assert "gemv_allreduce, which was faster, has the call inside its kernel" in said
     assert "Notes of the time make a step 1.03 times as long" in said
     assert max(map(len, printed.splitlines())) <= 80

@@ -79,7 +79,7 @@ def bill_of(result: Result, traced: TracedSteps, arguments: argparse.Namespace) 
         0,
         traced.calls * parts.n_steps,
         mean_interval(transport_us / traced.calls),
-        len(ranks) == 1,
+        False,
         [mean_interval(us / traced.calls) for us in waiting_us],
         [*traced.last_share],
     )

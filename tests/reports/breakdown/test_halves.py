@@ -85,7 +85,7 @@ def test_the_page_has_the_kernels(tmp_path, traces):
     page = tmp_path / "step.html"
     one = write(tmp_path / "one.json", ONE)
     main(["breakdown", *map(str, traces), "--one", str(one), "--html", str(page)])
-    assert ">gemm-128\n" in page.read_text().partition("Kernels on one card")[2]
+    assert ">gemm-128\n" in page.read_text().partition("Half is not half")[2]
 
 
 def test_a_kernel_without_a_pair_is_told(tmp_path, traces, capsys):

@@ -25,8 +25,9 @@ from reports.advice.spans import Span
 from reports.advice.specs import sheet_of
 from reports.references.published import meant_cards, near_size, select, votes
 from reports.tables.beside_published import by_way, counts
-from reports.tables.sentences import counted, size_text, some, tick_text
+from reports.tables.sentences import counted, size_text, some
 from wiretax.common.program import on_ranks
+from wiretax.record.case import typed_size
 from wiretax.record.observations import Entry
 from wiretax.record.result import ResultError
 from wiretax.record.schema import Run
@@ -128,7 +129,7 @@ def alone_of(call: "CallBill", gpus: int, baseline: Baseline) -> Alone | None:
         found = published(call, question) if question else None
         lacks = f"none is published of {gpus}x {baseline.card or 'unknown GPUs (--gpu NAME)'}"
     if not found:
-        size = tick_text(call.size_bytes)
+        size = typed_size(call.size_bytes)
         command = on_ranks(gpus, f"allreduce -b {size} -e {size} --out alone")
         baseline.notes.append(
             f"An all-reduce of {size_text(call.size_bytes)} alone: {lacks}. `{command}` measures "

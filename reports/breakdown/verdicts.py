@@ -10,8 +10,9 @@ from statistics import fmean
 from reports.breakdown.bill import CallBill
 from reports.breakdown.step_parts import LEAST_STEPS, StepParts, mean_interval
 from reports.breakdown.timeline import Floats
-from reports.tables.sentences import counted, number, some, tick_text
+from reports.tables.sentences import counted, number, some
 from wiretax.common.program import BENCH, REPORTS, on_ranks
+from wiretax.record.case import typed_size
 from wiretax.record.stats import Interval
 
 LEAST_CALLS = 20
@@ -70,7 +71,7 @@ def judge(
     call.verdict = "inconclusive" if lacks else verdict_of(call, costs)
     late = late if call.verdict in ("waiting", "mixed") else []
     call.late_ranks = [ranks[place] for place in late]
-    size = tick_text(call.size_bytes) if call.size_bytes else "16K"
+    size = typed_size(call.size_bytes) if call.size_bytes else "16K"
     words = {
         "measure": on_ranks(group_size, f"allreduce -b {size} -e {size}"),
         "footprint": on_ranks(group_size, "gemm_reduce_scatter --footprint"),

@@ -89,6 +89,12 @@ def size_of(text: str) -> int:
     return int(text.rstrip("KMG")) << 10 * " KMG".index(text.lstrip("0123456789") or " ")
 
 
+def typed_size(size_bytes: int) -> str:
+    """`16K`, `32M` or `100`: as options take a size, exactly."""
+    power = next(power for power in (3, 2, 1, 0) if not size_bytes % (1 << 10 * power))
+    return f"{size_bytes >> 10 * power}{' KMG'[power]}".rstrip()
+
+
 def bus_factor(collective: str, world_size: int) -> float:
     """busbw / algbw; 0 for one rank, an unknown number of them, and other work than moving data."""
     known = world_size > 1 and collective in BUS_FACTORS

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from reports.references.published import PublishedCall
 from tests.reports.breakdown.small_trace import write_trace
 from tests.reports.synthetic_archive import write_archive
 from tests.reports.synthetic_run import mark_wrong, run_id, write_run
+from wiretax.record.case import size_of
 from wiretax.record.result import ResultError
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -259,3 +261,13 @@ def test_calls_that_are_launched_with_other_work_are_from_a_graph(launches_us, i
         launches_us=launches,
     )
     assert from_traces.is_from_graph(timeline, np.array([1, 3])) is is_graph
+
+
+@pytest.mark.parametrize("size_bytes", [100, 10240, 16384, 1 << 25, 181_193_932, 3 << 30])
+def test_the_command_that_measures_a_call_has_its_size_as_the_option_takes_it(size_bytes):
+    """Once it said `-b 172.8M`, which no option takes."""
+    baseline = baseline_of(argparse.Namespace(run=None, gpu=None, size=size_bytes), {2})
+    call = CallBill("all_reduce", "NCCL", 0, "", 0, 40, (9.0, None, None), False, [], [])
+    assert not alone_of(call, 2, baseline)
+    (typed,) = re.findall("-b ([0-9]+[KMG]?) -e", " ".join(baseline.notes))
+    assert size_of(typed) == size_bytes

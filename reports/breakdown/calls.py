@@ -14,6 +14,7 @@ import numpy as np
 
 from reports.breakdown.cut_steps import Steps, kind_of
 from reports.breakdown.one_run import NotOneRun
+from reports.breakdown.same_steps import same_steps
 from reports.breakdown.timeline import Booleans, Floats, Integers, Timeline
 from reports.tables.sentences import size_text, some
 from wiretax.common.grouped import grouped
@@ -85,7 +86,7 @@ def match(timelines: Sequence[Timeline], steps: Sequence[Steps]) -> Matched:
     """The calls of all ranks in the commonest steps. Raises NotOneRun for traces whose steps or
     calls cannot be compared."""
     told = cut_notes(timelines, steps)
-    paired = same_steps(steps, told)
+    paired = same_steps(timelines, steps, told)
     if not paired[0].names:
         raise NotOneRun(f"the traces have no whole step in common: {said(told)}")
     own_calls = [calls_of(timeline) for timeline in timelines]
@@ -136,43 +137,6 @@ def counted(keys: Sequence[Key], calls: Mapping[Key, Integers], steps: Steps) ->
         of_step = steps.of_work[calls[key]]
         n_calls[:, at] = np.bincount(of_step[of_step >= 0], minlength=len(n_calls))
     return n_calls
-
-
-def same_steps(steps: Sequence[Steps], told: list[str]) -> list[Steps]:
-    """The steps that all ranks have; `told` gets a sentence on the others. A profiler may begin
-    earlier in one rank: names tell which steps are the same; where names repeat, and only there,
-    the clocks choose. Raises NotOneRun if neither tells."""
-    names = [each.names for each in steps]
-    if all(each == names[0] for each in names):
-        return [*steps]
-    if all(len({*each}) == len(each) for each in names):
-        common = [name for name in names[0] if all(name in each for each in names)]
-        places = [[each.index(name) for name in common] for each in names]
-    else:
-        least = min(steps, key=lambda each: len(each.names))
-        places = [run_of(least, each) for each in steps]
-    if not all(places):
-        places = [[] for _ in steps]
-    most = max(map(len, names))
-    n_left_out = f"{most - len(places[0])} of {most} steps are left out"
-    told.append(f"{n_left_out}, as not all traces have them.")
-    return [each.only(own) for each, own in zip(steps, places, strict=True)]
-
-
-def run_of(wanted: Steps, steps: Steps) -> list[int]:
-    """The places of a run of steps with the wanted names, the nearest in time of several."""
-    n = len(wanted.names)
-    runs = [
-        range(first, first + n)
-        for first in range(len(steps.names) - n + 1)
-        if steps.names[first : first + n] == wanted.names
-    ]
-    if len(runs) > 1:
-        apart_us = [abs(np.median(steps.starts_us[run] - wanted.starts_us)) for run in runs]
-        if min(apart_us) > np.median(wanted.ends_us - wanted.starts_us) / 2:
-            raise NotOneRun("the traces cannot be compared: nothing tells which steps are the same")
-        return [*runs[int(np.argmin(apart_us))]]
-    return [*runs[0]] if runs else []
 
 
 def commonest(
@@ -289,6 +253,24 @@ def kind_of_calls(
             for timeline, own in zip(timelines, events, strict=True)
         ]
     )
-    members = timelines[0].members.get(key[3])
-    group_size = len(members) if members else timelines[0].ranks or len(timelines)
-    return Kind(*key, events, duration_us, steps[0].of_work[events[0]], group_size)
+    size = group_size(key[3], timelines)
+    return Kind(*key, events, duration_us, steps[0].of_work[events[0]], size)
+
+
+def group_size(group: str, timelines: Sequence[Timeline]) -> int:
+    """The ranks of a group. If the trace does not name a call's, it is the one of just the traced
+    ranks, as with pipeline parallelism, or else of all ranks."""
+    first = timelines[0]
+    traced = sorted(-1 if each.rank is None else each.rank for each in timelines)
+    if members := first.members.get(group):
+        return len(members)
+    if not group and len(traced) > 1 and traced in map(sorted, first.members.values()):
+        return len(traced)
+    return first.ranks or len(timelines)
+
+
+def last_shares(duration_us: Floats) -> list[float]:
+    """How often each rank came last, from (ranks, calls): ranks of equal times, which older traces
+    round to microseconds, share a call."""
+    is_last = duration_us == duration_us.min(axis=0)
+    return [float(share) for share in (is_last / is_last.sum(axis=0)).mean(axis=1)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from reports.breakdown.alone import alone_of, baseline_of
 from reports.breakdown.bill import Bill, CallBill
-from reports.breakdown.calls import Kind, match
+from reports.breakdown.calls import Kind, last_shares, match
 from reports.breakdown.cpu_ops import read_cpu_ops
 from reports.breakdown.cut_steps import kind_of, steps_of_ranks
 from reports.breakdown.halves import halves_of
@@ -105,19 +105,17 @@ def by_step(kind: Kind, us: Floats) -> Floats:
 
 def bill_of(kind: Kind, idle_us: Floats) -> CallBill:
     """Its figures, without a verdict. `idle_us` is beside each call, (ranks, calls)."""
-    ranks, n_calls = kind.duration_us.shape
-    last = kind.duration_us.argmin(axis=0)
     return CallBill(
         kind.collective,
         kind.by,
         kind.size_bytes,
         kind.group,
         kind.stream,
-        n_calls,
+        len(kind.step),
         mean_interval(kind.mean_by_step(kind.transport_us)),
         kind.is_bound,
         [mean_interval(kind.mean_by_step(each)) for each in kind.waiting_us],
-        [float((last == rank).mean()) for rank in range(ranks)],
+        last_shares(kind.duration_us),
         [mean_interval(kind.mean_by_step(each)) for each in idle_us],
     )
 

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 
 from reports.breakdown.call_messages import Count, cut
+from reports.breakdown.cut_steps import ROUNDED_US
 from reports.breakdown.kernel_names import Names
 from reports.breakdown.kineto_events import LAUNCH_COLUMNS, OPERATOR_COLUMNS, WORK_COLUMNS, Found
 from reports.breakdown.timeline import Booleans, Floats, Integers, Timeline
@@ -82,6 +83,13 @@ def timeline_of(source: str, names: Names, found: Found, head: Head) -> Timeline
     if not own.all():
         notes.append(f"{(~own).sum():,} events of other devices than {device} are left out")
     work, is_call = work[own], is_call[own]
+    n_early = wait_for_stream(work)
+    work = work[np.lexsort((work[:, 1], work[:, 0]))]
+    if n_early:
+        notes.append(
+            f"{n_early:,} works begin while their stream runs another, as programmatic launches "
+            "(PDL) do, which wait inside: they count from the end of the one before"
+        )
     # As Kineto's times since torch 2.4: since 1970 they would be exact to 0.25 us alone.
     origin_us = max(0.0, work[0, 0] // TRIMONTHS_US) * TRIMONTHS_US
     starts_us = work[:, 0] - origin_us
@@ -139,6 +147,22 @@ def own_device(device: Floats, is_call: Booleans) -> int:
         few = ", ".join(map(str, devices[:8]))
         raise ValueError(f"it has the work of devices {few}: give each rank a trace of its own")
     return int(devices[0])
+
+
+def wait_for_stream(work: Floats) -> int:
+    """Lets work, which is in order of its start, begin when the one before it on its stream has
+    ended. Returns how much of it began before by more than times are rounded. One that also ends
+    before keeps its times, which no launch explains."""
+    n_early = 0
+    for stream in np.unique(work[:, 3]):
+        places = np.flatnonzero(work[:, 3] == stream)
+        ends_us = work[places, 0] + work[places, 1]
+        free_us = np.append(-np.inf, np.maximum.accumulate(ends_us)[:-1])
+        early_us = np.where(free_us < ends_us, free_us - work[places, 0], 0.0).clip(min=0)
+        work[places, 0] += early_us
+        work[places, 1] -= early_us
+        n_early += int((early_us > ROUNDED_US).sum())
+    return n_early
 
 
 def linked(work: Floats, found: Found) -> tuple[Integers, Floats]:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 OTHER_UNIT = 100.0  # times as long: no two cards of a group differ so much, units by 1000
 LEAST_COMMON = 0.5  # of the kernels' names
 LEAST_DRIFT_US = 10.0
+# Whose kernels end together, for each rank needs all others; threads of gloo end when they may run.
+TOGETHER = "all_reduce", "all_gather"
+LEAST_CALLS = 20  # whose ends tell whether they are the same calls
+MOST_PACE = 0.01  # that a clock may gain; in truth they gain a hundredth of that
 
 
 class NotOneRun(ResultError):
@@ -78,7 +82,7 @@ def mean_us(timeline: Timeline) -> dict[str, float]:
 
 def remarks(timelines: Sequence[Timeline], kinds: Sequence["Kind"]) -> list[str]:
     """Sentences on what makes the comparison doubtful: other cards, other kernels, missing ranks,
-    clocks."""
+    clocks. Raises NotOneRun if the calls cannot be the same."""
     first, said = timelines[0], list[str]()
     devices = [*dict.fromkeys(printable(each.device) for each in timelines if each.device)]
     if len(devices) > 1:
@@ -93,12 +97,14 @@ def remarks(timelines: Sequence[Timeline], kinds: Sequence["Kind"]) -> list[str]
             begin = f"{n_calls} calls that begin while another runs"
             counts = "each has its whole time, and a step has that time once"
             said.append(f"{printable(each.source)} has {begin}: {counts}.")
+    exact = [kind for kind in kinds if kind.collective in TOGETHER and kind.by != "gloo"]
     for rank, each in enumerate(timelines[1:], 1):
         own, others = {*mean_us(first)}, {*mean_us(each)}
         n_common, n_all = len(own & others), len(own | others)
         if n_common < LEAST_COMMON * n_all:
             shares = f"shares {n_common} of {n_all} kernels with {printable(first.source)}"
             said.append(f"{printable(each.source)} {shares}: are they of one run?")
+        check_calls(first, each, [(kind.events[0], kind.events[rank]) for kind in exact])
         said += clock_remarks(timelines, rank, kinds)
     if len(timelines) > 1 and any(kind.is_bound for kind in kinds):
         said.append(
@@ -114,6 +120,31 @@ def n_early(timeline: Timeline, chosen: Booleans, stream: Integers) -> int:
     order = order[chosen[order]]
     left_us = timeline.ends_us[order][:-1] - timeline.starts_us[order][1:]
     return int(((left_us > ROUNDED_US) & (np.diff(stream[order]) == 0)).sum())
+
+
+def check_calls(
+    first: Timeline, other: Timeline, calls: Sequence[tuple[Integers, Integers]]
+) -> None:
+    """Raises NotOneRun if the calls of two ranks, at these places in both, cannot be the same. Ends
+    of the same one are no further apart than its transport, but for the clocks, which may differ
+    and drift."""
+    if not calls:
+        return
+    own, others = np.concatenate(calls, axis=1)
+    own_us, others_us = first.ends_us[own], other.ends_us[others]
+    if len(own) < LEAST_CALLS or not np.ptp(own_us):
+        return
+    lasts_us = np.minimum(own_us - first.starts_us[own], others_us - other.starts_us[others])
+    in_time = np.argsort(own_us)
+    apart_us = (others_us - own_us)[in_time]
+    pace = apart_us[-1] - apart_us[0]
+    moves_us = float(np.median(np.abs(np.diff(apart_us))))
+    if moves_us > np.median(lasts_us) or abs(pace) > MOST_PACE * np.ptp(own_us):
+        raise refused(
+            other,
+            f"has calls that end at other times than those of {printable(first.source)}: they are "
+            "of other steps, or of another group, whose traces are to be given alone",
+        )
 
 
 def clock_remarks(timelines: Sequence[Timeline], rank: int, kinds: Sequence["Kind"]) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reports.breakdown.calls import Matched, match
+from reports.breakdown.calls import Matched, last_shares, match
 from reports.breakdown.cut_steps import steps_of_ranks
 from reports.breakdown.one_run import NotOneRun, in_order, remarks
 from reports.breakdown.timeline import Timeline
@@ -154,11 +154,63 @@ def test_where_neither_names_nor_clocks_tell_the_traces_are_refused() -> None:
         matched_of(*ranks)
 
 
+def uneven(rank: int, first_step: int, steps: int, clock_us: float = 0.0) -> Timeline:
+    """Equally named steps of 100 us and more. In the even ones rank 0 is late by 7 us, in the odd
+    ones rank 1."""
+    made = decode(rank, steps, 0.0, first_step, clock_us, "step[DECODE bs=4]")
+    step = np.arange(first_step, first_step + steps)
+    later_us = np.cumsum(np.random.default_rng(0).uniform(0, 50, 40))[step]
+    for each, us in zip(made.annotations, later_us, strict=True):
+        each.start_us, each.end_us = each.start_us + us, each.end_us + us
+    made.starts_us += np.repeat(later_us, 6)
+    made.ends_us += np.repeat(later_us, 6)
+    calls = np.flatnonzero(made.is_call).reshape(steps, 2)
+    made.starts_us[calls[step % 2 == rank]] += 7
+    return made
+
+
+@pytest.mark.parametrize("clock_us", [0, 130, 1e6])
+@pytest.mark.parametrize("steps", [20, 22])
+def test_equal_names_of_another_step_do_not_match(steps: int, clock_us: float) -> None:
+    """A step off, both would be late or early together, and waiting would be transport."""
+    matched = matched_of(uneven(0, 0, 20), uneven(1, 1, steps, clock_us))
+
+    first, other = (each.starts_us for each in matched.steps)
+    assert other - clock_us == pytest.approx(first)
+    assert "steps are left out, as not all traces have them" in matched.mismatches[0]
+    kind = matched.kinds[0]
+    assert kind.transport_us == pytest.approx(3)
+    assert kind.waiting_us.mean(axis=1) == pytest.approx([3.5, 3.5], rel=0.1)
+
+
+def test_calls_of_another_group_are_refused_though_no_trace_names_it() -> None:
+    """As custom all-reduces of two replicas, which are no slower for each other."""
+    ranks = [uneven(0, 0, 20), uneven(1, 20, 20)]
+
+    with pytest.raises(NotOneRun, match=r"rank-1.json has calls that end at other times"):
+        remarks(ranks, matched_of(*ranks).kinds)
+
+
+def test_the_group_of_just_the_traced_ranks_is_the_whole_group() -> None:
+    """With pipeline parallelism the world has more ranks than a call."""
+    members = {"0": [0, 1, 2, 3], "tp": [2, 3], "pp": [0, 2]}
+    pair = matched_of(*(decode(rank, ranks=4, members=members) for rank in (3, 2)))
+    single = matched_of(decode(2, ranks=4, members={**members, "one": [2]}))
+
+    assert not pair.kinds[0].is_bound
+    assert single.kinds[0].is_bound
+
+
+def test_equal_times_are_no_rank_s_alone() -> None:
+    """Older traces round to microseconds: the first rank came last in all these calls."""
+    assert last_shares(np.array([[10.0, 10, 12], [10, 10, 10]])) == pytest.approx([1 / 3, 2 / 3])
+
+
 def test_steps_with_other_names_in_each_rank_are_refused() -> None:
     ranks = [decode(rank, name="step[DECODE bs=4]") for rank in range(2)]
     ranks[1].annotations[3].name = "step[EXTEND bs=4 toks=64]"
 
-    with pytest.raises(NotOneRun, match="no whole step in common"):
+    with pytest.raises(NotOneRun, match="nothing tells which steps are the same"):
         matched_of(*ranks)
 
 

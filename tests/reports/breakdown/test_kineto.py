@@ -49,6 +49,26 @@ def launch(correlation, ts, dur=5.0, name="cudaLaunchKernel"):
     return {**event("cuda_runtime", name, ts, dur, correlation=correlation), "tid": 11}
 
 
+def test_a_call_counts_from_the_end_of_the_kernel_that_launched_it_early(tmp_path):
+    """As by FlashInfer's programmatic launches (PDL); what also ends before keeps its times."""
+    events = [
+        event("kernel", "gemm", 100, 30, stream=7),
+        call(ts=124, dur=26),
+        event("kernel", "inside", 140, 2, stream=7),
+        event("kernel", "beside", 126, 9, stream=8),
+    ]
+    timeline = read(write(tmp_path / "a.json", events))
+    texts = [timeline.texts[name] for name in timeline.name]
+    spans = zip(texts, timeline.starts_us, timeline.ends_us, strict=True)
+    assert [*spans] == [
+        ("gemm", 100, 130),
+        ("beside", 126, 135),
+        (CALL, 130, 150),
+        ("inside", 140, 142),
+    ]
+    assert "1 works begin while their stream runs another" in timeline.notes[0]
+
+
 # Read off the files by eye.
 def test_ten_calls_of_a_v100_whose_operators_have_no_shapes():
     timeline = read(TRACES / "v100-training.json.gz")

@@ -7,12 +7,9 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
-
-import pandas as pd
 
 from reports.advice.group_times import runs_by_ranks
-from reports.advice.nearest import Question, question_of
+from reports.advice.nearest import question_of
 from reports.advice.reduce_times import (
     SMALL,
     AllReduceLaunches,
@@ -23,30 +20,18 @@ from reports.advice.reduce_times import (
 )
 from reports.advice.spans import Span
 from reports.advice.specs import sheet_of
+from reports.breakdown.bill import Alone, CallBill
 from reports.references.published import meant_cards, near_size, select, votes
 from reports.tables.beside_published import by_way, counts
 from reports.tables.sentences import counted, size_text, some
 from wiretax.common.program import on_ranks
 from wiretax.record.case import typed_size
-from wiretax.record.observations import Entry
+from wiretax.record.observations import MIN_BLOCKS, Entry
 from wiretax.record.result import ResultError
 from wiretax.record.schema import Run
 from wiretax.record.stats import Interval
 
-if TYPE_CHECKING:
-    from reports.breakdown.bill import CallBill
-
 MODES = {"chained": "a chain", "isolated": "single calls"}
-
-
-@dataclass
-class Alone:
-    """The same call without an engine around it: `us` with its range, and where that is from.
-    `curve` are the sizes in bytes that a run measured, and their times in us."""
-
-    us: Interval
-    source: str
-    curve: list[tuple[int, Interval]] = field(default_factory=list)
 
 
 @dataclass
@@ -97,17 +82,17 @@ def other_device(run: Run, device: str) -> list[str]:
     """A sentence if nothing shows that the traces' `device` is the run's. Raises ResultError if it
     is known to be another."""
     place = run.gpus[0] if run.gpus else "CPU cores"
-    if place == device or (run.gpus and not device):
+    if device in ("", place) or (device == "CPU" and not run.gpus):
         return []
-    if not device:
-        return [f"Run {run.run_id} is of CPU cores, and the traces name no GPU."]
-    sheets = sheet_of(place), sheet_of(device)
-    if not run.gpus or (all(sheets) and sheets[0] != sheets[1]):
+    own, other = sheet_of(place), sheet_of(device)
+    if not run.gpus or (own and other and own != other):
         raise ResultError(f"run {run.run_id} is of {place}, the traces are of {device}")
-    return [] if all(sheets) else [f"Run {run.run_id} is of {place}, the traces name {device}."]
+    if own and other:
+        return []
+    return [f"Run {run.run_id} is of {place}, the traces name {device}."]
 
 
-def alone_of(call: "CallBill", gpus: int, baseline: Baseline) -> Alone | None:
+def alone_of(call: CallBill, gpus: int, baseline: Baseline) -> Alone | None:
     """The time alone of an all-reduce of `gpus` ranks. None without one, with a sentence in
     `baseline.notes`."""
     if call.collective != "all_reduce":
@@ -119,45 +104,46 @@ def alone_of(call: "CallBill", gpus: int, baseline: Baseline) -> Alone | None:
             "the tokens of a step x the hidden size x 2, for their time alone."
         )
         return None
-    if baseline.run:
-        launches = baseline.launches.get(gpus)
-        found = measured(call, launches) if launches else None
-        lacks = f"{baseline.run} has no time of it"
-    else:
-        is_known = bool(meant_cards(baseline.card)[0])
-        question = question_of(baseline.card, gpus, 1) if is_known else None
-        found = published(call, question) if question else None
-        lacks = f"none is published of {gpus}x {baseline.card or 'unknown GPUs (--gpu NAME)'}"
-    if not found:
-        size = typed_size(call.size_bytes)
-        command = on_ranks(gpus, f"allreduce -b {size} -e {size} --out alone")
-        baseline.notes.append(
-            f"An all-reduce of {size_text(call.size_bytes)} alone: {lacks}. `{command}` measures "
-            "it, and --run alone adds it here."
-        )
-    return found
+    found = measured(call, gpus, baseline) if baseline.run else published(call, gpus, baseline.card)
+    if isinstance(found, Alone):
+        return found
+    size = typed_size(call.size_bytes)
+    command = on_ranks(gpus, f"allreduce -b {size} -e {size} --out alone")
+    baseline.notes.append(
+        f"An all-reduce of {size_text(call.size_bytes)} alone: {found}. `{command}` measures it, "
+        "and --run alone adds it here."
+    )
+    return None
 
 
-def measured(call: "CallBill", launches: AllReduceLaunches) -> Alone | None:
-    """In these launches, by what the engine ran if they have it; between two sizes as ReduceTimes
-    has it, and not beyond. Of eager calls single ones, if there are any."""
+def measured(call: CallBill, gpus: int, baseline: Baseline) -> Alone | str:
+    """In the run's launches, by what the engine ran if they have it; between two sizes as
+    ReduceTimes has it, and not beyond. Of eager calls single ones, if there are any. Or why not."""
+    launches = baseline.launches.get(gpus)
+    if not launches:
+        return f"{baseline.run} has none of {gpus} ranks"
     algorithm = algorithm_of(call.by, launches.runs)
-    modes = ["isolated", None] if call.is_graph is False else [None]
-    tables = (one_way(launches.runs, call.collective, mode, [algorithm]) for mode in modes)
-    rows = next((rows for rows in tables if len(rows)), pd.DataFrame(columns=["size_bytes"]))
+    rows = launches.times.head(0)
+    if call.is_graph is False:
+        rows = one_way(launches.runs, call.collective, "isolated", [algorithm])
+    if rows.empty:
+        rows = one_way(launches.runs, call.collective, None, [algorithm])
+    if rows.empty:
+        return f"{baseline.run} has none with {MIN_BLOCKS} blocks in each launch: it was too short"
     confidence = launches.confidence if launches.have_intervals else None
     times_us = {
-        size: span_over_launches(rows[rows.size_bytes == size]["time_us"], confidence)
-        for size in sorted({*rows.size_bytes.tolist()})
+        int(size): span_over_launches(own["time_us"], confidence)
+        for size, own in rows.groupby("size_bytes")
     }
-    smaller = max((size for size in times_us if size <= call.size_bytes), default=0)
-    larger = min((size for size in times_us if size >= call.size_bytes), default=0)
+    size = call.size_bytes
+    smaller = max((each for each in times_us if each <= size), default=0)
+    larger = min((each for each in times_us if each >= size), default=0)
     if not smaller or not larger:
-        return None
-    us, _ = ReduceTimes(0, "", times_us).look_up(call.size_bytes)
+        sizes = " to ".join(dict.fromkeys(map(size_text, (min(times_us), max(times_us)))))
+        return f"{baseline.run} has {sizes} alone"
     row = rows[rows.size_bytes == smaller].iloc[0]
     words = [
-        algorithm if row["library"] is None or pd.isna(row["library"]) else row["library"],
+        row["library"] if isinstance(row["library"], str) else algorithm,
         "" if is_of_engine(algorithm, call.by) else f"not {call.by}",
         MODES[row["mode"]],
         counted(len(launches.runs), "launch"),
@@ -165,8 +151,9 @@ def measured(call: "CallBill", launches: AllReduceLaunches) -> Alone | None:
     ]
 
     def interval(us: Span) -> Interval:
-        return (us.value, us.low, us.high) if launches.have_intervals else (us.value, None, None)
+        return (us.value, us.low, us.high) if confidence else (us.value, None, None)
 
+    us, _ = ReduceTimes(gpus, "", times_us).look_up(size)
     curve = [(size, interval(us)) for size, us in times_us.items()]
     return Alone(interval(us), ", ".join(filter(None, words)), curve)
 
@@ -185,19 +172,22 @@ def is_of_engine(algorithm: str, by: str) -> bool:
     return algorithm in by.lower() or (algorithm == "auto" and by == "Wiretax")
 
 
-def published(call: "CallBill", question: Question) -> Alone | None:
+def published(call: CallBill, gpus: int, card: str) -> Alone | str:
     """As others printed it for such cards, of the way that most machines have: of the engine's own
     kernel, or else of a library. Up to SMALL, where a call takes its latency, sizes from half to
-    twice count if nobody measured this one."""
+    twice count if nobody measured this one. Or why not."""
+    lacks = f"none is published of {gpus}x {card or 'unknown GPUs (--gpu NAME)'}"
+    if not meant_cards(card)[0]:
+        return lacks
     size, by = call.size_bytes, call.by.lower()
-    rows = question.equal(size, kind={"library", "tuned"}, is_history={False})
+    rows = question_of(card, gpus, 1).equal(size, kind={"library", "tuned"}, is_history={False})
     rows = near_size(rows, size) if size <= SMALL else select(rows, size_bytes={size})
     rows = [row for row in rows if row.library in by] or select(rows, kind={"library"})
     if call.is_graph is not None:
         mode = "graph" if call.is_graph else "eager"
         rows = select(rows, mode={mode, "unknown"}) or rows
     if not rows:
-        return None
+        return lacks
     way, rows = max(by_way(rows).items(), key=lambda each: len(votes(each[1], attrgetter("us"))))
     times_us = [row.us for row in rows]
     sizes = sorted({row.size_bytes or 0 for row in rows})

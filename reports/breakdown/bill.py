@@ -2,11 +2,20 @@
 
 from dataclasses import dataclass, field
 
-from reports.breakdown.alone import Alone
 from reports.breakdown.halves import Halves
 from reports.breakdown.step_parts import StepParts
 from wiretax.record.lateness_file import Lateness
 from wiretax.record.stats import Interval
+
+
+@dataclass
+class Alone:
+    """The same call without an engine around it: `us` with its range, and where that is from.
+    `curve` are the sizes in bytes that a run measured, and their times in us."""
+
+    us: Interval
+    source: str
+    curve: list[tuple[int, Interval]] = field(default_factory=list)
 
 
 @dataclass

@@ -17,8 +17,8 @@ import numpy as np
 
 from reports.advice.implied import calls_of_step, implied_us
 from reports.advice.specs import ELEMENT_BYTES, Transformer, model_by_name, model_called, model_of
-from reports.breakdown.alone import Alone, alone_of, baseline_of
-from reports.breakdown.bill import CallBill
+from reports.breakdown.alone import alone_of, baseline_of
+from reports.breakdown.bill import Alone, CallBill
 from reports.breakdown.served_results import BY_TENSOR, MOST_TOKENS, ServedResult, read_results
 from wiretax.common.arguments import positive_number, whole_number
 from wiretax.common.untrusted import printable

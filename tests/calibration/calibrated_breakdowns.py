@@ -14,7 +14,7 @@ from unittest import mock
 import numpy as np
 
 from reports.breakdown import from_traces
-from reports.breakdown.alone import Alone
+from reports.breakdown.bill import Alone
 from reports.breakdown.breakdown import add_arguments
 from reports.breakdown.text import bill_fields
 from tests.calibration.synthetic import Figure, Simulation

@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from reports.breakdown.alone import Alone
-from reports.breakdown.bill import Bill, CallBill
+from reports.breakdown.bill import Alone, Bill, CallBill
 from reports.breakdown.step_parts import PARTS, StepParts
 
 STEP_MS = {"compute": 7.5, "overlap": 0.2, "transport": 2.9, "waiting": 3.6, "idle": 0.8}

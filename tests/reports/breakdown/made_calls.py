@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from reports.breakdown.alone import Alone
-from reports.breakdown.bill import CallBill
+from reports.breakdown.bill import Alone, CallBill
 from reports.breakdown.calls import Kind
 from reports.breakdown.from_traces import bill_of, by_step
 from reports.breakdown.step_parts import StepParts

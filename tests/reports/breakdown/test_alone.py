@@ -139,10 +139,16 @@ def test_a_device_that_no_data_sheet_knows_is_told(run):
     assert notes[0].endswith(f"is of {H100}, the traces name Radeon of tomorrow.")
 
 
-def test_a_run_of_cpus_beside_traces_of_an_unknown_device_is_told(tmp_path):
-    found, notes = look_up(a_run(tmp_path, gpu=None))
+def test_a_run_of_cpus_stands_beside_traces_of_a_cpu(tmp_path):
+    found, notes = look_up(a_run(tmp_path, gpu=None), device="CPU")
     assert found
-    assert notes[0].endswith("is of CPU cores, and the traces name no GPU.")
+    assert notes == []
+
+
+def test_why_a_run_has_no_time_of_a_call_is_said(run, tmp_path):
+    assert "has 16 KiB to 64 KiB alone. `" in look_up(run, size_bytes=8192)[1][0]
+    short = a_run(tmp_path, n_blocks=4)
+    assert "has none with 5 blocks in each launch: it was too short" in look_up(short)[1][0]
 
 
 def row(machine="a", us=20.0, **fields):

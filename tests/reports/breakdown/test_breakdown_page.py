@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from reports.breakdown.alone import Alone
 from reports.breakdown.bars import ROLES, bars_html, draw_bars
+from reports.breakdown.bill import Alone
 from reports.breakdown.breakdown_page import bars_of, lines_of, page_of, show
 from reports.breakdown.served import Served
 from reports.breakdown.served_page import UNDIVIDED, served_bars, served_page

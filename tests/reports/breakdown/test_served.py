@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reports.breakdown import served
-from reports.breakdown.alone import Alone
+from reports.breakdown.bill import Alone
 from reports.breakdown.served import with_interval
 from tests.reports.advice.test_implied import published
 from tests.reports.breakdown.test_alone import US, a_run

@@ -111,7 +111,7 @@ def record_of(traced: Traced, steps_ns: Array) -> TracedSteps:
     if between_ns.min() < 0 or not LEAST_COVERED <= covered <= MOST_COVERED:
         reason = f"the device's clock counts {covered:.2g} of a step's time"
     elif slowdown > MOST_SLOWDOWN:
-        reason = f"a step with notes of the time takes {slowdown:.2f} times as long"
+        reason = f"a step with timestamps takes {slowdown:.2f} times as long"
     if reason:
         return TracedSteps(case=number, form=form, reason=reason)
     us, scale = between_ns / 1e3, traced.noted.scale

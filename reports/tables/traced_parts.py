@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HEADINGS = "", "us", "compute", "transport", "waiting", "last", "hides"
 ABOUT = (
-    "parts of a step, unfused, with notes of the time\n"
+    "parts of a step, unfused, with timestamps\n"
     "last: the rank that most often comes last; hides: what calls hidden behind the\n"
     "next product would save at most"
 )

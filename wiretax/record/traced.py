@@ -10,7 +10,7 @@ Rows = Sequence[Sequence[NotNegative]]  # by rank and step
 class TracedSteps(Line, kw_only=True, tag="traced_steps"):
     """The parts of traced steps of one case, by [rank][step], but transport, which all ranks have
     alike, by [step]. `form` is what ran; `calls` are those of a step; `slowdown` is the time of a
-    traced step over that of one without notes of the time; `hideable_us` the sum over calls of the
+    traced step over that of one without timestamps; `hideable_us` the sum over calls of the
     lesser of a call and the next product; `last_share` how often each rank came last. `reason`: why
     no parts are told; then there are none."""
 

@@ -48,7 +48,7 @@ def test_the_rank_that_comes_last_shows_the_transport_and_the_others_wait():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"slowdown": 1.3}, "a step with notes of the time takes 1.30 times as long"),
+        ({"slowdown": 1.3}, "a step with timestamps takes 1.30 times as long"),
         ({"clock": 0.25}, "the device's clock counts 0.25 of a step's time"),
         ({"between_us": [[40, 90, -5, 50, 20, 5]] * 2}, "the device's clock counts 0.99 of"),
         ({"steps": 5}, "time ran out: give it more --max-time"),

@@ -31,6 +31,12 @@ from wiretax.record.result import ResultError
 from wiretax.record.schema import Run
 from wiretax.record.stats import Interval
 
+BENCHMARKS = {
+    "all_gather": "allgather",
+    "reduce_scatter": "reduce_scatter",
+    "all_to_all": "alltoall",
+    "send_recv": "sendrecv",
+}
 MODES = {"chained": "a chain", "isolated": "single calls"}
 
 
@@ -107,13 +113,19 @@ def alone_of(call: CallBill, gpus: int, baseline: Baseline) -> Alone | None:
     found = measured(call, gpus, baseline) if baseline.run else published(call, gpus, baseline.card)
     if isinstance(found, Alone):
         return found
-    size = typed_size(call.size_bytes)
-    command = on_ranks(gpus, f"allreduce -b {size} -e {size} --out alone")
+    command = to_measure(call.collective, call.size_bytes, gpus)
     baseline.notes.append(
-        f"An all-reduce of {size_text(call.size_bytes)} alone: {found}. `{command}` measures it, "
-        "and --run alone adds it here."
+        f"An all-reduce of {size_text(call.size_bytes)} alone: {found}. Measure it and add "
+        f"--run alone: `{command} --out alone`."
     )
     return None
+
+
+def to_measure(collective: str, size_bytes: int, gpus: int) -> str:
+    """The command that measures such a call alone. Its size is exact, for no time is taken from
+    beyond the measured sizes."""
+    size = typed_size(size_bytes)
+    return on_ranks(gpus, f"{BENCHMARKS.get(collective, 'allreduce')} -b {size} -e {size}")
 
 
 def measured(call: CallBill, gpus: int, baseline: Baseline) -> Alone | str:
@@ -132,8 +144,8 @@ def measured(call: CallBill, gpus: int, baseline: Baseline) -> Alone | str:
         return f"{baseline.run} has none with {MIN_BLOCKS} blocks in each launch: it was too short"
     confidence = launches.confidence if launches.have_intervals else None
     times_us = {
-        int(size): span_over_launches(own["time_us"], confidence)
-        for size, own in rows.groupby("size_bytes")
+        size: span_over_launches(rows[rows.size_bytes == size]["time_us"], confidence)
+        for size in sorted({*rows.size_bytes.tolist()})
     }
     size = call.size_bytes
     smaller = max((each for each in times_us if each <= size), default=0)

@@ -7,12 +7,12 @@ whole rule."""
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
+from reports.breakdown.alone import to_measure
 from reports.breakdown.bill import CallBill
 from reports.breakdown.step_parts import LEAST_STEPS, StepParts, mean_interval
 from reports.breakdown.timeline import Floats
-from reports.tables.sentences import counted, number, some
-from wiretax.common.program import BENCH, REPORTS, on_ranks
-from wiretax.record.case import typed_size
+from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, counted, number, some
+from wiretax.common.program import BENCH, REPORTS, RUN, on_ranks
 from wiretax.record.stats import Interval
 
 LEAST_CALLS = 20
@@ -25,18 +25,21 @@ LATE = 0.5  # of what the others wait: ranks that are later by more than this ar
 # What a late rank does longer than the others, by the parts of a step.
 CAUSES = {"compute": "computes", "idle": "idles"}
 NEXT_STEPS = {
-    "transfer": "make fewer or smaller calls, or faster ones: `{measure}` compares algorithms, and "
-    "`{reports} advise` splits",
-    "transfer, alone unknown": "measure the same call alone by `{measure} --out alone`, and add "
-    "`--run alone`: that tells a slow call from a slow wire",
-    "slower than alone": "find what the call alone has not: kernels beside it (`{footprint}`), "
-    "other traffic on the link, another protocol (NCCL_DEBUG=INFO names it)",
-    "waiting": "find out why {late} late: `{doctor}` compares clocks and power caps, a trace the "
-    "kernels; `{measure} --arrival-skew {late_us}us` shows what a late rank costs",
+    "transfer": "make fewer or smaller calls, or faster ones; `{reports} advise` compares splits, "
+    "and this the algorithms: `{measure}`",
+    "transfer, alone unknown": "measure the same call alone and add `--run alone`, which tells a "
+    "slow call from a slow wire: `{measure} --out alone`",
+    "transfer, no all-reduce": "measure the same call alone, which tells a slow call from a slow "
+    "wire: `{measure}`",
+    "slower than alone": "find what the call alone has not: other traffic on the link, another "
+    "protocol (NCCL_DEBUG=INFO names it), kernels beside it, whose cost this measures: "
+    "`{footprint}`",
+    "waiting": "find out why {late} late: `{doctor}` compares clocks and power caps, `--one TRACE` "
+    "kernels; what a late rank costs is measured by: `{measure} --arrival-skew {late_us}us`",
     "waiting, host": "find out why {late} late: what else runs on its host's cores, and whether "
     "its threads are pinned; or replay decode from a graph",
     "waiting, by turns": "no rank is to blame: look for what holds each host up now and then, such "
-    "as threads that are not pinned, and replay decode from a graph",
+    "as threads that are not pinned or launches without a graph",
     "launch": "replay decode from a graph that contains the calls: vLLM without --enforce-eager, "
     "cudagraph_mode FULL_DECODE_ONLY; SGLang without --disable-cuda-graph",
     "mixed": "begin with the largest part; `{doctor}` shows links, clocks and power caps",
@@ -71,12 +74,13 @@ def judge(
     call.verdict = "inconclusive" if lacks else verdict_of(call, costs)
     late = late if call.verdict in ("waiting", "mixed") else []
     call.late_ranks = [ranks[place] for place in late]
-    size = typed_size(call.size_bytes) if call.size_bytes else "16K"
     words = {
-        "measure": on_ranks(group_size, f"allreduce -b {size} -e {size}"),
+        "measure": to_measure(
+            call.collective, call.size_bytes or TOKEN_CALL_SIZE_BYTES, group_size
+        ),
         "footprint": on_ranks(group_size, "gemm_reduce_scatter --footprint"),
-        "reports": REPORTS,
-        "doctor": f"{BENCH}doctor",
+        "reports": f"{RUN}{REPORTS}",
+        "doctor": f"{RUN}{BENCH}doctor",
         "late_us": f"{later_by([us[0] for us in call.waiting_us], late):.0f}",
         "late": names_of(call.late_ranks),
     }
@@ -163,7 +167,8 @@ def advice_of(call: CallBill, cause: str) -> str:
     if call.verdict == "waiting" and cause == "idle":
         return "waiting, host"
     if call.verdict == "transfer" and not call.alone:
-        return "transfer, alone unknown"
+        is_reduced = call.collective == "all_reduce"
+        return "transfer, alone unknown" if is_reduced else "transfer, no all-reduce"
     return call.verdict
 
 

@@ -94,7 +94,7 @@ def test_a_run_tells_what_the_engine_ran_in_its_mode(run, fields, us, words):
 def test_beyond_the_sizes_of_a_run_nothing_is_guessed(run, size_bytes):
     found, notes = look_up(run, size_bytes=size_bytes)
     assert found is None
-    assert f"-b {size_bytes >> 10}K -e {size_bytes >> 10}K --out alone` measures it" in notes[0]
+    assert f"-b {size_bytes >> 10}K -e {size_bytes >> 10}K --out alone`." in notes[0]
 
 
 def test_five_launches_have_an_interval(tmp_path):
@@ -146,7 +146,7 @@ def test_a_run_of_cpus_stands_beside_traces_of_a_cpu(tmp_path):
 
 
 def test_why_a_run_has_no_time_of_a_call_is_said(run, tmp_path):
-    assert "has 16 KiB to 64 KiB alone. `" in look_up(run, size_bytes=8192)[1][0]
+    assert "has 16 KiB to 64 KiB alone. " in look_up(run, size_bytes=8192)[1][0]
     short = a_run(tmp_path, n_blocks=4)
     assert "has none with 5 blocks in each launch: it was too short" in look_up(short)[1][0]
 
@@ -215,7 +215,7 @@ def test_what_nobody_published_is_to_be_measured():
     found, notes = look_up(card="h100", size_bytes=64 << 20)
     assert found is None
     assert notes[0].startswith("An all-reduce of 64 MiB alone: none is published of 2x h100. ")
-    assert "-b 64M -e 64M --out alone` measures it" in notes[0]
+    assert "-b 64M -e 64M --out alone`." in notes[0]
 
 
 def test_an_unknown_card_is_refused_with_the_nearest_name():

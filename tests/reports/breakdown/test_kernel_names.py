@@ -19,6 +19,7 @@ NCCL, TRTLLM = "NCCL or RCCL", "FlashInfer or TensorRT-LLM"
 FUSION = "flashinfer::trtllm_allreduce_fusion::"
 # Of each row of the table at least one.
 COLLECTIVES: dict[str, tuple[Any, ...]] = {
+    "gloo:all_reduce": ("all_reduce", "gloo"),
     "ncclKernel_AllReduce_RING_LL_Sum_float(ncclWorkElem)": ("all_reduce", NCCL),
     "ncclKernel_SendRecv_RING_SIMPLE_Sum_int8_t(ncclDevComm*, unsigned long, ncclWork*)": (
         "send_recv",

@@ -281,7 +281,7 @@ DAMAGED = {
     "another JSON": (b'{"results": [1, 2]}', "is no trace of torch.profiler"),
     "no events": (b'{"traceEvents": []}', "is no trace of torch.profiler"),
     "an event that is none": (b'{"traceEvents": [3]}', "event 1: it is no object"),
-    "no host, no device": (b'{"traceEvents": [{"ph": "M"}]}', "none is work of a device"),
+    "no host, no device": (b'{"traceEvents": [{"ph": "M"}]}', "neither the work of a device"),
 }
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from reports.breakdown.alone import to_measure
 from reports.breakdown.idle_beside import idle_beside
 from reports.breakdown.kernel_names import Names
 from reports.breakdown.step_parts import StepParts
@@ -160,6 +161,15 @@ def test_a_call_without_its_time_alone_is_to_be_measured():
     call = made_call(np.zeros((2, 40)), np.full(40, 40.0), size_bytes=10240)
     assert call.verdict == "transfer"
     assert "-b 10K -e 10K --out alone" in call.next_step
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "typed"),
+    [(3 << 20, "3M"), (5760, "5760"), (17 << 10, "17K")],
+)
+def test_the_size_to_measure_is_exact(size_bytes, typed):
+    """5.62K would be 5754 B, and between it and the call lies no measured size."""
+    assert f"allgather -b {typed} -e {typed}" in to_measure("all_gather", size_bytes, 2)
 
 
 def timeline(*events):

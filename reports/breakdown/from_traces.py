@@ -23,6 +23,8 @@ from reports.breakdown.verdicts import judge
 from wiretax.record.lateness_file import Lateness
 from wiretax.record.result import ResultError
 
+LEAST_PLACES, MOSTLY = 4, 0.5  # calls of a step of which one may have most of the waiting
+
 
 def read_traces(
     paths: Sequence[Path], arguments: argparse.Namespace, one: Sequence[Path] = ()
@@ -46,6 +48,8 @@ def read_traces(
         waiting_us, idle_us = (by_step(kind, us) for us in (kind.waiting_us, idle))
         transport_us = kind.mean_by_step(kind.transport_us)
         judge(call, transport_us, waiting_us, idle_us, parts, ranks, kind.group_size)
+        if call.verdict in ("waiting", "mixed"):
+            call.why += where_waited(kind)
         calls.append(call)
     known = {
         text: found
@@ -118,6 +122,21 @@ def bill_of(kind: Kind, idle_us: Floats) -> CallBill:
         last_shares(kind.duration_us),
         [mean_interval(kind.mean_by_step(each)) for each in idle_us],
     )
+
+
+def where_waited(kind: Kind) -> str:
+    """The call of a step at which most of the waiting is, as behind a host that launches graphs
+    late; empty if there is none."""
+    n_steps = len(np.unique(kind.step))
+    n_calls, rest = divmod(len(kind.step), n_steps)
+    waits_us = kind.waiting_us.sum(axis=0)
+    if rest or n_calls < LEAST_PLACES or not waits_us.any():
+        return ""
+    shares = waits_us.reshape(n_steps, n_calls).sum(axis=0) / waits_us.sum()
+    place = int(shares.argmax())
+    if shares[place] < MOSTLY:
+        return ""
+    return f"; {100 * shares[place]:.0f} % of it at call {place + 1} of {n_calls} of a step"
 
 
 def lateness_of(first: Timeline, kinds: Sequence[Kind]) -> Lateness | None:

@@ -23,7 +23,7 @@ MAIN = 1.25
 SLOWER = 1.25
 LATE = 0.5  # of what the others wait: ranks that are later by more than this are to blame
 # What a late rank does longer than the others, by the parts of a step.
-CAUSES = {"compute": "computes", "idle": "idles"}
+CAUSES = "compute", "idle"
 NEXT_STEPS = {
     "transfer": "make fewer or smaller calls, or faster ones; `{reports} advise` compares splits, "
     "and this the algorithms: `{measure}`",
@@ -38,6 +38,7 @@ NEXT_STEPS = {
     "kernels; what a late rank costs is measured by: `{measure} --arrival-skew {late_us}us`",
     "waiting, host": "find out why {late} late: what else runs on its host's cores, and whether "
     "its threads are pinned; or replay decode from a graph",
+    "waiting, early": "share the work out more evenly: a trace shows which kernels {early} not",
     "waiting, by turns": "no rank is to blame: look for what holds each host up now and then, such "
     "as threads that are not pinned or launches without a graph",
     "launch": "replay decode from a graph that contains the calls: vLLM without --enforce-eager, "
@@ -61,7 +62,7 @@ def judge(
     times are means of a step's calls: transport (steps,), waiting (ranks, steps) and idle beside a
     call (ranks, steps), None if nobody knows. `parts` are of the steps; `ranks` are the numbers of
     the traced ranks, of `group_size` that the calls join."""
-    late = [] if call.is_bound else late_places(call.waiting_us)
+    late, early = ([], []) if call.is_bound else uneven_places(call.waiting_us)
     costs = {
         "transfer": transport_us,
         # If one rank is to blame, the calls end as much earlier as the others wait for it.
@@ -82,18 +83,24 @@ def judge(
         "reports": f"{RUN}{REPORTS}",
         "doctor": f"{RUN}{BENCH}doctor",
         "late_us": f"{later_by([us[0] for us in call.waiting_us], late):.0f}",
-        "late": names_of(call.late_ranks),
+        "late": names_of(call.late_ranks, "is", "are"),
+        "early": names_of([ranks[place] for place in early], "has", "have"),
     }
     longer_us = {part: -later_by(parts.us[part].mean(axis=1), late) for part in CAUSES}
     cause = max(longer_us, key=lambda part: longer_us[part])
-    call.why = "; ".join([*lacks, *reasons(call, costs)])
+    call.why = "; ".join([*lacks, *reasons(call, costs, late, early)])
     if late:
         share = 100 * sum(call.last_share[place] for place in late)
         call.why += f"; {words['late']} last in {share:.0f} %, by {words['late_us']} us"
     if late and longer_us[cause] > 0:
-        longer = f"{CAUSES[cause]} {number(longer_us[cause])} us a step more than the others"
-        call.why += f", and {longer}"
-    advice = "inconclusive" if lacks else advice_of(call, cause)
+        verb = cause if len(late) > 1 else f"{cause}s"
+        call.why += f", and {verb} {number(longer_us[cause])} us a step more than the others"
+    is_early = early and call.verdict == "waiting"
+    if is_early:
+        waits_us = -later_by([us[0] for us in call.waiting_us], early)
+        names = names_of([ranks[place] for place in early], "comes", "come")
+        call.why += f"; {names} {number(waits_us)} us before the others"
+    advice = "inconclusive" if lacks else "waiting, early" if is_early else advice_of(call, cause)
     call.next_step = NEXT_STEPS[advice].format_map(words)
 
 
@@ -126,17 +133,19 @@ def verdict_of(call: CallBill, costs: Mapping[str, Floats]) -> str:
     return "slower than alone" if least_us > alone_us and not call.is_bound else "inconclusive"
 
 
-def late_places(waiting_us: Sequence[Interval]) -> list[int]:
+def uneven_places(waiting_us: Sequence[Interval]) -> tuple[list[int], list[int]]:
     """The places of the ranks, at most half of them, that come later than all others on average,
-    beyond chance: what a rank waits less than another, it comes later."""
+    beyond chance: what a rank waits less than another, it comes later. Or else of those, fewer than
+    half, that come earlier than all others."""
     order = sorted(range(len(waiting_us)), key=lambda place: waiting_us[place][0])
     least_us = LATE * sum(us[0] for us in waiting_us) / max(1, len(waiting_us) - 1)
-    for n in range(1, len(order) // 2 + 1):
+    for n in range(1, len(order)):
         last, next_one = [waiting_us[place] for place in order[:n]], waiting_us[order[n]]
         is_sure = ends(next_one)[0] > max(ends(each)[1] for each in last)
         if is_sure and next_one[0] - last[-1][0] > least_us:
-            return sorted(order[:n])
-    return []
+            is_late = n <= len(order) // 2
+            return (sorted(order[:n]), []) if is_late else ([], sorted(order[n:]))
+    return [], []
 
 
 def later_by(us: Sequence[float] | Floats, late: Sequence[int]) -> float:
@@ -145,7 +154,9 @@ def later_by(us: Sequence[float] | Floats, late: Sequence[int]) -> float:
     return float(fmean(others) - fmean(us[place] for place in late)) if late else 0.0
 
 
-def reasons(call: CallBill, costs: Mapping[str, Floats]) -> Iterator[str]:
+def reasons(
+    call: CallBill, costs: Mapping[str, Floats], late: Sequence[int], early: Sequence[int]
+) -> Iterator[str]:
     words = "us of transport", "of waiting", "idle beside it"
     means = [f"{number(us.mean())} {word}" for us, word in zip(costs.values(), words, strict=False)]
     yield f"a call takes {', '.join(means[:-1])} and {means[-1]}"
@@ -153,7 +164,7 @@ def reasons(call: CallBill, costs: Mapping[str, Floats]) -> Iterator[str]:
         yield f"alone {number(call.alone.us[0])} us"
     if call.is_bound:
         yield "not all ranks were traced, so transport is at most this"
-    elif call.verdict == "waiting" and not call.late_ranks:
+    elif call.verdict == "waiting" and not (late or early):
         low, high = (f"{100 * end(call.last_share):.0f}" for end in (min, max))
         yield f"by turns: each rank is last in {low} to {high} %"
 
@@ -172,11 +183,11 @@ def advice_of(call: CallBill, cause: str) -> str:
     return call.verdict
 
 
-def names_of(ranks: Sequence[int]) -> str:
-    """`rank 1 is`, `ranks 2 and 3 are`."""
+def names_of(ranks: Sequence[int], one: str, several: str) -> str:
+    """`rank 1 is`, `ranks 2, 3 are`, by these verbs."""
     if len(ranks) == 1:
-        return f"rank {ranks[0]} is"
-    return f"ranks {some([*map(str, ranks)])} are"
+        return f"rank {ranks[0]} {one}"
+    return f"ranks {some([*map(str, ranks)])} {several}"
 
 
 def ends(interval: Interval) -> tuple[float, float]:

@@ -1,11 +1,14 @@
 """Where the time of a kind of call goes: never a confident wrong answer, and who is late."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from reports.breakdown.alone import to_measure
+from reports.breakdown.calls import Kind
+from reports.breakdown.from_traces import where_waited
 from reports.breakdown.idle_beside import idle_beside
 from reports.breakdown.kernel_names import Names
 from reports.breakdown.step_parts import StepParts
@@ -106,6 +109,35 @@ def test_two_ranks_may_be_late_together():
     late_us[2:] = 90.0
     late_us[2, ::2] += 1.0
     assert made_call(late_us, np.full(40, 10.0)).late_ranks == [2, 3]
+
+
+def test_a_rank_that_comes_early_has_less_to_do():
+    """Without a late rank nobody would be to blame, though the ranks' work is not alike."""
+    late_us = np.full((3, 40), 90.0)
+    late_us[0] = 0.0
+    late_us[1, ::2] += 1.0
+    call = made_call(late_us, np.full(40, 10.0))
+    assert (call.verdict, call.late_ranks) == ("waiting", [])
+    assert call.why.endswith("rank 0 comes 90.2 us before the others")
+    assert "a trace shows which kernels rank 0 has not" in call.next_step
+
+
+def test_a_wait_once_a_step_is_told_apart_from_one_at_each_call():
+    """Behind a host that launches its graph late only the first call waits."""
+    kind = Kind(
+        "all_reduce",
+        "vLLM",
+        0,
+        "",
+        7,
+        events=np.zeros((2, 40), int),
+        duration_us=np.array([np.tile([808.0, 10, 10, 10, 12], 8), np.full(40, 8.0)]),
+        step=np.repeat(np.arange(8), 5),
+        group_size=2,
+    )
+    assert where_waited(kind) == "; 99 % of it at call 1 of 5 of a step"
+    assert not where_waited(replace(kind, duration_us=np.array([[20.0] * 40, [8.0] * 40])))
+    assert not where_waited(replace(kind, duration_us=np.full((2, 40), 8.0)))
 
 
 def test_a_rank_whose_device_is_idle_has_a_late_host():

@@ -72,7 +72,8 @@ COMMANDS = {
     ),
     "breakdown": (
         "breakdown.breakdown",
-        "splits a step into compute, transport, waiting and idle, from engines' traces",
+        "splits a step into compute, transport, waiting and idle: from engines' traces, two served "
+        "figures, or a run of bench.decode",
         "rank0.json.gz rank1.json.gz --run results",
     ),
     "references": (

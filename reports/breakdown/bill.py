@@ -50,10 +50,10 @@ class CallBill:
 class Bill:
     """Of a step: its parts, and its calls by kind. `ranks` are the numbers of the ranks whose
     figures these are; `notes` are what was noticed, each a sentence. `tokens` are those of a step,
-    None if the traces do not say; `steps_by` is how they were found, in words, `gpus` the number of
-    cards that share a step; `halves` compares the ranks' kernels with one card's. `untold` are
-    parts that nobody could tell from compute. `late_us`, (calls, ranks), says how late each rank
-    came at each call, None if that is unknown."""
+    None if the traces do not say; `steps_by` is how they were found, in words. `one` are the parts
+    of the same step on one card, of which each of `gpus` should take its share; `halves` compares
+    the kernels. `untold` are parts that nobody could tell from compute. `late_us`, (calls, ranks),
+    says how late each rank came at each call, None if that is unknown."""
 
     title: str
     parts: StepParts
@@ -62,7 +62,8 @@ class Bill:
     notes: list[str] = field(default_factory=list)
     tokens: int | None = None
     steps_by: str = ""
-    gpus: int = 2
+    one: StepParts | None = None
+    gpus: int = 1
     halves: Halves | None = None
     untold: list[str] = field(default_factory=list)
     late_us: Lateness | None = None

@@ -3,20 +3,16 @@ a run of bench.decode."""
 
 import argparse
 import re
-from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from reports.advice.expect import count
-from reports.breakdown import served
 from reports.breakdown.bill import Bill
-from reports.breakdown.breakdown_page import bars_of, lines_of, page_of, show
+from reports.breakdown.breakdown_page import bars_of, bill_text, lines_of, page_of, show, text_of
 from reports.breakdown.from_traces import read_traces
 from reports.breakdown.own_steps import is_run, read_own_steps
-from reports.breakdown.served_page import served_bars, served_page
-from reports.breakdown.served_text import served_fields, served_text
-from reports.breakdown.text import bill_fields, bill_text
+from reports.breakdown.served import add_served_arguments, read_served
+from reports.breakdown.served_page import served_bars, served_fields, served_page
+from reports.breakdown.text import bill_fields
 from reports.tables.sentences import counted
 from wiretax.common.program import answer
 from wiretax.record.lateness_file import write_lateness
@@ -36,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     collective = "kernels that are collectives too, beside those that are known by name"
     add("--collective", metavar="REGEX", type=pattern, action="append", default=[], help=collective)
     add("--one", metavar="FILE", type=Path, nargs="+", help="the same of one card")
-    served.add_arguments(parser)
+    add_served_arguments(parser)
     lateness = "also write how late each rank comes at each call, for bench.decode --lateness"
     add("--save-lateness", metavar="FILE", type=Path, help=lateness)
     add("--html", metavar="FILE", type=Path, help="also write a page")
@@ -55,24 +51,26 @@ def breakdown(arguments: argparse.Namespace) -> int:
     if arguments.two or (arguments.one and not arguments.traces):
         if arguments.traces:
             raise ResultError("served figures (--one, --two) and traces are separate questions")
-        found = served.read_served(arguments)
-        bars = served_bars(found)
-        show(served_page(found, bars), bars, [], arguments)
-        answer(arguments, served_text(found), **served_fields(found))
+        served = read_served(arguments)
+        bars = served_bars(served)
+        page = served_page(served, bars)
+        show(page, bars, [], arguments)
+        answer(arguments, text_of(page), **served_fields(served))
         return 0
     if not arguments.traces:
         raise ResultError("breakdown needs a TRACE of each rank, or --one and --two with --model")
     if is_run(arguments.traces):
-        bill, *others = read_own_steps(arguments.traces, arguments)
+        bills = read_own_steps(arguments.traces, arguments)
     else:
-        bill, *others = [read_traces(arguments.traces, arguments, arguments.one or ())]
+        bills = [read_traces(arguments.traces, arguments)]
+    first, *others = bills
     if arguments.save_lateness:
-        save_lateness(bill, arguments.save_lateness)
-    one = read_traces(arguments.one, arguments) if arguments.one else None
-    bars = [*bars_of(bill, one), *chain(*map(bars_of, others))]
-    show(page_of(bill, bars), bars, lines_of(bill)[0], arguments)
-    bills = [bill, *others]
-    answer(arguments, "\n".join(map(bill_text, bills)), **fields_of(bills))
+        save_lateness(first, arguments.save_lateness)
+    bars = [bar for bill in bills for bar in bars_of(bill)]
+    show(page_of(first, bars, others), bars, lines_of(first)[0], arguments)
+    splits = [{"title": bill.title, **bill_fields(bill)} for bill in bills]
+    fields = splits[0] | ({"splits": splits} if others else {})
+    answer(arguments, "\n".join(map(bill_text, bills)), **fields)
     return 0
 
 
@@ -82,9 +80,3 @@ def save_lateness(bill: Bill, path: Path) -> None:
         raise ResultError("--save-lateness needs traces, with calls of all their ranks")
     if n_cut := write_lateness(path, bill.late_us):
         bill.notes.append(f"At {counted(n_cut, 'call')} a rank was later than {path} may say.")
-
-
-def fields_of(bills: Sequence[Bill]) -> dict[str, Any]:
-    """Those of the first bill; of a run with several, `splits` has them all."""
-    fields = [{"title": bill.title, **bill_fields(bill)} for bill in bills]
-    return fields[0] | ({"splits": fields} if len(fields) > 1 else {})

@@ -1,5 +1,5 @@
-"""The page and the picture of a bill: a step's parts as a bar, beside the step of one card and half
-of it, and what calls take in the engine beside the same calls alone."""
+"""The page of a bill, which is also its text, and its picture: a step's parts as a bar, beside the
+step of one card and half of it, and what calls take in the engine beside the same calls alone."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from reports.breakdown.halves import half_rows
 from reports.breakdown.step_parts import PARTS
 from reports.breakdown.text import (
     call_rows,
+    cost_us,
     costliest,
     facts,
     finding,
@@ -24,12 +25,14 @@ from reports.kit.chart import chart_of
 from reports.kit.page import Banner, Page, Section
 from reports.tables.figure import DrawnLine, figure
 from reports.tables.plot import PANEL_IN, Quantity, draw_against_size, span_of
-from reports.tables.sentences import counted
+from reports.tables.sentences import counted, lay_out, plain_table
 from reports.verdicts.regress import write_page
 from wiretax.common.grouped import grouped
+from wiretax.common.untrusted import printable
 from wiretax.record.stats import Interval
 
 NEAR = 8  # times the size of a call: further off its curve is no neighbour
+MOST_ROWS = 10  # of a table in the text; the page and the JSON have all
 MOST_LINES = 4  # of a chart, of calls in the engine
 VERDICT_ROLES = {"transfer": "steady", "mixed": "unsure", "inconclusive": "unsure"}
 QUANTITY = Quantity(
@@ -37,36 +40,73 @@ QUANTITY = Quantity(
 )
 
 
-def bars_of(bill: Bill, one: Bill | None = None) -> list[Bar]:
+def bars_of(bill: Bill) -> list[Bar]:
     """The step of the bill, below that of one card and its ideal share."""
-    bars = []
-    if one:
-        whole = {part: one.parts.mean(part)[0] / 1e3 for part in PARTS}
-        share = {part: ms / bill.gpus for part, ms in whole.items()}
-        bars = [Bar("one card", whole), Bar(f"ideal: 1/{bill.gpus} of it", share)]
-    return [*bars, Bar(bill.title, {part: bill.parts.mean(part)[0] / 1e3 for part in PARTS})]
+    whole = Bar(bill.title, {part: bill.parts.mean(part)[0] / 1e3 for part in PARTS})
+    if not bill.one:
+        return [whole]
+    one = {part: bill.one.mean(part)[0] / 1e3 for part in PARTS}
+    ideal = {part: ms / bill.gpus for part, ms in one.items()}
+    return [Bar("one card", one), Bar(f"ideal: 1/{bill.gpus} of it", ideal), whole]
 
 
-def page_of(bill: Bill, bars: Sequence[Bar]) -> Page:
-    lines, notes = lines_of(bill)
-    charts = [chart_of(QUANTITY, lines)] if lines else []
+def page_of(bill: Bill, bars: Sequence[Bar], others: Sequence[Bill] = ()) -> Page:
+    """With the tables of `others`, other splits of the same run, below."""
     costly = costliest(bill)
     word = costly[0].verdict if costly else "no collective"
     role = VERDICT_ROLES.get(word, "worse" if costly else "steady")
-    sentence = finding(bill)
-    halves = half_rows(bill.halves) if bill.halves else []
-    sections = [
+    sentence = f"{finding(bill)}."
+    sections = sections_of(bill, bars)
+    for each in others:
+        own = sections_of(each, bars_of(each))
+        own[0].sentences = [f"{finding(each)}.", *own[0].sentences]
+        for section in own:
+            section.heading += f": {each.title}"
+        sections += own
+    banner = Banner(word.capitalize(), sentence, facts(bill), role)
+    return Page(f"Wiretax: {finding(bill)}", banner, sections)
+
+
+def sections_of(bill: Bill, bars: Sequence[Bar]) -> list[Section]:
+    lines, notes = lines_of(bill)
+    charts = [chart_of(QUANTITY, lines)] if lines else []
+    return [
         Section("A step", [bars_html(bars)], rows=part_rows(bill)),
         Section("The calls", notes, charts=charts, rows=call_rows(bill)),
-        Section("Half is not half", rows=halves),
+        Section(
+            "Half is not half: a step's kernels on one card and on a rank",
+            rows=half_rows(bill.halves) if bill.halves else [],
+        ),
         Section("What to do next", next_steps(bill)),
         Section("Noticed", bill.notes),
     ]
-    return Page(
-        f"Wiretax: {sentence}",
-        Banner(word.capitalize(), f"{sentence}.", facts(bill), role),
-        sections,
-    )
+
+
+def text_of(page: Page, more: Sequence[str] = ()) -> str:
+    """The page without its pictures, with the first rows of each table, and `more` sentences."""
+    tables, sentences = [], list[str]()
+    for section in page.sections:
+        if section.rows:
+            # The first column, which names the rows, needs no heading.
+            table = plain_table(
+                ["", *[*section.rows[0]][1:]],
+                ([*map(str, row.values())] for row in section.rows[:MOST_ROWS]),
+            )
+            tables.append((section.heading[0].lower() + section.heading[1:], table))
+        else:
+            sentences += map(str, section.sentences)
+    said = [printable(each) for each in (*sentences, *more)]
+    banner = page.banner
+    return lay_out([banner.sentence.removesuffix(".")], map(str, banner.facts), tables, said)
+
+
+def bill_text(bill: Bill) -> str:
+    calls, more = costliest(bill), []
+    if hidden := calls[MOST_ROWS:]:
+        share = 100 * sum(map(cost_us, hidden)) / sum(map(cost_us, calls))
+        kinds = f"{len(hidden)} more kinds of calls, {share:.1f} % of the time of all calls"
+        more = [f"{kinds}, stand in --json and on the page of --html."]
+    return text_of(page_of(bill, bars_of(bill)), more)
 
 
 def lines_of(bill: Bill) -> tuple[list[DrawnLine], list[str]]:
@@ -113,18 +153,10 @@ def show(
     """Draws --plot, as narrow as a telephone shows it, and writes the page to --html, with the
     picture that chats show beside it. Raises ResultError for another suffix than .svg or .png and
     for a file that cannot be written."""
-    banner = page.banner
     if arguments.plot:
-        footer = "; ".join(map(str, banner.facts))
+        title, footer = page.banner.sentence, "; ".join(map(str, page.banner.facts))
         panels = 1 + bool(lines)
-        with figure(
-            arguments.plot,
-            panels,
-            PANEL_IN,
-            banner.sentence,
-            footer,
-            most_columns=1,
-        ) as axes:
+        with figure(arguments.plot, panels, PANEL_IN, title, footer, most_columns=1) as axes:
             draw_bars(axes[0], bars)
             if lines:
                 draw_against_size(axes[1], lines, QUANTITY, letters=15)

@@ -26,13 +26,17 @@ from wiretax.record.result import ResultError
 LEAST_PLACES, MOSTLY = 4, 0.5  # calls of a step of which one may have most of the waiting
 
 
-def read_traces(
-    paths: Sequence[Path], arguments: argparse.Namespace, one: Sequence[Path] = ()
-) -> Bill:
-    """Beside the trace `one` of one card, if there is any. Raises ResultError for files that are no
+def read_traces(paths: Sequence[Path], arguments: argparse.Namespace) -> Bill:
+    """Beside the trace of one card, if --one names it. Raises ResultError for files that are no
     traces of one run."""
     names = Names(arguments.collective)
-    timelines = in_order([each for path in paths for each in read_trace(path, names)])
+    found, ones = (
+        [each for path in own for each in read_trace(path, names)]
+        for own in (paths, arguments.one or ())
+    )
+    if len(ones) > 1:
+        raise ResultError(f"beside traces --one takes a trace of one card, not of {len(ones)}")
+    timelines = in_order(found)
     matched = match(timelines, steps_of_ranks(timelines))
     parts = parts_of(timelines, matched.steps, matched.kinds)
     idle_beside_us = [*map(idle_beside, timelines)]
@@ -65,19 +69,15 @@ def read_traces(
     bill = Bill(title, parts, calls, ranks, notes, tokens, late_us=late_us)
     if all(matched.steps[0].names):
         bill.steps_by = matched.steps[0].found_by
-    bill.gpus = timelines[0].ranks or len(timelines)
-    if one:
-        bill.halves = halves_of(one_card(one, names), timelines, matched.steps, bill.gpus)
+    # Of several groups the one with most calls splits the step: the tensor's.
+    busiest = max(matched.kinds, key=lambda kind: len(kind.step), default=None)
+    bill.gpus = busiest.group_size if busiest else timelines[0].ranks or len(timelines)
+    for one in ones:
+        bill.halves = halves_of(one, timelines, matched.steps, bill.gpus)
+        own = match([one], steps_of_ranks([one]))
+        bill.one = parts_of([one], own.steps, own.kinds)
         notes += bill.halves.notes
     return bill
-
-
-def one_card(paths: Sequence[Path], names: Names) -> Timeline:
-    """Raises ResultError for traces of several cards."""
-    timelines = [each for path in paths for each in read_trace(path, names)]
-    if len(timelines) != 1:
-        raise ResultError(f"beside traces --one takes a trace of one card, not of {len(timelines)}")
-    return timelines[0]
 
 
 def read_trace(path: Path, names: Names) -> list[Timeline]:

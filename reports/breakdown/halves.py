@@ -6,7 +6,7 @@ differ, as by the size of a tile, by their place between kernels of equal names 
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
@@ -17,7 +17,6 @@ from reports.breakdown.cut_steps import Steps, kind_of, steps_of
 from reports.breakdown.step_parts import mean_interval
 from reports.breakdown.timeline import Floats, Timeline
 from reports.tables.sentences import interval_text, number, some
-from wiretax.common.grouped import grouped
 from wiretax.common.untrusted import printable
 from wiretax.record.result import ResultError
 from wiretax.record.stats import Interval
@@ -82,21 +81,22 @@ def halves_of(
     of_one = work_of(one, steps_alike(one, steps_of(one, kernel), steps[0].names[0]))
     of_ranks = [work_of(*each) for each in zip(timelines, steps, strict=True)]
     split_us = mean_over_ranks([each.us for each in of_ranks])
-    kernels, sums = list[Half](), list[tuple[Floats, Floats]]()
-    for names in roles(of_one, of_ranks[0], split_us):
-        own, split = (sorted(name for side, name in names if side == s) for s in (0, 1))
+
+    def half_of(own: list[str], split: list[str]) -> Half:
         own_us, split_own_us = sum_of(of_one.us, own), sum_of(split_us, split)
-        beyond_us = excess(own_us, split_own_us, gpus)
-        means = float(own_us.mean()), float(split_own_us.mean())
-        kernels.append(Half(own, split, *means, beyond_us))
-        if own and split:
-            sums.append((own_us, split_own_us))
-    if not sums:
-        raise ResultError(f"{one.source} has no kernel that a rank's trace has too")
+        means_us = float(own_us.mean()), float(split_own_us.mean())
+        return Half(own, split, *means_us, excess(own_us, split_own_us, gpus))
+
+    kernels = [half_of(*names) for names in roles(of_one, of_ranks[0], split_us)]
     kernels.sort(key=lambda each: -each.excess_us[0])
-    own_us, split_own_us = (np.sum(side, axis=0) for side in zip(*sums, strict=True))
-    whole_us = excess(own_us, split_own_us, gpus)
-    halves = Halves(kernels, whole_us, [*of_one.notes, *of_ranks[0].notes])
+    paired = [each for each in kernels if each.one and each.split]
+    if not paired:
+        raise ResultError(f"{one.source} has no kernel that a rank's trace has too")
+    whole = half_of(
+        [name for each in paired for name in each.one],
+        [name for each in paired for name in each.split],
+    )
+    halves = Halves(kernels, whole.excess_us, [*of_one.notes, *of_ranks[0].notes])
     halves.notes += one.notes + sentences(halves, len(of_one.order), len(of_ranks[0].order))
     return halves
 
@@ -142,28 +142,25 @@ def mean_over_ranks(ranks: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
     }
 
 
-Named = tuple[int, str]  # 0 for one card, 1 for a rank; a kernel's name
-
-
-def roles(one: Work, rank: Work, split_us: Iterable[str]) -> list[list[Named]]:
-    """The names that belong together, directly or through others."""
-    parent = dict[Named, Named]()
-
-    def root(named: Named) -> Named:
-        while (above := parent.setdefault(named, named)) != named:
-            named = above
-        return named
-
-    split_names = set(split_us)
-    paired = {(side, name) for name in one.us.keys() & split_names for side in (0, 1)}
-    for name in one.us.keys() & split_names:
-        parent[root((1, name))] = root((0, name))
-    for (a, b), _ in votes(one.order, rank.order).most_common():
-        if (0, a) not in paired or (1, b) not in paired:
-            paired |= {(0, a), (1, b)}
-            parent[root((1, b))] = root((0, a))
-    every = [*((0, name) for name in one.us), *((1, name) for name in split_names)]
-    return [*grouped(every, root).values()]
+def roles(
+    one: Work, rank: Work, split_us: Mapping[str, Floats]
+) -> list[tuple[list[str], list[str]]]:
+    """The names on one card and on a rank that belong together, directly or through others."""
+    named = [*((0, name) for name in one.us), *((1, name) for name in split_us)]
+    role = {each: frozenset([each]) for each in named}
+    pairs = [(name, name) for name in one.us if name in split_us]
+    pairs += [pair for pair, _ in votes(one.order, rank.order).most_common()]
+    for a, b in pairs:
+        own, split = role[0, a], role[1, b]
+        if len(own) == 1 or len(split) == 1:  # otherwise both have their own already
+            role |= dict.fromkeys(own | split, own | split)
+    return [
+        (
+            sorted(name for side, name in names if side == 0),
+            sorted(name for side, name in names if side == 1),
+        )
+        for names in dict.fromkeys(role.values())
+    ]
 
 
 def votes(one: Sequence[str], rank: Sequence[str]) -> Counter[tuple[str, str]]:
@@ -222,15 +219,8 @@ def sentences(halves: Halves, one: int, split: int) -> list[str]:
 
 
 def short(name: str) -> str:
-    """A kernel's name without its arguments: `aiter::add_rmsnorm`, `Cijk MT64x32x256`."""
-    if tile := re.match(r"Cijk\w*_(MT\d+x\d+x\d+)", name):
-        return f"Cijk {tile[1]}"
-    parts, rest = list[str](), re.sub("^_Z[NL]*", "", name) if name.startswith("_Z") else ""
-    while digits := re.match(r"\d{1,3}", rest):  # of a mangled name, each before as many letters
-        end = digits.end() + int(digits[0])
-        parts.append(rest[digits.end() : end])
-        rest = rest[end:]
-    plain = "::".join(parts) or name.removeprefix("void ").replace("(anonymous namespace)::", "")
+    """A kernel's name without its type and arguments: `vllm::rotary_embedding_kernel`."""
+    plain = name.removeprefix("void ").replace("(anonymous namespace)::", "")
     return printable(re.split("[<(]", plain)[0].rstrip()[:MOST_LETTERS])
 
 

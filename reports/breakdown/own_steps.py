@@ -34,6 +34,8 @@ def read_own_steps(paths: Sequence[Path], arguments: argparse.Namespace) -> list
     and one without parts."""
     if len(paths) > 1:
         raise ResultError("breakdown reads one run at a time, or the traces of all ranks")
+    if arguments.one:
+        raise ResultError("--one stands beside traces or --two, not beside a run of ours")
     result = read(paths[0])
     path, run = result.path, result.run
     if run.benchmark not in COMMANDS:
@@ -89,6 +91,8 @@ def bill_of(result: Result, traced: TracedSteps, arguments: argparse.Namespace) 
         call.alone = alone_of(call, len(ranks), baseline)
     of_call = transport_us / traced.calls, waiting_us / traced.calls
     judge(call, *of_call, None, parts, ranks, len(ranks))
+    if call.verdict == "inconclusive":
+        call.next_step = "trace more steps: give the run more --max-time"
     notes = [
         f"{machine(result)}.",
         f"Notes of the time make a step {number(traced.slowdown)} times as long.",

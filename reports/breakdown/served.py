@@ -59,6 +59,16 @@ class Served:
     alone: Alone | None = None
 
     @property
+    def gain(self) -> float:
+        """How many times as fast the cards are by tensor."""
+        return self.step_one_us[0] / self.step_two_us[0]
+
+    @property
+    def is_undecided(self) -> bool:
+        _, low, high = self.later_us
+        return low is not None and high is not None and low < 0 < high
+
+    @property
     def rest_us(self) -> Interval | None:
         """What a call costs beyond the call alone. The ends are the worst of both intervals."""
         if not self.alone:
@@ -70,7 +80,7 @@ class Served:
         return middle - alone_us, low - (most_us or alone_us), high - (least_us or alone_us)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_served_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--two", metavar="FILE", type=Path, nargs="+", help="served figures of cards by tensor")
     model = parser.add_mutually_exclusive_group().add_argument

@@ -1,4 +1,4 @@
-"""A bill as text and as fields of JSON."""
+"""What a bill says: its finding, its rows, its sentences, and its fields of JSON."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,47 +6,16 @@ from typing import Any
 import numpy as np
 
 from reports.breakdown.bill import Bill, CallBill
-from reports.breakdown.halves import half_rows, halves_fields
+from reports.breakdown.halves import halves_fields
 from reports.breakdown.step_parts import PARTS
-from reports.tables.sentences import (
-    counted,
-    interval_text,
-    lay_out,
-    number,
-    plain_table,
-    size_text,
-    some,
-)
+from reports.tables.sentences import counted, interval_text, number, size_text, some
 from wiretax.common.grouped import grouped
 from wiretax.common.untrusted import printable
 from wiretax.record.stats import Interval
 
-MOST_KINDS = 10  # in the text; the page and the JSON have all
 MOST_RANKS = 2  # whose waiting stands in a row; of more the ends
 MOST_LETTERS = 16  # of a group's name
 NOTABLE = 0.1  # below this share of a step no part but compute is the finding
-
-
-def bill_text(bill: Bill) -> str:
-    calls = costliest(bill)
-    tables = [("a step", table_of(part_rows(bill)))]
-    if calls:
-        tables.append(("the calls", table_of(call_rows(bill)[:MOST_KINDS])))
-    if bill.halves:
-        tables.append(
-            ("a step's kernels on one card and on a rank", table_of(half_rows(bill.halves)))
-        )
-    sentences = [*next_steps(bill), *map(printable, bill.notes)]
-    if hidden := calls[MOST_KINDS:]:
-        share = 100 * sum(map(cost_us, hidden)) / sum(map(cost_us, calls))
-        kinds = f"{len(hidden)} more kinds of calls, {share:.1f} % of the time of all calls"
-        sentences.append(f"{kinds}, stand in --json and on the page of --html.")
-    return lay_out([finding(bill)], facts(bill), tables, sentences)
-
-
-def table_of(rows: Sequence[Mapping[str, str]]) -> Any:
-    """The first column, which names the rows, needs no heading."""
-    return plain_table(["", *[*rows[0]][1:]], map(dict, rows))
 
 
 def finding(bill: Bill) -> str:

@@ -39,6 +39,7 @@ def two_cards(**changed):
         "parts": step_parts(**STEP_MS),
         "calls": [call_bill()],
         "ranks": [0, 1],
+        "gpus": 2,
     }
     return Bill(**values | changed)
 

@@ -31,8 +31,8 @@ pytestmark = pytest.mark.unit
 HOSTILE = "</script><b>$x^2$\x1b[31m\u202e&"
 
 
-def html_of(bill, one=None):
-    return to_html(page_of(bill, bars_of(bill, one)))
+def html_of(bill):
+    return to_html(page_of(bill, bars_of(bill)))
 
 
 def figures_in(value):
@@ -81,7 +81,7 @@ def test_the_banner_has_the_verdict_of_the_costliest_calls_and_the_finding():
 
 
 def test_three_bars_are_on_one_scale_with_the_ideal_between():
-    one, ideal, two = bars_of(two_cards(), without_calls())
+    one, ideal, two = bars_of(two_cards(one=without_calls().parts))
     assert (one.whole_ms, ideal.whole_ms, two.whole_ms) == pytest.approx((15.0, 7.5, 15.0))
     assert [*two.parts_ms] == ["compute", "overlap", "transport", "waiting", "idle"]
     html = bars_html([one, ideal, two])
@@ -155,7 +155,7 @@ def test_a_page_without_calls_says_so_and_has_no_chart():
 def test_names_from_traces_cannot_break_the_page_or_the_picture(tmp_path):
     calls = [call_bill(collective=HOSTILE, group=HOSTILE), call_bill(collective=HOSTILE)]
     bill = two_cards(title=HOSTILE, calls=calls, notes=[HOSTILE])
-    html = html_of(bill, two_cards(title=HOSTILE))
+    html = html_of(bill)
     assert not {"\x1b", "\u202e"} & set(html)
     assert "<b>$" not in html
     out = Namespace(html=tmp_path / "a.html", plot=tmp_path / "a.svg")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from reports.breakdown.text import bill_fields, bill_text, call_rows, finding, names_of
+from reports.breakdown.breakdown_page import bill_text
+from reports.breakdown.text import bill_fields, call_rows, finding, names_of
 from tests.reports.breakdown.bills import (
     STEP_MS,
     call_bill,

@@ -10,7 +10,7 @@ from reports.breakdown.from_traces import read_traces
 from reports.breakdown.text import bill_fields
 from tests.reports.breakdown.small_trace import write_trace
 
-NOTHING = argparse.Namespace(collective=[], run=None, gpu=None, size=None, model=None)
+NOTHING = argparse.Namespace(collective=[], run=None, gpu=None, size=None, one=None)
 
 
 def test_files_in_another_order_give_the_same_bill(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The bill of our own steps, from the parts that a run of bench.decode stores."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -88,6 +89,22 @@ def test_a_run_gives_the_bill_of_each_split_as_traces_do(tmp_path, capsys):
     assert max(map(len, printed.splitlines())) <= 80
 
 
+def test_each_split_has_its_tables_on_the_page(tmp_path, capsys):
+    library = traced(case=LIBRARY, form="MPICH 5.0.2 plain", waiting_us=[[0.0] * 10] * 2)
+    path, page = write_steps(tmp_path, traced(), library), tmp_path / "page.html"
+    assert breakdown(capsys, path, "--html", page)[0] == 0
+    headings = re.findall("<h2>(.*?)</h2>", page.read_text())
+    assert len([each for each in headings if each.startswith("The calls")]) == 2
+    assert len({*headings}) == len(headings)
+
+
+def test_a_run_of_few_steps_needs_more_time_not_a_profile(tmp_path, capsys):
+    few = {name: [[1.0] * 3] * 2 for name in ("compute_us", "waiting_us", "hideable_us")}
+    (call,) = bill(capsys, write_steps(tmp_path, traced(transport_us=[5.0] * 3, **few)))["calls"]
+    assert call["verdict"] == "inconclusive"
+    assert "--max-time" in call["next_step"]
+
+
 def test_the_table_of_a_run_ends_with_the_parts(tmp_path):
     """Shares of the mean step, 80 columns wide."""
     slow = "a step with notes of the time takes 1.40 times as long"
@@ -135,6 +152,8 @@ def test_other_runs_and_several_are_refused(tmp_path, capsys):
     assert (status, "is a run of allreduce" in error) == (2, True)
     status, _, error = breakdown(capsys, path, path)
     assert (status, "one run at a time" in error) == (2, True)
+    status, _, error = breakdown(capsys, path, "--one", path)
+    assert (status, "not beside a run of ours" in error) == (2, True)
     status, _, error = breakdown(capsys, path, "--save-lateness", tmp_path / "late.csv")
     assert (status, "needs traces" in error) == (2, True)
     mark_wrong(path, OURS)

@@ -209,7 +209,7 @@ def test_the_text_says_what_it_would_take_and_what_the_files_do_not_say(bill):
     told(
         out,
         "2 by tensor decode 0.61 x as fast as one card: a call costs 542 us, and at 240 us they "
-        "would be even.",
+        "would be even qwen3-8b on 2 cards",
         "In it too: the gather of the logits, 148.4 KiB from each card once a step.",
         "Unknown: how the engine launched a step, where a graph's calls cost less: --replay graph",
         "no interval: it needs 3 results a side",

@@ -105,8 +105,8 @@ def pages(tmp_path_factory):
     sides = ["--baseline", str(campaign / "main"), "--current", str(campaign / "new")]
     assert main(["regress", *sides, "--html", str(site / "gate.html")]) == 1
     assert main(["expect", "--gpu", "r9700", "--html", str(site / "expect.html")]) == 0
-    bars = bars_of(two_cards(), without_calls())
-    (site / "breakdown.html").write_text(to_html(page_of(two_cards(), bars)))
+    bill = two_cards(one=without_calls().parts)
+    (site / "breakdown.html").write_text(to_html(page_of(bill, bars_of(bill))))
     runs = (f"run-*{name}" for name in ("allreduce-000", "made-layer", "import", "onerror"))
     parts = ["fleet", "index", "history-allreduce", "compare", "gate", "expect", "breakdown", *runs]
     return [next(site.glob(f"{part}*.html")) for part in parts]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from reports.breakdown.cut_steps import Steps, kind_of
-from reports.breakdown.one_run import NotOneRun
+from reports.breakdown.one_run import RAGGED, NotOneRun
 from reports.breakdown.same_steps import same_steps
 from reports.breakdown.timeline import Booleans, Floats, Integers, Timeline
 from reports.tables.sentences import size_text, some
@@ -24,7 +24,6 @@ from wiretax.common.untrusted import printable
 # eighth. Where arrivals are exponential and transport varies by 2 to 10 %, the bound is 0.90 to
 # 1.07 of the true mean with 2 to 8 ranks, up to 3.2 with 16; a quantile of 0.2 is up to 3.0 with 8.
 BOUND_QUANTILE = 0.1
-RAGGED = "send_recv", "all_to_all"  # whose size each rank has for itself
 USUAL = 0.8  # of the kernels; decode with other attention kernels for longer texts has more
 
 

@@ -150,7 +150,8 @@ def by_launch(timeline: Timeline, found: Sequence[Annotation], launches_us: Floa
     steps = cut(timeline, starts_us, names, "launches")
     place_of = np.full(len(found) + 1, -1)  # the last one is of work before all annotations
     place_of[places[: len(steps.names)]] = np.arange(len(steps.names))
-    steps.of_work = place_of[of_work]
+    # Work of an unknown launch counts where it lies in time.
+    steps.of_work = np.where(np.isnan(launches_us), steps.of_work, place_of[of_work])
     return without_overlap(steps, worked)
 
 

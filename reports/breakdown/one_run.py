@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 OTHER_UNIT = 100.0  # times as long: no two cards of a group differ so much, units by 1000
 LEAST_COMMON = 0.5  # of the kernels' names
 LEAST_DRIFT_US = 10.0
+RAGGED = "send_recv", "all_to_all"  # whose size each rank has for itself
 # Whose kernels end together, for each rank needs all others; threads of gloo end when they may run.
 TOGETHER = "all_reduce", "all_gather"
 LEAST_CALLS = 20  # whose ends tell whether they are the same calls
@@ -106,6 +107,17 @@ def remarks(timelines: Sequence[Timeline], kinds: Sequence["Kind"]) -> list[str]
             said.append(f"{printable(each.source)} {shares}: are they of one run?")
         check_calls(first, each, [(kind.events[0], kind.events[rank]) for kind in exact])
         said += clock_remarks(timelines, rank, kinds)
+    if not kinds and max(len(timelines), first.ranks or 1) > 1:
+        said.append(
+            "Several ranks without a collective: if a kernel of another name is one, --collective "
+            "REGEX adds it."
+        )
+    for collective in dict.fromkeys(kind.collective for kind in kinds):
+        if collective in RAGGED:
+            said.append(
+                f"A rank that exchanges less in {collective} is done earlier: what others wait "
+                "contains what they move more."
+            )
     if len(timelines) > 1 and any(kind.is_bound for kind in kinds):
         said.append(
             f"{len(timelines)} traces are fewer than the group has ranks: another rank may come"

@@ -18,6 +18,7 @@ def made_call(
     gpus: int | None = None,
     size_bytes: int = 16384,
     parts: StepParts | None = None,
+    collective: str = "all_reduce",
 ) -> CallBill:
     """Judged. `late_us` is when each rank comes, and `idle_us` how long its device is idle beside
     the call, both (ranks, calls)."""
@@ -26,7 +27,7 @@ def made_call(
     duration_us = late_us.max(axis=0) - late_us + transport_us
     idle = np.zeros_like(late_us) if idle_us is None else idle_us
     kind = Kind(
-        "all_reduce",
+        collective,
         "NCCL or RCCL",
         size_bytes,
         "",

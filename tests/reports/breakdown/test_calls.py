@@ -282,7 +282,9 @@ def test_ranks_that_send_messages_of_their_own_sizes_match() -> None:
         each.texts[:] = [text.replace("AllReduce", "SendRecv") for text in each.texts]
         each.size_bytes[each.is_call] = 1024 * (rank + 1)
 
-    assert matched_of(*ranks).kinds[0].duration_us.shape == (2, 16)
+    kinds = matched_of(*ranks).kinds
+    assert kinds[0].duration_us.shape == (2, 16)
+    assert remarks(ranks, kinds)[0].startswith("A rank that exchanges less in send_recv is done")
 
 
 def test_streams_with_other_numbers_match_by_what_they_run() -> None:
@@ -355,6 +357,14 @@ def test_two_kernels_at_once_on_a_stream_are_told() -> None:
     assert remarks(ranks, matched_of(*ranks).kinds) == [
         "rank-1.json has 1 works that begin while their stream runs another: its times are wrong."
     ]
+
+
+def test_traces_of_several_ranks_without_a_collective_may_have_one_of_another_name() -> None:
+    made = timeline([("gemm", 10.0 * step, 10.0 * step + 5, 7) for step in range(12)])
+    (told,) = remarks([made], [])
+
+    assert "--collective REGEX adds it" in told
+    assert not remarks([replace(made, ranks=1)], [])
 
 
 def test_no_collective_is_an_answer() -> None:

@@ -55,6 +55,17 @@ def test_a_step_begins_with_the_first_work_that_it_launched(lag_us: float, whole
     assert steps.of_work.tolist() == launched
 
 
+def test_work_of_an_unknown_launch_counts_where_it_lies() -> None:
+    """A call that belonged to no step was transport all along, and no row had it."""
+    made = late_device(37)
+    assert made.launches_us is not None
+    made.launches_us[made.is_call] = np.nan
+    steps = steps_of(made)
+
+    calls = steps.of_work[made.is_call].tolist()
+    assert calls == [step if step < 7 else -1 for step in range(8) for _ in range(2)]
+
+
 def test_the_next_steps_copies_do_not_begin_it() -> None:
     """SGLang launches copies of the next step on another stream while the device works."""
     made = late_device(0)

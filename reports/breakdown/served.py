@@ -28,16 +28,17 @@ from wiretax.record.stats import Interval, student_quantile
 LEAST_RESULTS = 3  # of an interval, on each side
 MOST_GPUS = 64
 MOST_STEP_TOKENS = 1e6  # of all streams; engines take thousands
-ALIKE = 1.1  # streams at once whose ratio is below this
+ALIKE = 1.1  # streams at once, and tokens of a step, whose ratio is below this
 
 
 @dataclass
 class Served:
     """Steps and calls in us, with 95 % intervals. `ideal_us` is the step of one over `gpus`,
     `later_us` how much longer the step of two is, and `even_us` the cost of a call at which both
-    are equally fast. Once a step each card also sends
-    `gather_bytes` of logits, in engines that gather them. Sizes are 0 where the streams are
-    unknown, which are NaN then. `asked` are questions that the files leave open."""
+    are equally fast. A step makes `tokens_a_step` for a stream, and a step of one `tokens_of_one`.
+    Once a step each card also sends `gather_bytes` of logits, in engines that gather them. Sizes
+    are 0 where the streams are unknown, which are NaN then. `asked` are questions that the files
+    leave open."""
 
     model: str
     engine: str
@@ -54,14 +55,16 @@ class Served:
     gather_bytes: int
     streams: float
     tokens_a_step: float
+    tokens_of_one: float
     asked: list[str]
     notes: list[str]
     alone: Alone | None = None
 
     @property
     def gain(self) -> float:
-        """How many times as fast the cards are by tensor."""
-        return self.step_one_us[0] / self.step_two_us[0]
+        """How many times as fast the cards decode by tensor."""
+        steps = self.step_one_us[0] / self.step_two_us[0]
+        return steps * self.tokens_a_step / self.tokens_of_one
 
     @property
     def is_undecided(self) -> bool:
@@ -165,6 +168,7 @@ def read_served(arguments: argparse.Namespace) -> Served:
         gather_bytes=round(gathered_bytes * tokens),
         streams=streams,
         tokens_a_step=made,
+        tokens_of_one=float(np.mean([each.tokens for each in one])),
         asked=asked,
         notes=notes,
     )
@@ -240,6 +244,12 @@ def values_of(
         notes.append(
             f"the loads differ: {fewer:.1f} and {more:.1f} streams decode at once, which a "
             "--max-concurrency that both reach makes alike"
+        )
+    made = [float(np.mean([each.tokens for each in side])) for side in (one, two)]
+    if max(made) > ALIKE * min(made):
+        notes.append(
+            f"the drafters differ: a step makes {made[0]:.2f} and {made[1]:.2f} tokens for a "
+            "stream, so that tokens gain otherwise than steps"
         )
     results = [[float(np.mean(each.steps_us)) for each in side] for side in (one, two)]
     samples = [[us for each in side for us in each.steps_us] for side in (one, two)]

@@ -125,6 +125,7 @@ def test_served_figures_have_the_same_page_with_what_calls_cost():
         gather_bytes=0,
         streams=1.0,
         tokens_a_step=1.0,
+        tokens_of_one=1.0,
         asked=["eager or from a graph"],
         notes=[],
     )

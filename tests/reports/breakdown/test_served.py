@@ -294,6 +294,15 @@ def test_a_step_with_a_drafter_makes_several_tokens_and_its_calls_carry_more(fie
         "use_local_argmax_reduction spares its gathers of logits (vllm-project/vllm#39419)",
     )
 
+    luckless = vllm(18, mean_itl_ms=36, **DRAFTS | {"spec_decode_acceptance_length": 2.0})
+    status, out, _ = bill(sides[0], [luckless])
+    assert status == 0
+    told(
+        out,
+        "the drafters differ: a step makes 3.00 and 2.00 tokens for a stream",
+        "2 by tensor decode 1.11 x as fast as one card",
+    )
+
     bundled = [vllm(20, mean_itl_ms=60)], [vllm(12, mean_itl_ms=36)]
     status, _, err = bill(*bundled)
     assert status == 2

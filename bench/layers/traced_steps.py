@@ -19,6 +19,7 @@ from collectives.binding import run_sequence
 from collectives.collective import Array
 from collectives.operation import Bound, Operation, World
 from kernels.devices.device import Counts, Memory
+from reports.breakdown.calls import last_shares
 from wiretax.record.stats import MIN_INTERVAL_VALUES
 from wiretax.record.traced import TracedSteps
 
@@ -117,7 +118,6 @@ def record_of(traced: Traced, steps_ns: Array) -> TracedSteps:
     us, scale = between_ns / 1e3, traced.noted.scale
     product_us, call_us, norm_us = (us[..., part::PARTS] for part in range(PARTS))
     transport_us = call_us.min(axis=0)
-    last = call_us.argmin(axis=0)
     hideable_us = np.minimum(call_us[..., :-1], product_us[..., 1:])
 
     def of_step(part_us: Array) -> Any:
@@ -132,5 +132,5 @@ def record_of(traced: Traced, steps_ns: Array) -> TracedSteps:
         transport_us=of_step(transport_us),
         waiting_us=of_step(call_us - transport_us),
         hideable_us=of_step(hideable_us),
-        last_share=[float((last == rank).mean()) for rank in range(len(us))],
+        last_share=last_shares(call_us.reshape(len(us), -1)),
     )

@@ -97,6 +97,9 @@ def halves_of(
         [name for each in paired for name in each.split],
     )
     halves = Halves(kernels, whole.excess_us, [*of_one.notes, *of_ranks[0].notes])
+    devices = one.device, timelines[0].device
+    if all(devices) and devices[0] != devices[1]:
+        halves.notes.append(f"{one.source} is of {devices[0]}, the ranks are of {devices[1]}")
     halves.notes += one.notes + sentences(halves, len(of_one.order), len(of_ranks[0].order))
     return halves
 
@@ -200,6 +203,7 @@ def sentences(halves: Halves, one: int, split: int) -> list[str]:
         f"{some(most)}"
         if halves.excess_us[0] > 0
         else "Splitting loses nothing but calls: a rank's kernels take no more than their share"
+        + (", if the steps are alike" if one != split else "")
     ]
     if whole:
         said.append(f"not divided at all: {some([*whole])}")

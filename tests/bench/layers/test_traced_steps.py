@@ -43,6 +43,7 @@ def test_the_rank_that_comes_last_shows_the_transport_and_the_others_wait():
     assert record(slowdown=1.0, scale=20.0).transport_us == [600.0] * 6
     assert record(scale=20.0).calls == 40
     assert record().slowdown == 1.02
+    assert record([[40, 30, 5, 50, 20, 5]] * 2).last_share == [0.5, 0.5]  # a coarse clock
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ ONE = [("norm", 6), ("gemm_128", 40), ("attend", 20), ("gemm_128", 30), ("sample
 SPLIT = [("norm", 6), ("gemm_64", 24), ("attend", 10), (CALL, 9), ("gemm_64", 16), ("sample", 4)]
 
 
-def write(path, kernels, steps=8, world=None, name="ProfilerStep#{}", more=()):
+def write(path, kernels, steps=8, world=None, name="ProfilerStep#{}", more=(), device=""):
     """Steps of these kernels, one after another without a gap, each 0.1 us longer than the last."""
     events = []
     start_us = 1e6
@@ -29,7 +29,8 @@ def write(path, kernels, steps=8, world=None, name="ProfilerStep#{}", more=()):
         events.append(event("user_annotation", title, start_us, at_us - start_us))
         start_us = at_us
     head = {"distributedInfo": {"rank": world, "world_size": 2}} if world is not None else {}
-    path.write_text(json.dumps({**head, "traceEvents": events}))
+    cards = {"deviceProperties": [{"id": 0, "name": device}]} if device else {}
+    path.write_text(json.dumps({**head, **cards, "traceEvents": events}))
     return path
 
 
@@ -42,6 +43,15 @@ def answer(capsys, traces, *one):
     status = main(["breakdown", *map(str, traces), "--one", *map(str, one), "--json"])
     said = capsys.readouterr()
     return (json.loads(said.out) if status == 0 else said.err), status
+
+
+def test_another_card_and_a_model_of_more_layers_are_doubted(tmp_path, capsys):
+    ranks = [write(tmp_path / f"rank{n}.json", SPLIT, world=n, device="A") for n in range(2)]
+    one = write(tmp_path / "one.json", 2 * ONE, device="B")
+    bill, _ = answer(capsys, ranks, one)
+    notes = " ".join(bill["notes"])
+    assert "one.json is of B, the ranks are of A" in notes
+    assert "no more than their share, if the steps are alike" in notes
 
 
 def by_name(halves):

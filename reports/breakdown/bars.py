@@ -22,7 +22,8 @@ ROLES = {
     "calls alone": "line-3",  # a wire, as transport
     "the rest": "bound",
 }
-LEAST_NAMED = 0.12  # of the longest step: a shorter part has its name in the legend alone
+LETTER = 0.018  # of the longest step, in the narrowest picture: a name fits, or the legend has it
+LEAST_MS = 1e-6  # the ns that traces count; less of a part is rounding
 LEAST_PLACES = 3  # a single bar is no wall
 
 
@@ -43,7 +44,7 @@ class Bar:
         return {
             part: f"{part} {number(ms)} ms ({100 * ms / self.whole_ms:.0f} %)"
             for part, ms in self.parts_ms.items()
-            if ms > 0
+            if ms >= LEAST_MS
         }
 
 
@@ -81,7 +82,7 @@ def draw_bars(axes: Any, bars: Sequence[Bar]) -> None:
         for part in bar.texts:
             ms, role = bar.parts_ms[part], ROLES[part]
             axes.barh(place, ms, 0.6, left, color=role, edgecolor="page", label=part)
-            if ms > LEAST_NAMED * longest_ms:
+            if ms > LETTER * len(part) * longest_ms:
                 text = f"{part}\n{100 * ms / bar.whole_ms:.0f} %"
                 axes.text(
                     left + ms / 2, place, text, color="page", size=9, ha="center", va="center"

@@ -3,6 +3,8 @@ a run of bench.decode."""
 
 import argparse
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from reports.advice.expect import count
@@ -21,17 +23,18 @@ from wiretax.record.result import ResultError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    traces = "a trace of each rank, or a run of bench.decode or bench.prefill"
+    traces = "a trace of each rank, or a run of bench.decode or bench.prefill, or its folder"
     add("traces", metavar="TRACE", type=Path, nargs="*", help=traces)
-    alone = "a run of the calls alone, a folder, a glob or a survey's archive, on this machine"
+    alone = "the calls alone on this machine: a run, a folder, a glob or a survey's archive"
     add("--run", metavar="RUN", type=Path, help=alone)
-    card = "or a card, whose published calls stand for it (the traces' own)"
+    card = "or the calls alone as published of this card (the traces name it)"
     add("--gpu", metavar="NAME", help=card)
-    size = "of all-reduces whose size the traces do not tell"
+    size = "the size of all-reduces, if the traces do not tell it"
     add("--size", metavar="BYTES", type=count, help=size)
     collective = "kernels that are collectives too, beside those that are known by name"
     add("--collective", metavar="REGEX", type=pattern, action="append", default=[], help=collective)
-    add("--one", metavar="FILE", type=Path, nargs="+", help="the same of one card")
+    one = "beside traces the trace of one card; or the served figures of one card"
+    add("--one", metavar="FILE", type=Path, nargs="+", help=one)
     add_served_arguments(parser)
     lateness = "also write how late each rank comes at each call, for bench.decode --lateness"
     add("--save-lateness", metavar="FILE", type=Path, help=lateness)
@@ -58,7 +61,9 @@ def breakdown(arguments: argparse.Namespace) -> int:
         answer(arguments, text_of(page), **served_fields(served))
         return 0
     if not arguments.traces:
-        raise ResultError("breakdown needs a TRACE of each rank, or --one and --two with --model")
+        raise ResultError(
+            "breakdown needs a TRACE of each rank, or served figures by --one and --two"
+        )
     if is_run(arguments.traces):
         bills = read_own_steps(arguments.traces, arguments)
     else:
@@ -66,12 +71,17 @@ def breakdown(arguments: argparse.Namespace) -> int:
     first, *others = bills
     if arguments.save_lateness:
         save_lateness(first, arguments.save_lateness)
+    others = [replace(each, notes=new_in(each.notes, first.notes)) for each in others]
     bars = [bar for bill in bills for bar in bars_of(bill)]
     show(page_of(first, bars, others), bars, lines_of(first)[0], arguments)
     splits = [{"title": bill.title, **bill_fields(bill)} for bill in bills]
     fields = splits[0] | ({"splits": splits} if others else {})
-    answer(arguments, "\n".join(map(bill_text, bills)), **fields)
+    answer(arguments, "\n".join(map(bill_text, [first, *others])), **fields)
     return 0
+
+
+def new_in(notes: Sequence[str], said: Sequence[str]) -> list[str]:
+    return [note for note in notes if note not in said]
 
 
 def save_lateness(bill: Bill, path: Path) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter
 
+from markupsafe import Markup
+
 from reports.advice.expect_chart import Spread
 from reports.breakdown.bars import ROLES, Bar, bars_html, draw_bars
 from reports.breakdown.bill import Bill, CallBill
@@ -13,16 +15,18 @@ from reports.breakdown.halves import half_rows
 from reports.breakdown.step_parts import PARTS
 from reports.breakdown.text import (
     call_rows,
+    command_at_end,
     cost_us,
     costliest,
     facts,
     finding,
     names_of,
     next_steps,
+    noticed,
     part_rows,
 )
 from reports.kit.chart import chart_of
-from reports.kit.page import Banner, Page, Section
+from reports.kit.page import Banner, Cell, Page, Section, command_after
 from reports.tables.figure import DrawnLine, figure
 from reports.tables.plot import PANEL_IN, Quantity, draw_against_size, span_of
 from reports.tables.sentences import counted, lay_out, plain_table
@@ -35,19 +39,18 @@ NEAR = 8  # times the size of a call: further off its curve is no neighbour
 MOST_ROWS = 10  # of a table in the text; the page and the JSON have all
 MOST_LINES = 4  # of a chart, of calls in the engine
 VERDICT_ROLES = {"transfer": "steady", "mixed": "unsure", "inconclusive": "unsure"}
-QUANTITY = Quantity(
-    "Transport of a call in the engine, and the call alone", "us", attrgetter("figures"), {}
-)
+QUANTITY = Quantity("Transport of a call, and the call alone", "us", attrgetter("figures"), {})
 
 
 def bars_of(bill: Bill) -> list[Bar]:
     """The step of the bill, below that of one card and its ideal share."""
-    whole = Bar(bill.title, {part: bill.parts.mean(part)[0] / 1e3 for part in PARTS})
+    parts = {part: bill.parts.mean(part)[0] / 1e3 for part in PARTS}
     if not bill.one:
-        return [whole]
+        return [Bar(bill.title, parts)]
     one = {part: bill.one.mean(part)[0] / 1e3 for part in PARTS}
     ideal = {part: ms / bill.gpus for part, ms in one.items()}
-    return [Bar("one card", one), Bar(f"ideal: 1/{bill.gpus} of it", ideal), whole]
+    names = "one card", f"the ideal, 1/{bill.gpus} of it", f"{bill.gpus} cards"
+    return [*map(Bar, names, (one, ideal, parts))]
 
 
 def page_of(bill: Bill, bars: Sequence[Bar], others: Sequence[Bill] = ()) -> Page:
@@ -77,9 +80,15 @@ def sections_of(bill: Bill, bars: Sequence[Bar]) -> list[Section]:
             "Half is not half: a step's kernels on one card and on a rank",
             rows=half_rows(bill.halves) if bill.halves else [],
         ),
-        Section("What to do next", next_steps(bill)),
-        Section("Noticed", bill.notes),
+        Section("What to do next", [*map(cell, next_steps(bill))]),
+        Section("Noticed", [*map(cell, noticed(bill))]),
     ]
+
+
+def cell(sentence: str) -> Cell:
+    """The command at its end as it is typed."""
+    words, command = command_at_end(sentence)
+    return command_after(words, command) if command else words
 
 
 def text_of(page: Page, more: Sequence[str] = ()) -> str:
@@ -94,10 +103,18 @@ def text_of(page: Page, more: Sequence[str] = ()) -> str:
             )
             tables.append((section.heading[0].lower() + section.heading[1:], table))
         else:
-            sentences += map(str, section.sentences)
-    said = [printable(each) for each in (*sentences, *more)]
+            sentences += map(told, section.sentences)
     banner = page.banner
-    return lay_out([banner.sentence.removesuffix(".")], map(str, banner.facts), tables, said)
+    told_facts = map(str, banner.facts)
+    return lay_out([banner.sentence.removesuffix(".")], told_facts, tables, [*sentences, *more])
+
+
+def told(cell: Cell) -> str:
+    """A sentence; the command after it on a line of its own, to be copied whole."""
+    if isinstance(cell, str):
+        return printable(cell)
+    words, command = map(str, cell)
+    return f"{printable(words)}\n  {printable(Markup(command).striptags())}"
 
 
 def bill_text(bill: Bill) -> str:
@@ -105,13 +122,13 @@ def bill_text(bill: Bill) -> str:
     if hidden := calls[MOST_ROWS:]:
         share = 100 * sum(map(cost_us, hidden)) / sum(map(cost_us, calls))
         kinds = f"{len(hidden)} more kinds of calls, {share:.1f} % of the time of all calls"
-        more = [f"{kinds}, stand in --json and on the page of --html."]
+        more = [f"{kinds}, are in --json and on the page of --html."]
     return text_of(page_of(bill, bars_of(bill)), more)
 
 
 def lines_of(bill: Bill) -> tuple[list[DrawnLine], list[str]]:
     """The transport of the kinds of known size, a line for those that differ in nothing but size,
-    and the same calls alone; and sentences on the kinds that are not drawn."""
+    and the same calls alone; and sentences on the kinds that are not drawn. None for one point."""
     sized = [call for call in costliest(bill) if call.size_bytes]
     names = names_of(sized, has_size=False)
     lines, notes = list[DrawnLine](), list[str]()
@@ -123,6 +140,8 @@ def lines_of(bill: Bill) -> tuple[list[DrawnLine], list[str]]:
         if alone := alone_of(calls):
             what = f"{name} alone" if len(by_name) > 1 else "alone"
             lines.append(DrawnLine(what, "library", alone, True))
+    if sum(len(line.cases) for line in lines) < 2:
+        return [], []
     counts = {
         "less cost": sum(len(own) for own in [*by_name.values()][MOST_LINES:]),
         "unknown size": len(bill.calls) - len(sized),

@@ -20,6 +20,7 @@ from reports.breakdown.rocprof import is_rocprof, read_rocprof
 from reports.breakdown.step_parts import mean_interval, parts_of
 from reports.breakdown.timeline import Floats, Integers, Timeline
 from reports.breakdown.verdicts import judge
+from reports.tables.sentences import counted
 from wiretax.record.lateness_file import Lateness
 from wiretax.record.result import ResultError
 
@@ -150,5 +151,7 @@ def lateness_of(first: Timeline, kinds: Sequence[Kind]) -> Lateness | None:
 
 
 def title_of(timelines: Sequence[Timeline]) -> str:
-    first = timelines[0]
-    return f"{len(timelines)} of {first.ranks or 'unknown'} ranks, {first.device or 'unknown GPU'}"
+    first, n = timelines[0], len(timelines)
+    is_alone = n == 1 and (first.ranks or 1) == 1
+    ranks = counted(n, "rank") if is_alone or not first.ranks else f"{n} of {first.ranks} ranks"
+    return f"{ranks}, {first.device or 'unknown GPU'}"

@@ -206,18 +206,18 @@ def sentences(halves: Halves, one: int, split: int) -> list[str]:
         + (", if the steps are alike" if one != split else "")
     ]
     if whole:
-        said.append(f"not divided at all: {some([*whole])}")
+        said.append(f"Not divided at all: {some([*whole])}.")
     if alone := [each for each in halves.kernels if not (each.one and each.split)]:
         one_us, split_us = sum(e.one_us for e in alone), sum(e.split_us for e in alone)
         names = some([short((each.one or each.split)[0]) for each in alone])
         said.append(
-            f"without a pair are kernels of {number(one_us)} us a step on one card and of "
-            f"{number(split_us)} us on a rank: {names}"
+            f"Without a pair are kernels of {number(one_us)} us a step on one card and of "
+            f"{number(split_us)} us on a rank: {names}."
         )
     if one != split:
         said.append(
-            f"a step has {one} kernels on one card and {split} on a rank, calls left out: see that "
-            "both made as many tokens"
+            f"A step has {one} kernels on one card and {split} on a rank, calls left out: see that "
+            "both made as many tokens."
         )
     return said
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from reports.breakdown.step_parts import StepParts, mean_interval
 from reports.breakdown.verdicts import judge
 from reports.tables.exposed import label
 from reports.tables.sentences import machine, number, to_repeat
-from wiretax.record.result import ResultError, read
+from reports.tables.show import read_newest
+from wiretax.record.result import ResultError
 from wiretax.record.schema import Result
 from wiretax.record.traced import TracedSteps
 
@@ -25,8 +27,8 @@ UNTOLD = (
 
 
 def is_run(paths: Sequence[Path]) -> bool:
-    """Whether these are runs, not traces."""
-    return any(path.suffix == ".jsonl" for path in paths)
+    """Whether these are runs or folders of runs, not traces."""
+    return any(path.suffix == ".jsonl" or [*path.glob("**/*.jsonl")] for path in paths)
 
 
 def read_own_steps(paths: Sequence[Path], arguments: argparse.Namespace) -> list[Bill]:
@@ -36,7 +38,7 @@ def read_own_steps(paths: Sequence[Path], arguments: argparse.Namespace) -> list
         raise ResultError("breakdown reads one run at a time, or the traces of all ranks")
     if arguments.one:
         raise ResultError("--one stands beside traces or --two, not beside a run of ours")
-    result = read(paths[0])
+    result = read_newest(paths[0], attrgetter("traced"))
     path, run = result.path, result.run
     if run.benchmark not in COMMANDS:
         raise ResultError(
@@ -95,7 +97,7 @@ def bill_of(result: Result, traced: TracedSteps, arguments: argparse.Namespace) 
         call.next_step = "trace more steps: give the run more --max-time"
     notes = [
         f"{machine(result)}.",
-        f"Notes of the time make a step {number(traced.slowdown)} times as long.",
+        f"Timestamps make a step {number(traced.slowdown)} times as long.",
         UNTOLD,
         SCOPE,
     ]

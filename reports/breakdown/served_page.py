@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reports.breakdown.bars import Bar, bars_html
+from reports.breakdown.breakdown_page import cell
 from reports.breakdown.served import Served
 from reports.breakdown.text import figures
 from reports.kit.page import Banner, Page, Section
@@ -29,7 +30,7 @@ def served_bars(served: Served) -> list[Bar]:
             parts_ms = {UNDIVIDED: ideal_ms, "calls alone": alone_ms, "the rest": rest_ms}
     return [
         Bar(one_name(served), {UNDIVIDED: one_ms}),
-        Bar(f"ideal: 1/{served.gpus} of it", {UNDIVIDED: ideal_ms}),
+        Bar(f"the ideal, 1/{served.gpus} of it", {UNDIVIDED: ideal_ms}),
         Bar(f"{served.gpus} by tensor", parts_ms),
     ]
 
@@ -47,7 +48,7 @@ def served_page(served: Served, bars: Sequence[Bar]) -> Page:
         Section("A step", [bars_html(bars)], rows=served_rows(served)),
         Section("What it means", others),
         Section("What the files do not say", [f"Unknown: {text}." for text in served.asked]),
-        Section("Noticed", served.notes),
+        Section("Noticed", [cell(note[:1].upper() + note[1:]) for note in served.notes]),
     ]
     banner = Banner(
         f"{served.gain:.2f}x", sentence, [title], "unsure" if served.is_undecided else role

@@ -1,10 +1,12 @@
 """What a bill says: its finding, its rows, its sentences, and its fields of JSON."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from reports.breakdown.bars import LEAST_MS
 from reports.breakdown.bill import Bill, CallBill
 from reports.breakdown.halves import halves_fields
 from reports.breakdown.step_parts import PARTS
@@ -15,6 +17,7 @@ from wiretax.record.stats import Interval
 
 MOST_RANKS = 2  # whose waiting stands in a row; of more the ends
 MOST_LETTERS = 16  # of a group's name
+LATE_IDLES = 2  # times as long as any other rank: its idle time is why it comes late
 NOTABLE = 0.1  # below this share of a step no part but compute is the finding
 
 
@@ -34,22 +37,41 @@ def finding(bill: Bill) -> str:
     n_calls = [call.n_calls for call in bill.calls]
     mean_us = np.average([call.transport_us[0] for call in bill.calls], weights=n_calls)
     why = {
-        "transport": f"{number(sum(n_calls) / bill.parts.n_steps)} calls of {number(mean_us)} us",
+        "transport": f"{per_step(sum(n_calls), bill)} calls of {number(mean_us)} us",
         "waiting": late_text(bill),
         "overlap": "calls run beside other work",
-        "idle": "the device has nothing to run",
+        "idle": idle_text(bill),
     }
     return f"{text}: {why[part]}" if part in why else text
 
 
 def late_text(bill: Bill) -> str:
     """`rank 1 comes last in 98 % of calls, by 45.1 us`: by the mean wait of the other ranks."""
+    costly = costliest(bill)[0]
+    if costly.verdict == "waiting" and not costly.late_ranks:
+        return "no single rank holds the others up"
     weights = [call.n_calls for call in bill.calls]
     last = np.average([call.last_share for call in bill.calls], axis=0, weights=weights)
     waits_us = [sum(us[0] for us in call.waiting_us) for call in bill.calls]
     by_us = np.average(waits_us, weights=weights) / max(len(bill.ranks) - 1, 1)
     rank = bill.ranks[int(last.argmax())]
     return f"rank {rank} comes last in {100 * last.max():.0f} % of calls, by {number(by_us)} us"
+
+
+def idle_text(bill: Bill) -> str:
+    """Whose device idles, if it is that of ranks for which the others wait."""
+    late = [bill.ranks.index(rank) for call in bill.calls for rank in call.late_ranks]
+    idle_us = bill.parts.us["idle"].sum(axis=1)
+    if late and idle_us[late].min() > LATE_IDLES * np.delete(idle_us, late).max(initial=0.0):
+        ranks = some([*dict.fromkeys(f"rank {bill.ranks[place]}" for place in late)])
+        return f"the device of {ranks} has nothing to run, and the others wait for it"
+    return "the device has nothing to run"
+
+
+def per_step(n_calls: int, bill: Bill) -> str:
+    """The calls of a step; `64`, and a mean as `63.5`."""
+    mean = n_calls / bill.parts.n_steps
+    return f"{mean:.0f}" if mean.is_integer() else number(mean)
 
 
 def facts(bill: Bill) -> list[str]:
@@ -84,8 +106,9 @@ def call_rows(bill: Bill) -> list[dict[str, str]]:
     return [
         {
             "call": names[id(call)],
-            "a step": number(call.n_calls / bill.parts.n_steps),
-            "transport us": ("<= " if call.is_bound else "") + interval_text(call.transport_us),
+            "calls\na step": per_step(call.n_calls, bill),
+            "transport\nus [95 %]": ("<= " if call.is_bound else "")
+            + interval_text(call.transport_us),
             "alone\nus": number(call.alone.us[0]) if call.alone else "-",
             "waiting us\nby rank": waiting_text(call),
             "verdict": call.verdict,
@@ -109,14 +132,29 @@ def next_steps(bill: Bill) -> list[str]:
     steps = []
     for verdict, own in grouped(costliest(bill), lambda call: call.verdict).items():
         whose = some([names[id(call)] for call in own])
-        steps.append(f"{verdict} ({whose}): {own[0].why}. Next: {own[0].next_step}.")
+        why = f"of the first, {own[0].why}" if len(own) > 1 else own[0].why
+        steps.append(f"{verdict} ({whose}): {why}. Next: {own[0].next_step}.")
     us = bill.parts.hidden_at_most()
     if us and us[0] > 0:
         share = us[0] / (bill.parts.whole()[0] or 1.0)  # of an empty step
-        saved = f"save a step at most {ms_text(us, True)} ms, {share:.1%} of it"
-        steps.append(f"Calls beside the compute that follows them would {saved}.")
+        saved = f"{ms_text(us, True)} ms, {100 * share:.1f} %, of a step"
+        steps.append(
+            f"If each call ran beside the compute after it, that would save at most {saved}."
+        )
     sources = dict.fromkeys(call.alone.source for call in bill.calls if call.alone)
-    return steps + [f"alone: {source}." for source in sources]
+    return steps + [f"Alone: {source}." for source in sources]
+
+
+def noticed(bill: Bill) -> list[str]:
+    """The notes, without those whose command a next step has."""
+    advised = {command_at_end(step)[1] for step in next_steps(bill)} - {""}
+    return [note for note in bill.notes if command_at_end(note)[1] not in advised]
+
+
+def command_at_end(sentence: str) -> tuple[str, str]:
+    """The words before the command that a sentence ends with, and the command, or an empty one."""
+    found = re.search(r" `([^`]+)`\.?$", sentence)
+    return (sentence[: found.start()], found[1]) if found else (sentence, "")
 
 
 def names_of(calls: Sequence[CallBill], has_size: bool = True) -> dict[int, str]:
@@ -157,7 +195,7 @@ def percent(bill: Bill, part: str) -> str:
 
 def ms_text(us: Interval, has_ends: bool = False) -> str:
     """An interval in us, in ms, with or without its ends."""
-    if not us[0]:
+    if us[0] < 1e3 * LEAST_MS:
         return "0"
     middle, low, high = (None if each is None else each / 1e3 for each in us)
     return interval_text((middle or 0.0, low, high)) if has_ends else number(middle)

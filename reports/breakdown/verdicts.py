@@ -25,17 +25,17 @@ LATE = 0.5  # of what the others wait: ranks that are later by more than this ar
 # What a late rank does longer than the others, by the parts of a step.
 CAUSES = "compute", "idle"
 NEXT_STEPS = {
-    "transfer": "make fewer or smaller calls, or faster ones; `{reports} advise` compares splits, "
+    "transfer": "make fewer or smaller calls, or faster ones; {reports} advise compares splits, "
     "and this the algorithms: `{measure}`",
-    "transfer, alone unknown": "measure the same call alone and add `--run alone`, which tells a "
+    "transfer, alone unknown": "measure the same call alone and add --run alone, which tells a "
     "slow call from a slow wire: `{measure} --out alone`",
     "transfer, no all-reduce": "measure the same call alone, which tells a slow call from a slow "
     "wire: `{measure}`",
     "slower than alone": "find what the call alone has not: other traffic on the link, another "
     "protocol (NCCL_DEBUG=INFO names it), kernels beside it, whose cost this measures: "
     "`{footprint}`",
-    "waiting": "find out why {late} late: `{doctor}` compares clocks and power caps, `--one TRACE` "
-    "kernels; what a late rank costs is measured by: `{measure} --arrival-skew {late_us}us`",
+    "waiting": "find out why {late} late: {doctor} compares clocks and power caps; this "
+    "measures what a late rank costs: `{measure} --arrival-skew {late_us}us`",
     "waiting, host": "find out why {late} late: what else runs on its host's cores, and whether "
     "its threads are pinned; or replay decode from a graph",
     "waiting, early": "share the work out more evenly: a trace shows which kernels {early} not",
@@ -43,7 +43,7 @@ NEXT_STEPS = {
     "as threads that are not pinned or launches without a graph",
     "launch": "replay decode from a graph that contains the calls: vLLM without --enforce-eager, "
     "cudagraph_mode FULL_DECODE_ONLY; SGLang without --disable-cuda-graph",
-    "mixed": "begin with the largest part; `{doctor}` shows links, clocks and power caps",
+    "mixed": "begin with the largest part; {doctor} shows links, clocks and power caps",
     "inconclusive": "profile more steps",
     "bound": "trace all ranks: the one that comes last shows the transport",
 }

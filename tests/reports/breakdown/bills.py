@@ -29,6 +29,7 @@ def call_bill(size_bytes=16384, **changed):
         "last_share": [0.02, 0.98],
         "alone": Alone((31.2, 30.0, 32.0), "this run"),
         "verdict": "waiting",
+        "late_ranks": [1],
     }
     return CallBill(size_bytes=size_bytes, **values | changed)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from reports.breakdown.breakdown_page import bill_text
-from reports.breakdown.text import bill_fields, call_rows, finding, names_of
+from reports.breakdown.text import bill_fields, call_rows, finding, ms_text, names_of
 from tests.reports.breakdown.bills import (
     STEP_MS,
     call_bill,
@@ -27,10 +27,41 @@ def test_the_first_line_names_the_part_the_rank_and_the_time():
 
 def test_the_late_rank_has_its_own_number_and_the_weight_of_its_calls():
     """Traces of ranks 6 and 7: places in a list would accuse rank 0 or 1."""
-    rare = call_bill(n_calls=10, last_share=[1.0, 0.0])
+    rare = call_bill(n_calls=10, last_share=[1.0, 0.0], late_ranks=[7])
     assert "rank 7 comes last in 97 % of calls" in finding(
-        two_cards(ranks=[6, 7], calls=[rare, call_bill()])
+        two_cards(ranks=[6, 7], calls=[rare, call_bill(late_ranks=[7])])
     )
+
+
+def test_ranks_that_are_late_by_turns_are_not_blamed_in_the_first_line():
+    call = call_bill(last_share=[0.45, 0.55], late_ranks=[])
+    assert finding(two_cards(calls=[call])).endswith("no single rank holds the others up")
+
+
+def test_idle_time_of_a_late_rank_is_its_own():
+    parts = step_parts(compute=9, waiting=3)
+    parts.us["idle"][1] = 12e3
+    said = "idle: the device of rank 1 has nothing to run, and the others wait for it"
+    assert said in finding(two_cards(parts=parts))
+
+
+def test_a_command_stands_on_a_line_of_its_own_and_once():
+    command = "mpirun -n 2 python -m bench.allreduce -b 5760 -e 5760 --out alone"
+    call = call_bill(next_step=f"measure the same call alone: `{command}`")
+    note = f"An all-reduce of 5.62 KiB alone: none is published: `{command}`."
+    lines = bill_text(two_cards(calls=[call], notes=[note])).splitlines()
+    assert [line for line in lines if command in line] == [f"  {command}"]
+
+
+def test_kinds_that_share_a_verdict_do_not_share_the_firsts_figures():
+    why = "a call takes 35.1 us of transport"
+    kinds = [call_bill(why=why), call_bill(32768, n_calls=9, why="another")]
+    text = " ".join(bill_text(two_cards(calls=kinds)).split())
+    assert f"waiting (all_reduce 16 KiB, all_reduce 32 KiB): of the first, {why}." in text
+
+
+def test_less_than_a_nanosecond_of_a_part_is_nothing():
+    assert ms_text((5.7e-4, 4e-4, 7e-4), True) == "0"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +88,7 @@ def test_one_ranks_trace_claims_bounds_and_blames_nobody():
         == "at least 24 % of a step of 15.0 ms is waiting, as far as traces of 1 of the ranks tell"
     )
     (row,) = call_rows(alone)
-    assert row["transport us"].startswith("<= 35.1")
+    assert row["transport\nus [95 %]"].startswith("<= 35.1")
     assert row["waiting us\nby rank"] == ">= 45.1"
 
 
@@ -116,7 +147,7 @@ def test_of_many_kinds_the_costliest_stand_and_the_rest_is_counted():
     assert "1 KiB" in shown[0]  # they have the most calls
     n_calls = [call.n_calls for call in many_kinds().calls]
     share = 100 * sum(n_calls[10:]) / sum(n_calls)
-    said = f"30 more kinds of calls, {share:.1f} % of the time of all calls, stand in --json"
+    said = f"30 more kinds of calls, {share:.1f} % of the time of all calls, are in --json"
     assert said in " ".join(text.split())
     assert "waiting (all_reduce 1 KiB, all_reduce 2 KiB, all_reduce 4 KiB and 37 more)" in " ".join(
         text.split()

@@ -87,7 +87,7 @@ def test_the_text_says_what_splitting_loses(tmp_path, traces, capsys):
     )
     said = " ".join(capsys.readouterr().out.split())
     assert "us a step that no wire explains: gemm_128 5.35 us, norm 3.17 us" in said
-    assert "not divided at all: norm, sample" in said
+    assert "Not divided at all: norm, sample" in said
     assert "gemm_128 70.7 40.7 5.35 [" in said
 
 
@@ -105,9 +105,9 @@ def test_a_kernel_without_a_pair_is_told(tmp_path, traces, capsys):
     lone = {tuple(each["one"]) for each in bill["halves"]["kernels"] if not each["split"]}
     assert lone == {("embed",), ("rotate",)}
     notes = " ".join(bill["notes"])
-    assert "a step has 7 kernels on one card and 5 on a rank" in notes
+    assert "A step has 7 kernels on one card and 5 on a rank" in notes
     assert (
-        "without a pair are kernels of 7.70 us a step on one card and of 0.00 us on a rank" in notes
+        "Without a pair are kernels of 7.70 us a step on one card and of 0.00 us on a rank" in notes
     )
 
 

@@ -83,9 +83,11 @@ def test_a_run_gives_the_bill_of_each_split_as_traces_do(tmp_path, capsys):
     assert [split["calls"][0]["by"] for split in told["splits"]] == ["Wiretax", "MPICH 5.0.2"]
     _, printed, _ = breakdown(capsys, path)
     said = " ".join(printed.split())
-    assert "save a step at most 0.45 [0.45 0.45] ms, 25.0% of it" in said
+    assert "would save at most 0.45 [0.45 0.45] ms, 25.0 %, of a step" in said
     assert "gemv_allreduce, which was faster, has the call inside its kernel" in said
-    assert "Notes of the time make a step 1.03 times as long" in said
+    assert "Timestamps make a step 1.03 times as long" in said
+    assert said.count("An engine's step has more compute") == 1, "not again for each split"
+    assert bill(capsys, tmp_path) == told, "a folder is its newest run"
     assert max(map(len, printed.splitlines())) <= 80
 
 

@@ -212,7 +212,7 @@ def test_the_text_says_what_it_would_take_and_what_the_files_do_not_say(bill):
         "would be even qwen3-8b on 2 cards",
         "In it too: the gather of the logits, 148.4 KiB from each card once a step.",
         "Unknown: how the engine launched a step, where a graph's calls cost less: --replay graph",
-        "no interval: it needs 3 results a side",
+        "No interval: it needs 3 results a side",
     )
     shorter = bill([vllm(1e3 / 34.4)], [vllm(1e3 / 69.1)])[1]
     told(shorter, "a call, as implied -0.86", "The step became shorter than its share")

@@ -17,10 +17,10 @@ ROLES = {
     "waiting": "line-1",
     "idle": "quiet",
     # Of served figures, which do not tell the parts above:
-    "compute and idle": "line-4",
+    "compute and idle": "ours",
     "calls, implied": "line-5",
     "calls alone": "line-3",  # a wire, as transport
-    "the rest": "bound",
+    "the rest": "quiet",
 }
 LETTER = 0.018  # of the longest step, in the narrowest picture: a name fits, or the legend has it
 LEAST_MS = 1e-6  # the ns that traces count; less of a part is rounding

@@ -26,7 +26,7 @@ from reports.breakdown.text import (
     part_rows,
 )
 from reports.kit.chart import chart_of
-from reports.kit.page import Banner, Cell, Page, Section, command_after
+from reports.kit.page import Banner, Cell, Page, Section, command_cell
 from reports.tables.figure import DrawnLine, figure
 from reports.tables.plot import PANEL_IN, Quantity, draw_against_size, span_of
 from reports.tables.sentences import counted, lay_out, plain_table
@@ -88,7 +88,7 @@ def sections_of(bill: Bill, bars: Sequence[Bar]) -> list[Section]:
 def cell(sentence: str) -> Cell:
     """The command at its end as it is typed."""
     words, command = command_at_end(sentence)
-    return command_after(words, command) if command else words
+    return [words, command_cell(command)] if command else words
 
 
 def text_of(page: Page, more: Sequence[str] = ()) -> str:

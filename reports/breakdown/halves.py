@@ -200,10 +200,11 @@ def sentences(halves: Halves, one: int, split: int) -> list[str]:
     whole = dict.fromkeys(short(each.one[0]) for each in halves.paired if not each.is_divided)
     said = [
         f"Splitting loses {interval_text(halves.excess_us)} us a step that no wire explains: "
-        f"{some(most)}"
+        f"{some(most)}."
         if halves.excess_us[0] > 0
         else "Splitting loses nothing but calls: a rank's kernels take no more than their share"
         + (", if the steps are alike" if one != split else "")
+        + "."
     ]
     if whole:
         said.append(f"Not divided at all: {some([*whole])}.")

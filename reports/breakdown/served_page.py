@@ -12,7 +12,7 @@ from reports.kit.page import Banner, Page, Section
 from reports.tables.sentences import interval_text, number, size_text
 
 UNDIVIDED = "compute and idle"
-REST = "launch, waiting for the later card, smaller kernels"
+REST = "launch, waiting, smaller kernels"
 
 
 def served_bars(served: Served) -> list[Bar]:
@@ -48,7 +48,10 @@ def served_page(served: Served, bars: Sequence[Bar]) -> Page:
         Section("A step", [bars_html(bars)], rows=served_rows(served)),
         Section("What it means", others),
         Section("What the files do not say", [f"Unknown: {text}." for text in served.asked]),
-        Section("Noticed", [cell(note[:1].upper() + note[1:]) for note in served.notes]),
+        Section(
+            "Noticed",
+            [cell(f"{note[:1].upper()}{note[1:].removesuffix('.')}.") for note in served.notes],
+        ),
     ]
     banner = Banner(
         f"{served.gain:.2f}x", sentence, [title], "unsure" if served.is_undecided else role

@@ -180,7 +180,7 @@ def test_what_a_call_costs_beyond_the_call_alone_has_a_name(bill, fields, monkey
         bill(*sides)[1],
         "a call alone 16.6 [16.0 17.0]",
         "Alone: a graph of calls.",
-        "the rest: launch, waiting for the later card, smaller kernels 8.83",
+        "the rest: launch, waiting, smaller kernels 8.83",
         "With calls as cheap as alone it would be 1.80 x.",
     )
 

@@ -33,23 +33,18 @@ ALIKE = 1.1  # streams at once, and tokens of a step, whose ratio is below this
 
 @dataclass
 class Served:
-    """Steps and calls in us, with 95 % intervals. `ideal_us` is the step of one over `gpus`,
-    `later_us` how much longer the step of two is, and `even_us` the cost of a call at which both
-    are equally fast. A step makes `tokens_a_step` for a stream, and a step of one `tokens_of_one`.
-    Once a step each card also sends `gather_bytes` of logits, in engines that gather them. Sizes
-    are 0 where the streams are unknown, which are NaN then. `asked` are questions that the files
-    leave open."""
+    """Steps in us of one card, or of cards by layer, and of `gpus` cards by tensor, from which the
+    rest follows, with 95 % intervals. A step makes `tokens_a_step` for a stream, and a step of one
+    `tokens_of_one`. Once a step each card also sends `gather_bytes` of logits, in engines that
+    gather them. Sizes are 0 where the streams are unknown, which are NaN then. `asked` are
+    questions that the files leave open."""
 
     model: str
     engine: str
     gpus: int
     by_layer: bool
-    step_one_us: Interval
-    ideal_us: Interval
-    step_two_us: Interval
-    later_us: Interval
-    implied_us: Interval
-    even_us: float
+    ones_us: Sequence[float]
+    twos_us: Sequence[float]
     n_calls: int
     size_bytes: int
     gather_bytes: int
@@ -61,6 +56,33 @@ class Served:
     alone: Alone | None = None
 
     @property
+    def step_one_us(self) -> Interval:
+        return weighted((1, self.ones_us))
+
+    @property
+    def ideal_us(self) -> Interval:
+        """Of one card's step the share of each card."""
+        return weighted((1 / self.gpus, self.ones_us))
+
+    @property
+    def step_two_us(self) -> Interval:
+        return weighted((1, self.twos_us))
+
+    @property
+    def implied_us(self) -> Interval:
+        """What each call adds to the ideal step."""
+        n = self.n_calls
+        us = implied_us(self.step_two_us[0], self.step_one_us[0], self.gpus, n)
+        _, low, high = weighted((1 / n, self.twos_us), (-1 / self.gpus / n, self.ones_us))
+        return us, low, high
+
+    @property
+    def even_us(self) -> float:
+        """The cost of a call at which both steps are equally long."""
+        one_us = self.step_one_us[0]
+        return implied_us(one_us, one_us, self.gpus, self.n_calls)
+
+    @property
     def gain(self) -> float:
         """How many times as fast the cards decode by tensor."""
         steps = self.step_one_us[0] / self.step_two_us[0]
@@ -68,7 +90,8 @@ class Served:
 
     @property
     def is_undecided(self) -> bool:
-        _, low, high = self.later_us
+        """Whether either step may be the longer one."""
+        _, low, high = weighted((1, self.twos_us), (-1, self.ones_us))
         return low is not None and high is not None and low < 0 < high
 
     @property
@@ -129,10 +152,7 @@ def read_served(arguments: argparse.Namespace) -> Served:
     check_sides(one, two, arguments.gpus)
     model = transformer_of(two[0], arguments)
     gpus, engine = arguments.gpus, two[0].engine
-    usual = calls_of_step(model, engine)
-    n_calls = arguments.calls or usual
-    (ones_us, twos_us), notes = values_of(one, two)
-    one_us, two_us = float(np.mean(ones_us)), float(np.mean(twos_us))
+    usual_calls = calls_of_step(model, engine)
     streams, computed, made = (
         float(np.mean([getattr(each, name) for each in two]))
         for name in ("streams", "computed", "tokens")
@@ -140,8 +160,10 @@ def read_served(arguments: argparse.Namespace) -> Served:
     tokens = 0.0 if np.isnan(streams * computed) else streams * computed
     if tokens > MOST_STEP_TOKENS:
         raise ResultError(f"{two[0].path}: no engine computes {tokens:.3g} tokens in a step")
-    gathered_bytes = ceil(model.vocab / gpus) * ELEMENT_BYTES if usual > model.all_reduces else 0
-    replay = arguments.replay or two[0].replay
+    gather_bytes = 0
+    if usual_calls > model.all_reduces:  # an engine that splits the embeddings, and so the logits
+        gather_bytes = round(ceil(model.vocab / gpus) * ELEMENT_BYTES * tokens)
+    replay = arguments.replay or two[0].load.get("launches")
     asked = list(dict.fromkeys(text for each in (*one, *two) for text in each.asked))
     if not replay:
         asked.append(
@@ -152,30 +174,32 @@ def read_served(arguments: argparse.Namespace) -> Served:
         model.name,
         engine,
         gpus,
-        by_layer=one[0].split == "layer",
-        step_one_us=with_interval(one_us, (1, ones_us)),
-        ideal_us=with_interval(one_us / gpus, (1 / gpus, ones_us)),
-        step_two_us=with_interval(two_us, (1, twos_us)),
-        later_us=with_interval(two_us - one_us, (1, twos_us), (1, ones_us)),
-        implied_us=with_interval(
-            implied_us(two_us, one_us, gpus, n_calls),
-            (1 / n_calls, twos_us),
-            (1 / gpus / n_calls, ones_us),
-        ),
-        even_us=implied_us(one_us, one_us, gpus, n_calls),
-        n_calls=n_calls,
+        one[0].split == "layer",
+        [each.step_us for each in one],
+        [each.step_us for each in two],
+        n_calls=arguments.calls or usual_calls,
         size_bytes=model.all_reduce_bytes(tokens),
-        gather_bytes=round(gathered_bytes * tokens),
+        gather_bytes=gather_bytes,
         streams=streams,
         tokens_a_step=made,
         tokens_of_one=float(np.mean([each.tokens for each in one])),
         asked=asked,
-        notes=notes,
+        notes=notes_on(one, two),
     )
-    if size_bytes := served.size_bytes:
-        us = served.implied_us
-        call = CallBill("all_reduce", engine, size_bytes, "", 0, n_calls, us, False, [], [])
-        call.is_graph = {"graph": True, "eager": False}.get(replay or "")
+    if served.size_bytes:
+        call = CallBill(
+            "all_reduce",
+            engine,
+            served.size_bytes,
+            group="",
+            stream=0,
+            n_calls=served.n_calls,
+            transport_us=served.implied_us,
+            is_bound=False,
+            waiting_us=[],
+            last_share=[],
+            is_graph=replay == "graph" if replay else None,
+        )
         baseline = baseline_of(arguments, {gpus})
         served.alone = alone_of(call, gpus, baseline)
         served.notes += baseline.notes
@@ -202,12 +226,6 @@ def check_sides(one: Sequence[ServedResult], two: Sequence[ServedResult], gpus: 
                     f"{first.path} and {each.path} are not of one load: {name} "
                     f"{values[0] or 'unset'} and {values[1] or 'unset'}"
                 )
-        if each.replay != first.replay:
-            raise ResultError(
-                f"{first.path} and {each.path}: one decodes from a graph, the other does not"
-            )
-        if (each.tokens > 1) != (first.tokens > 1):
-            raise ResultError(f"{first.path} and {each.path}: a drafter ran in one of them alone")
     for each in one:
         if each.split in BY_TENSOR or (each.gpus or 1) > 1:
             raise ResultError(f"{each.path} is by tensor: --one is of one card, or by layer")
@@ -233,11 +251,8 @@ def transformer_of(result: ServedResult, arguments: argparse.Namespace) -> Trans
     return model
 
 
-def values_of(
-    one: Sequence[ServedResult], two: Sequence[ServedResult]
-) -> tuple[list[list[float]], list[str]]:
-    """The steps in us of each side, a value a result; or of all repetitions, if results are fewer
-    than an interval needs. And what they are, with all other notes."""
+def notes_on(one: Sequence[ServedResult], two: Sequence[ServedResult]) -> list[str]:
+    """What was noticed in the results, and what their intervals are."""
     notes = list(dict.fromkeys(note for each in (*one, *two) for note in each.notes))
     fewer, more = sorted(float(np.mean([each.streams for each in side])) for side in (one, two))
     if more > ALIKE * fewer:
@@ -251,27 +266,26 @@ def values_of(
             f"the drafters differ: a step makes {made[0]:.2f} and {made[1]:.2f} tokens for a "
             "stream, so that tokens gain otherwise than steps"
         )
-    results = [[float(np.mean(each.steps_us)) for each in side] for side in (one, two)]
-    samples = [[us for each in side for us in each.steps_us] for side in (one, two)]
-    if min(map(len, results)) >= LEAST_RESULTS:
+    if min(len(one), len(two)) < LEAST_RESULTS:
+        notes.append(
+            f"no interval: it needs {LEAST_RESULTS} results a side, each of its own launch"
+        )
+    else:
         notes.append("intervals are over results, each of which should be of its own launch")
-        return results, notes
-    if min(map(len, samples)) >= LEAST_RESULTS:
-        notes.append("intervals are over repetitions in a launch: launches differ by more")
-        return samples, notes
-    notes.append(f"no interval: it needs {LEAST_RESULTS} results a side, each of its own launch")
-    return results, notes
+    return notes
 
 
-def with_interval(middle: float, *terms: tuple[float, Sequence[float]]) -> Interval:
+def weighted(*terms: tuple[float, Sequence[float]]) -> Interval:
     """A weighted sum of means of independent values with its 95 % interval, by Welch's degrees of
     freedom (Biometrika 34, 1947), which a mean of fewer than LEAST_RESULTS has not."""
+    middle = sum(weight * float(np.mean(values)) for weight, values in terms)
     if min(len(values) for _, values in terms) < LEAST_RESULTS:
         return middle, None, None
     variances = [
         weight**2 * float(np.var(values, ddof=1)) / len(values) for weight, values in terms
     ]
-    if not (total := sum(variances)):
+    total = sum(variances)
+    if not total:
         return middle, middle, middle
     each = zip(variances, terms, strict=True)
     freedom = total**2 / sum(variance**2 / (len(values) - 1) for variance, (_, values) in each)

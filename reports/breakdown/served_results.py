@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import nan
 from operator import attrgetter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -66,17 +67,16 @@ class Said(msgspec.Struct):
 @dataclass
 class ServedResult:
     """A run of a bench. `engine` is what served, as far as the file tells; `load` must be alike on
-    both sides; `steps_us` are of its repetitions, or one. Of a stream a step makes `tokens` and
-    computes `computed`, those that a drafter proposed included; `streams` is how many decode at
-    once, NaN if that is unknown. `asked` are questions, `notes` sentences."""
+    both sides. Of a stream a step makes `tokens` and computes `computed`, those that a drafter
+    proposed included; `streams` is how many decode at once, NaN if that is unknown. `asked` are
+    questions, `notes` sentences."""
 
     path: Path
     engine: str
     load: dict[str, str]
-    steps_us: list[float]
+    step_us: float = 0.0
     split: str = ""
     gpus: int | None = None
-    replay: str = ""
     tokens: float = 1.0
     computed: float = 1.0
     streams: float = 1.0
@@ -126,11 +126,11 @@ def result_of(
     engine = case["algorithm"]
     if engine.startswith("openai"):  # the protocol of the client, not the server
         engine = test.format
-    result = ServedResult(path, engine, load, [], split, server.tp_size, notes=[*test.notes])
     if server.disable_cuda_graph is not None:
-        result.replay = "eager" if server.disable_cuda_graph else "graph"
+        load["launches"] = "eager" if server.disable_cuda_graph else "graph"
+    result = ServedResult(path, engine, load, split=split, gpus=server.tp_size, notes=[*test.notes])
     if test.format == "llama-bench":
-        result.steps_us = [row.block.time_us / said.n_gen for row in rows]
+        result.step_us = fmean(row.block.time_us for row in rows) / said.n_gen
         cards = said.gpu_info.split(",") if said.devices == "auto" else said.devices.split("/")
         if split == "layer" and len(cards) == 1:
             result.split = "none"  # the only card has all layers
@@ -152,7 +152,7 @@ def of_batches(
     result.tokens = arguments.tokens_a_step or 1.0
     set_computed(result, Said(), arguments)
     steps = arguments.output_len / result.tokens
-    result.steps_us = [row.block.time_us / steps for row in rows]
+    result.step_us = fmean(row.block.time_us for row in rows) / steps
     result.streams = arguments.batch_size or nan
     result.notes.append("steps are of vllm bench latency: each has its share of the prompt's time")
     if not arguments.batch_size:
@@ -186,7 +186,8 @@ def of_requests(
     if not 1 <= result.tokens <= MOST_TOKENS:
         raise ResultError(f"{result.path}: a step makes {result.tokens:g} tokens, not 1 or more")
     set_computed(result, said, arguments)
-    result.steps_us = [times_us["tpot"] * result.tokens]
+    result.load["drafter"] = "yes" if result.tokens > 1 else "no"
+    result.step_us = times_us["tpot"] * result.tokens
 
     # By Little's law: each token keeps its stream in decode for one tpot.
     busy = said.total_output_tokens * token_us / (1e6 * said.duration) if said.duration else 1.0

@@ -114,12 +114,8 @@ def test_served_figures_have_the_same_page_with_what_calls_cost():
         "vLLM",
         2,
         by_layer=False,
-        step_one_us=(20e3, None, None),
-        ideal_us=(10e3, None, None),
-        step_two_us=(16e3, None, None),
-        later_us=(-4e3, None, None),
-        implied_us=(60.0, None, None),
-        even_us=100.0,
+        ones_us=[20e3],
+        twos_us=[16e3],
         n_calls=100,
         size_bytes=16384,
         gather_bytes=0,
@@ -137,7 +133,7 @@ def test_served_figures_have_the_same_page_with_what_calls_cost():
     html = to_html(served_page(served, bars))
     assert "1.25×" in html
     assert "Unknown: eager or from a graph." in html
-    served.step_two_us = (8e3, None, None)  # shorter than the ideal
+    served.twos_us = [8e3]  # shorter than the ideal
     assert served_bars(served)[2].texts == {UNDIVIDED: f"{UNDIVIDED} 8.00 ms (100 %)"}
 
 

@@ -52,8 +52,8 @@ class Bill:
     figures these are; `notes` are what was noticed, each a sentence. `tokens` are those of a step,
     None if the traces do not say; `steps_by` is how they were found, in words. `one` are the parts
     of the same step on one card, of which each of `gpus` should take its share; `halves` compares
-    the kernels. `untold` are parts that nobody could tell from compute. `late_us`, (calls, ranks),
-    says how late each rank came at each call, None if that is unknown."""
+    the kernels. `late_us`, (calls, ranks), says how late each rank came at each call, None if that
+    is unknown."""
 
     title: str
     parts: StepParts
@@ -65,5 +65,4 @@ class Bill:
     one: StepParts | None = None
     gpus: int = 1
     halves: Halves | None = None
-    untold: list[str] = field(default_factory=list)
     late_us: Lateness | None = None

@@ -12,7 +12,6 @@ from reports.advice.expect_chart import Spread
 from reports.breakdown.bars import ROLES, Bar, bars_html, draw_bars
 from reports.breakdown.bill import Bill, CallBill
 from reports.breakdown.halves import half_rows
-from reports.breakdown.step_parts import PARTS
 from reports.breakdown.text import (
     call_rows,
     command_at_end,
@@ -44,10 +43,10 @@ QUANTITY = Quantity("Transport of a call, and the call alone", "us", attrgetter(
 
 def bars_of(bill: Bill) -> list[Bar]:
     """The step of the bill, below that of one card and its ideal share."""
-    parts = {part: bill.parts.mean(part)[0] / 1e3 for part in PARTS}
+    parts = {part: bill.parts.mean(part)[0] / 1e3 for part in bill.parts.us}
     if not bill.one:
         return [Bar(bill.title, parts)]
-    one = {part: bill.one.mean(part)[0] / 1e3 for part in PARTS}
+    one = {part: bill.one.mean(part)[0] / 1e3 for part in bill.one.us}
     ideal = {part: ms / bill.gpus for part, ms in one.items()}
     names = "one card", f"the ideal, 1/{bill.gpus} of it", f"{bill.gpus} cards"
     return [*map(Bar, names, (one, ideal, parts))]

@@ -61,48 +61,41 @@ def read_own_steps(paths: Sequence[Path], arguments: argparse.Namespace) -> list
 
 
 def bill_of(result: Result, traced: TracedSteps, arguments: argparse.Namespace) -> Bill:
-    case, ranks = result.cases[traced.case], range(len(traced.last_share))
+    case, n_ranks = result.cases[traced.case], len(traced.last_share)
     compute_us, waiting_us = np.array(traced.compute_us), np.array(traced.waiting_us)
     transport_us = np.array(traced.transport_us)
-    none_us = np.zeros_like(compute_us)
-    parts = StepParts(
-        {
-            "compute": compute_us,
-            "transport": np.broadcast_to(transport_us, compute_us.shape),
-            "waiting": waiting_us,
-            "overlap": none_us,
-            "idle": none_us,
-        },
-        np.array(traced.hideable_us),
-    )
+    us = {
+        "compute": compute_us,
+        "overlap": np.zeros_like(compute_us),
+        "transport": np.broadcast_to(transport_us, compute_us.shape),
+        "waiting": waiting_us,
+    }
+    parts = StepParts(us, np.array(traced.hideable_us))
+    call_us, wait_us = transport_us / traced.calls, waiting_us / traced.calls
     call = CallBill(
         "all_reduce",
         case.library or "Wiretax",
         case.size_bytes,
-        "",
-        0,
-        traced.calls * parts.n_steps,
-        mean_interval(transport_us / traced.calls),
-        False,
-        [mean_interval(us / traced.calls) for us in waiting_us],
-        [*traced.last_share],
+        group="",
+        stream=0,
+        n_calls=traced.calls * parts.n_steps,
+        transport_us=mean_interval(call_us),
+        is_bound=False,
+        waiting_us=[mean_interval(us) for us in wait_us],
+        last_share=[*traced.last_share],
     )
     card = next(iter(result.run.gpus), "")
-    baseline = baseline_of(arguments, {len(ranks)}, card)
+    baseline = baseline_of(arguments, {n_ranks}, card)
     if card or arguments.run or arguments.gpu:
-        call.alone = alone_of(call, len(ranks), baseline)
-    of_call = transport_us / traced.calls, waiting_us / traced.calls
-    judge(call, *of_call, None, parts, ranks, len(ranks))
+        call.alone = alone_of(call, n_ranks, baseline)
+    judge(call, call_us, wait_us, None, parts, range(n_ranks), n_ranks)
     if call.verdict == "inconclusive":
         call.next_step = "trace more steps: give the run more --max-time"
-    notes = [
-        f"{machine(result)}.",
-        f"Timestamps make a step {number(traced.slowdown)} times as long.",
-        UNTOLD,
-        SCOPE,
-    ]
+    notes = [f"{machine(result)}."]
     if (chosen := case.chosen) and not traced.form.startswith(chosen):
         inside = f"{chosen}, which was faster, has the call inside its kernel"
-        notes.insert(1, f"{inside}: these are the parts of {traced.form}.")
+        notes.append(f"{inside}: these are the parts of {traced.form}.")
+    slowdown = f"Timestamps make a step {number(traced.slowdown)} times as long."
+    notes += [slowdown, UNTOLD, SCOPE, *baseline.notes]
     title = f"{label(case)}, {traced.form}"
-    return Bill(title, parts, [call], [*ranks], notes + baseline.notes, untold=["idle"])
+    return Bill(title, parts, [call], [*range(n_ranks)], notes)

@@ -27,7 +27,8 @@ LEAST_EFFECTIVE = 3.0
 
 @dataclass
 class StepParts:
-    """The time of each part in us by rank and step, (ranks, steps), by the names of PARTS.
+    """The time of each part in us by rank and step, (ranks, steps), by the names of PARTS; a part
+    that nobody can tell is missing.
     `hidden_us`, alike, is what a step saves at most if each call runs beside the compute after it:
     of a call at most its own time without other work, and at most the compute until the next call
     or the step's end."""

@@ -24,8 +24,8 @@ NOTABLE = 0.1  # below this share of a step no part but compute is the finding
 def finding(bill: Bill) -> str:
     """The largest part of a step beside compute, and why: `41 % of a step of 12.3 ms is waiting:
     rank 1 comes last in 98 % of calls, by 45.1 us`."""
-    us = {part: bill.parts.mean(part)[0] for part in PARTS}
-    part = max(set(PARTS) - {"compute"}, key=lambda name: (us[name], name))
+    us = {part: bill.parts.mean(part)[0] for part in bill.parts.us}
+    part = max(us.keys() - {"compute"}, key=lambda name: (us[name], name))
     if us[part] < NOTABLE * sum(us.values()):
         part = "compute"
     text = f"{percent(bill, part)} % of a step of {ms_text(bill.parts.whole())} ms is {part}"
@@ -94,8 +94,7 @@ def part_rows(bill: Bill) -> list[dict[str, str]]:
             "ms [95 %]": ms_text(bill.parts.mean(part), True),
             "%": percent(bill, part),
         }
-        for part in PARTS
-        if part not in bill.untold
+        for part in bill.parts.us
     ]
     return [*rows, {"part": "step", "ms [95 %]": ms_text(bill.parts.whole(), True), "%": "100"}]
 
@@ -205,7 +204,7 @@ def bill_fields(bill: Bill) -> dict[str, Any]:
     """`calls` has figures of one call, the other figures are of one step; `intervals` has the 95 %
     interval of each by the name of its field, [low, high]."""
     spans = {"step_us": bill.parts.whole()}
-    spans |= {f"{part}_us": bill.parts.mean(part) for part in PARTS if part not in bill.untold}
+    spans |= {f"{part}_us": bill.parts.mean(part) for part in bill.parts.us}
     if hidden_us := bill.parts.hidden_at_most():
         spans["hidden_at_most_us"] = hidden_us
     return {
@@ -214,7 +213,7 @@ def bill_fields(bill: Bill) -> dict[str, Any]:
         "steps": bill.parts.n_steps,
         "tokens": bill.tokens,
         "hidden_at_most_us": None,
-        **{f"{part}_us": None for part in bill.untold},
+        **dict.fromkeys(("step_us", *(f"{part}_us" for part in PARTS))),
         **figures(spans),
         "calls": [call_fields(each) for each in bill.calls],
         "halves": halves_fields(bill.halves) if bill.halves else None,

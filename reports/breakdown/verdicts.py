@@ -86,7 +86,9 @@ def judge(
         "late": names_of(call.late_ranks, "is", "are"),
         "early": names_of([ranks[place] for place in early], "has", "have"),
     }
-    longer_us = {part: -later_by(parts.us[part].mean(axis=1), late) for part in CAUSES}
+    longer_us = {
+        part: -later_by(us.mean(axis=1), late) for part, us in parts.us.items() if part in CAUSES
+    }
     cause = max(longer_us, key=lambda part: longer_us[part])
     call.why = "; ".join([*lacks, *reasons(call, costs, late, early)])
     if late:

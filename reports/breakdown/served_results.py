@@ -149,16 +149,12 @@ def of_batches(
             f"{result.path}: vllm bench latency does not store how many tokens it generated: say "
             "--output-len N as you did to it"
         )
-    result.tokens = arguments.tokens_a_step or 1.0
-    set_computed(result, Said(), arguments)
-    steps = arguments.output_len / result.tokens
-    result.step_us = fmean(row.block.time_us for row in rows) / steps
+    set_tokens(result, Said(), arguments, is_blind=True)
+    result.step_us = fmean(row.block.time_us for row in rows) * result.tokens / arguments.output_len
     result.streams = arguments.batch_size or nan
     result.notes.append("steps are of vllm bench latency: each has its share of the prompt's time")
     if not arguments.batch_size:
         result.asked.append("the streams of vllm bench latency: --batch-size N")
-    if not arguments.tokens_a_step:
-        result.asked.append(ASK_TOKENS)
 
 
 def of_requests(
@@ -172,21 +168,14 @@ def of_requests(
         )
     token_us = 1e3 * said.mean_tpot_ms or times_us["tpot"]
     together = times_us.get("itl", 0.0) / token_us
-    told = said.spec_decode_acceptance_length or said.accept_length
-    if not (arguments.tokens_a_step or told) and together > TOGETHER:
+    if not made_of(said, arguments) and together > TOGETHER:
         raise ResultError(
             f"{result.path}: {together:.2g} tokens arrive at a time (itl / tpot): say "
             "--tokens-a-step X, those that a step makes with its drafter, or 1 without one"
         )
     # SGLang's bench divides its gaps by their tokens, and asks its server instead.
     is_blind = not said.server_info if "sglang" in result.load["bench"] else "itl" not in times_us
-    if is_blind and not (arguments.tokens_a_step or told):
-        result.asked.append(ASK_TOKENS)
-    result.tokens = arguments.tokens_a_step or told or 1.0
-    if not 1 <= result.tokens <= MOST_TOKENS:
-        raise ResultError(f"{result.path}: a step makes {result.tokens:g} tokens, not 1 or more")
-    set_computed(result, said, arguments)
-    result.load["drafter"] = "yes" if result.tokens > 1 else "no"
+    set_tokens(result, said, arguments, is_blind)
     result.step_us = times_us["tpot"] * result.tokens
 
     # By Little's law: each token keeps its stream in decode for one tpot.
@@ -199,8 +188,23 @@ def of_requests(
         )
 
 
-def set_computed(result: ServedResult, said: Said, arguments: argparse.Namespace) -> None:
-    """The tokens of a stream that a step computes, or the question how many they are."""
+def made_of(said: Said, arguments: argparse.Namespace) -> float | None:
+    """The tokens that a step makes for a stream, if anybody says so."""
+    return arguments.tokens_a_step or said.spec_decode_acceptance_length or said.accept_length
+
+
+def set_tokens(
+    result: ServedResult, said: Said, arguments: argparse.Namespace, is_blind: bool
+) -> None:
+    """The tokens of a stream that a step makes and computes, or questions how many they are.
+    `is_blind`: the times do not show whether a drafter ran."""
+    made = made_of(said, arguments)
+    if is_blind and not made:
+        result.asked.append(ASK_TOKENS)
+    result.tokens = made or 1.0
+    if not 1 <= result.tokens <= MOST_TOKENS:
+        raise ResultError(f"{result.path}: a step makes {result.tokens:g} tokens, not 1 or more")
+    result.load["drafter"] = "yes" if result.tokens > 1 else "no"
     verified = said.server_info and said.server_info.speculative_num_draft_tokens
     if arguments.draft is not None:
         result.computed = 1.0 + arguments.draft

@@ -13,7 +13,7 @@ from wiretax.record.writing import write_named
 Lateness = NDArray[np.float64]  # us, (calls, ranks)
 MOST_LATE_US = 100_000  # as of --arrival-skew
 MOST_BYTES = 50_000_000
-MOST_SHOWN = 40  # letters of a cell
+MOST_SHOWN = 40  # letters of a line
 
 
 def header(ranks: int) -> str:
@@ -33,18 +33,15 @@ def read_lateness(path: Path) -> Lateness:
 
 def row(path: Path, number: int, line: str, ranks: int) -> list[float]:
     """The us of one line."""
-    cells = line.split(",")
-    if len(cells) != ranks:
-        raise ResultError(f"{path}, line {number}: {len(cells)} cells, not {ranks}")
-    late_us = list[float]()
-    for cell in cells:
-        try:
-            late_us.append(float(cell))
-        except ValueError:
-            late_us.append(-1.0)
-        if not 0 <= late_us[-1] <= MOST_LATE_US:  # nor NaN
-            text = printable(cell[:MOST_SHOWN])
-            raise ResultError(f"{path}, line {number}: {text!r} is not 0 to {MOST_LATE_US} us")
+    try:
+        late_us = [*map(float, line.split(","))]
+    except ValueError:
+        late_us = []
+    if len(late_us) != ranks or not all(0 <= us <= MOST_LATE_US for us in late_us):  # nor NaN
+        wanted = f"{ranks} figures of 0 to {MOST_LATE_US} us"
+        raise ResultError(
+            f"{path}, line {number}: {printable(line[:MOST_SHOWN])!r} is not {wanted}"
+        )
     return late_us
 
 

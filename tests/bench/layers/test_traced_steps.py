@@ -111,11 +111,11 @@ def test_steps_are_traced_in_graphs_of_a_simulated_gpu(tmp_path):
         ("", "line 1: the header is not rank0_us,rank1_us,..."),
         ("rank1_us,rank0_us\n1,2\n", "line 1: the header is not rank0_us,rank1_us,..."),
         ("rank0_us,rank1_us\n", "has no call below its header"),
-        ("rank0_us,rank1_us\n1,2\n\n3,4\n", "line 3: 1 cells, not 2"),
-        ("rank0_us,rank1_us\n1,nan\n", "line 2: 'nan' is not 0 to 100000 us"),
-        ("rank0_us,rank1_us\n1,-2\n", "line 2: '-2' is not 0 to 100000 us"),
-        ("rank0_us,rank1_us\n100001,2\n", "line 2: '100001' is not 0 to 100000 us"),
-        ("rank0_us,rank1_us\n1,\x1b[2J\n", "line 2: '?[2J' is not 0 to 100000 us"),
+        ("rank0_us,rank1_us\n1,2\n\n3,4\n", "line 3: '' is not 2 figures of 0 to 100000 us"),
+        ("rank0_us,rank1_us\n1,nan\n", "line 2: '1,nan' is not 2 figures of 0 to 100000 us"),
+        ("rank0_us,rank1_us\n1,-2\n", "line 2: '1,-2' is not 2 figures of 0 to 100000 us"),
+        ("rank0_us,rank1_us\n100001,2\n", "line 2: '100001,2' is not 2 figures of 0 to 100000 us"),
+        ("rank0_us,rank1_us\n1,\x1b[2J\n", "line 2: '1,?[2J' is not 2 figures of 0 to 100000 us"),
     ],
 )
 def test_a_file_that_is_no_lateness_is_refused_in_one_sentence(tmp_path, content, sentence):

@@ -76,9 +76,7 @@ def trace(run: RunInProgress) -> list[TracedSteps]:
     if gathered is None:
         return []
     return [
-        TracedSteps(case=each.number, form=each.form, reason=each.reason)
-        if each.reason
-        else record_of(each, np.array([own[each.number] for own in gathered]))
+        record_of(each, np.array([own.get(each.number, []) for own in gathered]))
         for each in run.suite.traced
     ]
 
@@ -100,21 +98,23 @@ def traced_step(run: RunInProgress, traced: Traced, noted_first: bool) -> Array:
 def record_of(traced: Traced, steps_ns: Array) -> TracedSteps:
     """The parts from `traced_step` of all ranks and steps, (ranks, steps, 2 + notes); or the reason
     why they are not told."""
-    number, form, reason = traced.number, traced.form, None
+
+    def untold(reason: str) -> TracedSteps:
+        return TracedSteps(case=traced.number, form=traced.form, reason=reason)
+
+    if traced.reason:
+        return untold(traced.reason)
     if steps_ns.ndim < 3 or steps_ns.shape[1] < LEAST_STEPS:
-        reason = "time ran out: give it more --max-time"
-        return TracedSteps(case=number, form=form, reason=reason)
+        return untold("time ran out: give it more --max-time")
     noted_ns, plain_ns, notes_ns = steps_ns[..., 0], steps_ns[..., 1], steps_ns[..., 2:]
     # Of the shortest steps: a disturbance only adds time.
     slowdown = float(noted_ns.min(axis=1).mean() / plain_ns.min(axis=1).mean())
     between_ns = np.diff(notes_ns, axis=-1)
     covered = float(np.median(between_ns.sum(axis=-1) / noted_ns))
     if between_ns.min() < 0 or not LEAST_COVERED <= covered <= MOST_COVERED:
-        reason = f"the device's clock counts {covered:.2g} of a step's time"
-    elif slowdown > MOST_SLOWDOWN:
-        reason = f"a step with timestamps takes {slowdown:.2f} times as long"
-    if reason:
-        return TracedSteps(case=number, form=form, reason=reason)
+        return untold(f"the device's clock counts {covered:.2g} of a step's time")
+    if slowdown > MOST_SLOWDOWN:
+        return untold(f"a step with timestamps takes {slowdown:.2f} times as long")
     us, scale = between_ns / 1e3, traced.noted.scale
     product_us, call_us, norm_us = (us[..., part::PARTS] for part in range(PARTS))
     transport_us = call_us.min(axis=0)
@@ -124,8 +124,8 @@ def record_of(traced: Traced, steps_ns: Array) -> TracedSteps:
         return np.round(scale * part_us.sum(axis=-1), 3).tolist()  # to the nanosecond
 
     return TracedSteps(
-        case=number,
-        form=form,
+        case=traced.number,
+        form=traced.form,
         calls=round(scale * call_us.shape[-1]),
         slowdown=round(slowdown, 4),
         compute_us=of_step(product_us + norm_us),

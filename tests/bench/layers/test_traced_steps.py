@@ -25,7 +25,12 @@ def record(between_us=BETWEEN_US, steps=6, slowdown=1.02, scale=1.0, clock=1.0):
     times = np.cumsum(np.insert(np.array(between_us, float), 0, 7e6, axis=1), axis=1)
     took_us = np.sum(between_us, axis=1, keepdims=True) + 2.0
     of_ranks = np.hstack([took_us * slowdown, took_us, slowdown * clock * times])
-    traced: Any = SimpleNamespace(number=3, form="ring copied", noted=SimpleNamespace(scale=scale))
+    traced: Any = SimpleNamespace(
+        number=3,
+        form="ring copied",
+        reason=None,
+        noted=SimpleNamespace(scale=scale),
+    )
     steps_ns = 1e3 * np.repeat(of_ranks[:, None], steps, axis=1)
     return record_of(traced, steps_ns)
 

@@ -94,6 +94,6 @@ def draw_bars(axes: Any, bars: Sequence[Bar]) -> None:
     axes.set_axis_off()
     handles, labels = axes.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
-    named = {part: once[part] for part in sorted(once, key=[*ROLES, *labels].index)}
+    named = {part: once[part] for part in ROLES if part in once}
     style = {"loc": "upper center", "frameon": False, "handlelength": 1, "columnspacing": 1}
     axes.legend(named.values(), named, ncols=5, bbox_to_anchor=(0.5, 0), **style)

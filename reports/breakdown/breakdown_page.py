@@ -130,9 +130,10 @@ def lines_of(bill: Bill) -> tuple[list[DrawnLine], list[str]]:
     and the same calls alone; and sentences on the kinds that are not drawn. None for one point."""
     sized = [call for call in costliest(bill) if call.size_bytes]
     names = names_of(sized, has_size=False)
-    lines, notes = list[DrawnLine](), list[str]()
     by_name = grouped(sized, lambda call: names[id(call)])
+    lines, notes, n_drawn = list[DrawnLine](), list[str](), 0
     for name, own in [*by_name.items()][:MOST_LINES]:
+        n_drawn += len(own)
         calls = sorted(own, key=attrgetter("size_bytes"))
         inside = [Spread(call.size_bytes, span_of(call.transport_us)) for call in calls]
         lines.append(DrawnLine(name, ROLES["transport"], inside, True))
@@ -141,15 +142,10 @@ def lines_of(bill: Bill) -> tuple[list[DrawnLine], list[str]]:
             lines.append(DrawnLine(what, "library", alone, True))
     if sum(len(line.cases) for line in lines) < 2:
         return [], []
-    counts = {
-        "less cost": sum(len(own) for own in [*by_name.values()][MOST_LINES:]),
-        "unknown size": len(bill.calls) - len(sized),
-    }
-    notes += [
-        f"In the table alone: {counted(n, 'kind')} of calls of {which}."
-        for which, n in counts.items()
-        if n
-    ]
+    if n_cheap := len(sized) - n_drawn:
+        notes.append(f"In the table alone: {counted(n_cheap, 'kind')} of calls of less cost.")
+    if n_unsized := len(bill.calls) - len(sized):
+        notes.append(f"In the table alone: {counted(n_unsized, 'kind')} of calls of unknown size.")
     return lines, notes
 
 

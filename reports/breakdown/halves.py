@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from reports.breakdown.cut_steps import Steps, kind_of, steps_of
-from reports.breakdown.step_parts import mean_interval
+from reports.breakdown.step_parts import interval_fields, mean_interval
 from reports.breakdown.timeline import Floats, Timeline
 from reports.tables.sentences import interval_text, number, some
 from wiretax.common.untrusted import printable
@@ -245,16 +245,14 @@ def half_rows(halves: Halves) -> list[dict[str, str]]:
 def halves_fields(halves: Halves) -> dict[str, Any]:
     """The figures of one step."""
     return {
-        "excess_us": halves.excess_us[0],
-        "intervals": {"excess_us": halves.excess_us[1:]},
+        **interval_fields({"excess_us": halves.excess_us}),
         "kernels": [
             {
                 "one": [*map(printable, each.one)],
                 "split": [*map(printable, each.split)],
                 "one_us": each.one_us,
                 "split_us": each.split_us,
-                "excess_us": each.excess_us[0],
-                "intervals": {"excess_us": each.excess_us[1:]},
+                **interval_fields({"excess_us": each.excess_us}),
                 "is_divided": each.is_divided,
             }
             for each in halves.kernels

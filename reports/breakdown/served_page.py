@@ -7,7 +7,7 @@ from typing import Any
 from reports.breakdown.bars import Bar, bars_html
 from reports.breakdown.breakdown_page import cell
 from reports.breakdown.served import Served
-from reports.breakdown.text import figures
+from reports.breakdown.step_parts import interval_fields
 from reports.kit.page import Banner, Page, Section
 from reports.tables.sentences import interval_text, number, size_text
 
@@ -142,7 +142,7 @@ def served_fields(served: Served) -> dict[str, Any]:
         "alone_us": None,
         "rest_us": None,
         "alone_source": served.alone.source if served.alone else None,
-        **figures(spans),
+        **interval_fields(spans),
         "asked": served.asked,
         "notes": [*served.notes, *verdicts_of(served)],
     }

@@ -8,8 +8,9 @@
 | waiting | nothing but collectives, while all of them wait for a later rank |
 | idle | nothing: the host launches too late, or has no work |"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -136,3 +137,9 @@ def running(times: Floats, starts: Floats, ends: Floats) -> Booleans:
     begun = np.bincount(np.searchsorted(times, starts), minlength=len(times))
     ended = np.bincount(np.searchsorted(times, ends), minlength=len(times))
     return np.asarray(np.cumsum(begun - ended)[:-1] > 0)
+
+
+def interval_fields(spans: Mapping[str, Interval]) -> dict[str, Any]:
+    """For JSON: each figure by its name, and in `intervals` the ends of all."""
+    middles: dict[str, Any] = {name: us[0] for name, us in spans.items()}
+    return middles | {"intervals": {name: us[1:] for name, us in spans.items()}}

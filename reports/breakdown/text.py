@@ -1,7 +1,7 @@
 """What a bill says: its finding, its rows, its sentences, and its fields of JSON."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from reports.breakdown.bars import LEAST_MS
 from reports.breakdown.bill import Bill, CallBill
 from reports.breakdown.halves import halves_fields
-from reports.breakdown.step_parts import PARTS
+from reports.breakdown.step_parts import PARTS, interval_fields
 from reports.tables.sentences import counted, interval_text, number, size_text, some
 from wiretax.common.grouped import grouped
 from wiretax.common.untrusted import printable
@@ -34,15 +34,15 @@ def finding(bill: Bill) -> str:
     if part in ("transport", "waiting") and any(call.is_bound for call in bill.calls):
         bound = "at least" if part == "waiting" else "at most"
         return f"{bound} {text}, as far as traces of {len(bill.ranks)} of the ranks tell"
-    n_calls = [call.n_calls for call in bill.calls]
-    mean_us = np.average([call.transport_us[0] for call in bill.calls], weights=n_calls)
-    why = {
-        "transport": f"{per_step(sum(n_calls), bill)} calls of {number(mean_us)} us",
-        "waiting": late_text(bill),
-        "overlap": "calls run beside other work",
-        "idle": idle_text(bill),
-    }
-    return f"{text}: {why[part]}" if part in why else text
+    if part == "transport":
+        n_calls = [call.n_calls for call in bill.calls]
+        mean_us = np.average([call.transport_us[0] for call in bill.calls], weights=n_calls)
+        return f"{text}: {per_step(sum(n_calls), bill)} calls of {number(mean_us)} us"
+    if part == "waiting":
+        return f"{text}: {late_text(bill)}"
+    if part == "idle":
+        return f"{text}: {idle_text(bill)}"
+    return f"{text}: calls run beside other work" if part == "overlap" else text
 
 
 def late_text(bill: Bill) -> str:
@@ -214,7 +214,7 @@ def bill_fields(bill: Bill) -> dict[str, Any]:
         "tokens": bill.tokens,
         "hidden_at_most_us": None,
         **dict.fromkeys(("step_us", *(f"{part}_us" for part in PARTS))),
-        **figures(spans),
+        **interval_fields(spans),
         "calls": [call_fields(each) for each in bill.calls],
         "halves": halves_fields(bill.halves) if bill.halves else None,
         "notes": bill.notes,
@@ -236,7 +236,7 @@ def call_fields(call: CallBill) -> dict[str, Any]:
         "is_graph": call.is_graph,
         "alone_us": None,
         "alone_source": call.alone.source if call.alone else None,
-        **figures(spans),
+        **interval_fields(spans),
         "waiting_us": [us[0] for us in call.waiting_us],
         "waiting_intervals": [us[1:] for us in call.waiting_us],
         "idle_us": [us[0] for us in call.idle_us],
@@ -246,9 +246,3 @@ def call_fields(call: CallBill) -> dict[str, Any]:
         "why": call.why,
         "next_step": call.next_step,
     }
-
-
-def figures(spans: Mapping[str, Interval]) -> dict[str, Any]:
-    """Each figure by its name, and the intervals of all."""
-    figures: dict[str, Any] = {name: us[0] for name, us in spans.items()}
-    return figures | {"intervals": {name: us[1:] for name, us in spans.items()}}

@@ -99,8 +99,8 @@ def other_device(run: Run, device: str) -> list[str]:
 
 
 def alone_of(call: CallBill, gpus: int, baseline: Baseline) -> Alone | None:
-    """The time alone of an all-reduce of `gpus` ranks. None without one, with a sentence in
-    `baseline.notes`."""
+    """The time alone of an all-reduce of `gpus` ranks; the call gets the size of --size if it has
+    none. None without one, with a sentence in `baseline.notes`."""
     if call.collective != "all_reduce":
         return None
     call.size_bytes = call.size_bytes or baseline.size_bytes

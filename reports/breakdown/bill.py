@@ -30,13 +30,13 @@ class CallBill:
     collective: str
     by: str
     size_bytes: int
-    group: str
-    stream: int
     n_calls: int
     transport_us: Interval
-    is_bound: bool
-    waiting_us: list[Interval]
-    last_share: list[float]
+    group: str = ""
+    stream: int = 0
+    is_bound: bool = False
+    waiting_us: list[Interval] = field(default_factory=list)
+    last_share: list[float] = field(default_factory=list)
     idle_us: list[Interval] = field(default_factory=list)
     is_graph: bool | None = None
     alone: Alone | None = None

@@ -76,11 +76,8 @@ def bill_of(result: Result, traced: TracedSteps, arguments: argparse.Namespace) 
         "all_reduce",
         case.library or "Wiretax",
         case.size_bytes,
-        group="",
-        stream=0,
-        n_calls=traced.calls * parts.n_steps,
-        transport_us=mean_interval(call_us),
-        is_bound=False,
+        traced.calls * parts.n_steps,
+        mean_interval(call_us),
         waiting_us=[mean_interval(us) for us in wait_us],
         last_share=[*traced.last_share],
     )

@@ -191,13 +191,8 @@ def read_served(arguments: argparse.Namespace) -> Served:
             "all_reduce",
             engine,
             served.size_bytes,
-            group="",
-            stream=0,
-            n_calls=served.n_calls,
-            transport_us=served.implied_us,
-            is_bound=False,
-            waiting_us=[],
-            last_share=[],
+            served.n_calls,
+            served.implied_us,
             is_graph=replay == "graph" if replay else None,
         )
         baseline = baseline_of(arguments, {gpus})

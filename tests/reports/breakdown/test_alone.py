@@ -48,13 +48,8 @@ def look_up(run=None, device="", gpus=2, card=None, typed_bytes=None, **fields):
     facts: dict[str, Any] = {"collective": "all_reduce", "by": "NCCL or RCCL", "size_bytes": 16384}
     call = CallBill(
         **facts | fields,
-        group="",
-        stream=7,
         n_calls=40,
         transport_us=(40.0, 39.0, 41.0),
-        is_bound=False,
-        waiting_us=[],
-        last_share=[],
     )
     baseline = baseline_of(arguments, {gpus}, device)
     return alone_of(call, gpus, baseline), baseline.notes
@@ -273,7 +268,7 @@ def test_calls_that_are_launched_with_other_work_are_from_a_graph(launches_us, i
 def test_the_command_that_measures_a_call_has_its_size_as_the_option_takes_it(size_bytes):
     """Once it said `-b 172.8M`, which no option takes."""
     baseline = baseline_of(argparse.Namespace(run=None, gpu=None, size=size_bytes), {2})
-    call = CallBill("all_reduce", "NCCL", 0, "", 0, 40, (9.0, None, None), False, [], [])
+    call = CallBill("all_reduce", "NCCL", 0, 40, (9.0, None, None))
     assert not alone_of(call, 2, baseline)
     (typed,) = re.findall("-b ([0-9]+[KMG]?) -e", " ".join(baseline.notes))
     assert size_of(typed) == size_bytes

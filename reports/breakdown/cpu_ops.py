@@ -14,10 +14,9 @@ import numpy as np
 
 from reports.breakdown.call_messages import cut, message_of_operator
 from reports.breakdown.kernel_names import Names
-from reports.breakdown.kineto import World
-from reports.breakdown.kineto_events import Operator
+from reports.breakdown.kineto_events import Event
 from reports.breakdown.timeline import Annotation, Timeline
-from reports.breakdown.trace_json import EVENTS, values_of
+from reports.breakdown.trace_json import read_events
 from wiretax.common.grouped import grouped
 from wiretax.record.result import ResultError
 
@@ -38,15 +37,8 @@ class Span(NamedTuple):
 def read_cpu_ops(path: Path, names: Names) -> Timeline:
     """The work of a rank's CPU. Raises ResultError for a damaged trace, and for one without
     operators."""
-    spans, annotations, world = list[Span](), list[Annotation](), World()
-    try:
-        for key, value in values_of(path):
-            if key == "distributedInfo":
-                world = msgspec.convert(value, World)
-            elif key == EVENTS and value.get("cat") in ("cpu_op", "user_annotation"):
-                add(value, names, spans, annotations)
-    except ValueError as error:
-        raise ResultError(f"{path}: {error}") from None
+    spans, annotations = list[Span](), list[Annotation]()
+    facts = read_events(path, lambda event: add(event, names, spans, annotations))
     if not spans:
         raise ResultError(f"{path} has neither the work of a device nor the operators of a CPU")
     spans = outermost(spans)
@@ -61,8 +53,8 @@ def read_cpu_ops(path: Path, names: Names) -> Timeline:
         np.array([CALLS_STREAM if each.is_call else each.thread for each in spans]),
         np.array([each.size_bytes for each in spans]),
         np.zeros(len(spans), int),
-        rank=world.rank,
-        ranks=world.world_size,
+        rank=facts.distributed_info.rank,
+        ranks=facts.distributed_info.world_size,
         device="CPU",
         annotations=annotations,
     )
@@ -70,7 +62,9 @@ def read_cpu_ops(path: Path, names: Names) -> Timeline:
 
 def add(event: Any, names: Names, spans: list[Span], annotations: list[Annotation]) -> None:
     """Raises ValueError for a damaged event, and for too many."""
-    each = msgspec.convert(event, Operator)
+    if event.get("cat") not in ("cpu_op", "user_annotation"):
+        return
+    each = msgspec.convert(event, Event)
     name, end_us = cut(each.name), each.ts + each.dur
     is_call = names.known(each.name) is not None
     if event["cat"] == "user_annotation" and not is_call:

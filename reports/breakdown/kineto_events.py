@@ -1,6 +1,5 @@
 """Events of a Chrome trace as Kineto's output_json.cpp writes them, in rows of numbers."""
 
-import re
 from array import array
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -25,16 +24,13 @@ RECORD = "record_param_comms"  # the operator that has Kineto's facts of a call
 ANNOTATIONS = "user_annotation", "gpu_user_annotation"
 # Kineto repeats Intel's kernels with their counters under such names (XpuptiScopeProfilerHandlers).
 REPEATED = "metrics: "
-# Counters that tell why a rank is late: `AvgGpuCoreFrequencyMHz` of Intel's profiler, and of
-# CUPTI's samples such as `gpc__cycles_elapsed.avg.per_second`.
-CLOCKS = re.compile("frequency|power|throttl|temperature|cycles_elapsed.*per_second", re.IGNORECASE)
 
 WORK_COLUMNS, LAUNCH_COLUMNS, OPERATOR_COLUMNS = 7, 3, 4
 NONE = -1  # no correlation
 # Bounds for a trace that is made to fill the memory: 1 GB of an ordinary one has 4 million numbers.
 MOST_NUMBERS = 40_000_000
 MOST_ANNOTATIONS = 1_000_000
-MOST_NAMES = 20_000  # of kernels, groups and counters; a trace has hundreds
+MOST_NAMES = 20_000  # of kernels and groups; a trace has hundreds
 MOST_US = 1e30  # beyond all times, also in ns
 Whole = Annotated[int, msgspec.Meta(ge=-(1 << 53), le=1 << 53)]
 Us = Annotated[float, msgspec.Meta(ge=-MOST_US, le=MOST_US)]
@@ -47,17 +43,6 @@ class Span(msgspec.Struct):
     tid: Whole = 0
 
 
-class WorkArgs(CallArgs):
-    stream: Whole | None = None
-    device: Whole | None = None
-    correlation: Whole = NONE
-
-
-class Work(Span):
-    pid: Whole = 0
-    args: WorkArgs = msgspec.field(default_factory=WorkArgs)
-
-
 class LaunchArgs(msgspec.Struct):
     correlation: Whole = NONE
 
@@ -66,8 +51,17 @@ class Launch(Span):
     args: LaunchArgs = msgspec.field(default_factory=LaunchArgs)
 
 
-class Operator(Span):
-    args: CallArgs = msgspec.field(default_factory=CallArgs)
+class EventArgs(CallArgs):
+    stream: Whole | None = None
+    device: Whole | None = None
+    correlation: Whole = NONE
+
+
+class Event(Span):
+    """Work of a device, or an operator."""
+
+    pid: Whole = 0
+    args: EventArgs = msgspec.field(default_factory=EventArgs)
 
 
 @dataclass
@@ -86,7 +80,6 @@ class Found:
     work: "array[float]" = field(default_factory=lambda: array("d"))
     launches: "array[float]" = field(default_factory=lambda: array("d"))
     operators: "array[float]" = field(default_factory=lambda: array("d"))
-    clocks: dict[str, tuple[float, int]] = field(default_factory=dict)  # sum and number
 
     def add(self, event: Any) -> None:
         """Raises ValueError for a damaged event that matters, and for too many."""
@@ -95,27 +88,25 @@ class Found:
         category, name = event.get("cat"), event.get("name")
         name = name if isinstance(name, str) else ""
         if category in WORK and not name.startswith(REPEATED):
-            self.add_work(msgspec.convert(event, Work))
+            self.add_work(msgspec.convert(event, Event))
         elif category in LAUNCHES:
             launch = msgspec.convert(event, Launch)
             if launch.args.correlation != NONE:
                 self.launches.extend((launch.args.correlation, launch.tid, launch.ts))
         elif category in OPERATORS and (GIVEN_WHOLE.search(name) or name == RECORD):
-            self.add_operator(msgspec.convert(event, Operator))
+            self.add_operator(msgspec.convert(event, Event))
         if category in ANNOTATIONS and not name.startswith("nccl:"):  # a call is no step
             span, on_device = msgspec.convert(event, Span), category != "user_annotation"
             each = Annotation(cut(span.name), span.ts, span.ts + span.dur, on_device)
             self.annotations.append(each)
-        if event.get("ph") == "C" and isinstance(event.get("args"), dict):
-            self.add_counters(name, event["args"])
 
         n_numbers = len(self.work) + len(self.launches) + len(self.operators)
         if n_numbers > MOST_NUMBERS or len(self.annotations) > MOST_ANNOTATIONS:
             raise ValueError("it is one more than are read of a trace: profile fewer steps")
-        if len(self.texts) + len(self.messages) + len(self.clocks) > MOST_NAMES:
+        if len(self.texts) + len(self.messages) > MOST_NAMES:
             raise ValueError(f"more than the {MOST_NAMES:,} names that are read of a trace")
 
-    def add_work(self, event: Work) -> None:
+    def add_work(self, event: Event) -> None:
         args = event.args
         row = (
             event.ts,
@@ -128,21 +119,11 @@ class Found:
         )
         self.work.extend(row)
 
-    def add_operator(self, event: Operator) -> None:
-        is_record = event.name == RECORD
-        message = (
-            message_of_kernel(event.args)
-            if is_record
-            else message_of_operator(event.name, event.args)
-        )
+    def add_operator(self, event: Event) -> None:
+        if event.name == RECORD:
+            message = message_of_kernel(event.args)
+        else:
+            message = message_of_operator(event.name, event.args)
         if message != Message():
             number = self.messages.setdefault(message, len(self.messages))
             self.operators.extend((event.tid, event.ts, event.ts + event.dur, number))
-
-    def add_counters(self, event: str, values: dict[str, Any]) -> None:
-        """Intel's profiler sets its counters to 0 after each kernel."""
-        for label, value in values.items():
-            name = cut(label or event)
-            if value and CLOCKS.search(name):
-                total, n = self.clocks.get(name, (0.0, 0))
-                self.clocks[name] = total + msgspec.convert(value, Us), n + 1

@@ -1,67 +1,86 @@
-"""Reads the JSON of a trace piece by piece, in one pass: a trace may be larger than the memory."""
+"""Reads a trace of torch.profiler event by event: it may be larger than the memory."""
 
 import gzip
 import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
+import msgspec
+
+from reports.breakdown.call_messages import Count
 from wiretax.common.untrusted import open_file
 from wiretax.record.result import ResultError
 
-EVENTS = "traceEvents"
 GZIP = b"\x1f\x8b"
-PIECE_LETTERS = 1 << 20  # joining short pieces would take longer than reading them
-# Of one value: events have a few thousand, the facts of a head with many process groups 100,000.
+EVENTS = '"traceEvents"'
+BEGIN = re.compile(r"\s*:\s*\[\s*(\]?)")
+SEPARATOR = re.compile(r"\s*([,\]])\s*")
+PIECE_LETTERS = 1 << 20
+# Of one event, which has a few thousand, and of the facts; those of many groups have 100,000.
 MOST_LETTERS = 1 << 24
-BLANKS = re.compile(r"[ \t\n\r]*")
 
 
-def values_of(path: Path) -> Iterator[tuple[str, Any]]:
-    """The values of the file's JSON object with their keys, one after another, and each event of
-    `traceEvents` as a value of its own. A bare list is one of events. Raises ResultError for a file
-    that cannot be read, is no JSON, or was cut off."""
-    n_values = 0
+class Group(msgspec.Struct):
+    pg_name: str = ""
+    ranks: list[Count] | str = ""
+
+
+class World(msgspec.Struct):
+    rank: Count | None = None
+    world_size: Count | None = None
+    pg_config: list[Group] = []
+
+
+class Card(msgspec.Struct):
+    id: int = -1
+    name: str = ""
+
+
+class Facts(msgspec.Struct, rename="camel"):
+    """What stands beside the events, as far as it is used."""
+
+    distributed_info: World = msgspec.field(default_factory=World)
+    device_properties: list[Card] = []
+
+
+def read_events(path: Path, add: Callable[[Any], None]) -> Facts:
+    """Gives each event to `add`. Raises ResultError for a file that cannot be read, is no trace, or
+    was cut off, and for an event of which `add` raises ValueError."""
+    n_events, where = 0, ""
     try:
         with open_file(path) as raw:
             is_packed = raw.read(len(GZIP)) == GZIP
             raw.seek(0)
             unpacked = gzip.GzipFile(fileobj=raw) if is_packed else raw
-            pieces = Pieces(io.TextIOWrapper(unpacked, "utf-8", errors="replace"))
-            for each in members(pieces):
-                yield each
-                n_values += 1
-    except (OSError, EOFError, zlib.error) as error:
+            file = io.TextIOWrapper(unpacked, "utf-8", errors="replace")
+            before, _, text = file.read(MOST_LETTERS).partition(EVENTS)
+            begin = BEGIN.match(text)
+            if not begin:
+                raise ValueError("it is no trace of torch.profiler, which has traceEvents")
+            place, is_last = begin.end(), bool(begin[1])
+            while not is_last:
+                where = f"event {n_events + 1:,}: "
+                event, end = value_at(text, place)
+                separator = SEPARATOR.match(text, end)
+                if separator:
+                    add(event)
+                    n_events += 1
+                    place, is_last = separator.end(), separator[1] == "]"
+                    continue
+                more = file.read(PIECE_LETTERS)
+                if not more or len(text) - place > MOST_LETTERS:
+                    raise ValueError("it is no JSON, or was cut off")
+                text, place = (text[place:] + more).lstrip(), 0
+            where = ""
+            after = text[place:] + file.read(MOST_LETTERS)
+            return msgspec.json.decode(f"{before}{EVENTS}: []{after}", type=Facts)
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or error
-        raise ResultError(f"{path} cannot be read: {why}") from None
-    except (ValueError, RecursionError) as error:
-        where = f"after {n_values:,} values"
-        raise ResultError(f"{path} is no JSON, or was cut off, {where}: {error}") from None
-
-
-def members(pieces: "Pieces") -> Iterator[tuple[str, Any]]:
-    """Raises ValueError."""
-    if pieces.sign() == "[":
-        yield from events(pieces)
-    else:
-        for _ in pieces.items("{", "}"):
-            key = pieces.value()
-            pieces.take(":")
-            if key == EVENTS:
-                yield from events(pieces)
-            else:
-                yield str(key), pieces.value()
-    if pieces.sign():
-        raise ValueError("something follows its end")
-
-
-def events(pieces: "Pieces") -> Iterator[tuple[str, Any]]:
-    """Raises ValueError."""
-    for _ in pieces.items("[", "]"):
-        yield EVENTS, pieces.value()
+        raise ResultError(f"{path} cannot be read: {where}{why}") from None
 
 
 def refuse(constant: str) -> NoReturn:
@@ -69,59 +88,12 @@ def refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number")
 
 
-class Pieces:
-    """The text of a file that is read on as far as it is needed: `text` from `place` on."""
+decode = json.JSONDecoder(parse_constant=refuse).raw_decode
 
-    decode = json.JSONDecoder(parse_constant=refuse).raw_decode
 
-    def __init__(self, file: IO[str]) -> None:
-        self.file = file
-        self.text = ""
-        self.place = 0
-
-    def read_on(self) -> bool:
-        """Whether there was more."""
-        more = self.file.read(PIECE_LETTERS)
-        self.text = self.text[self.place :] + more
-        self.place = 0
-        return bool(more)
-
-    def sign(self) -> str:
-        """The next letter that is no blank; empty at the end of the file."""
-        while True:
-            blanks = BLANKS.match(self.text, self.place)
-            assert blanks
-            self.place = blanks.end()
-            if self.place < len(self.text) or not self.read_on():
-                return self.text[self.place : self.place + 1]
-
-    def take(self, sign: str) -> None:
-        """Raises ValueError if another one is next."""
-        if self.sign() != sign:
-            raise ValueError(f"no {sign!r}" + ("" if self.sign() else " before it ends"))
-        self.place += 1
-
-    def items(self, start: str, end: str) -> Iterator[None]:
-        """At each item between the brackets, which its user takes. Raises ValueError."""
-        self.take(start)
-        while self.sign() != end:
-            yield
-            if self.sign() != end:
-                self.take(",")
-        self.take(end)
-
-    def value(self) -> Any:
-        """The next value. Raises ValueError and RecursionError."""
-        self.sign()
-        while True:
-            try:
-                value, end = self.decode(self.text, self.place)
-            except json.JSONDecodeError as error:
-                if len(self.text) - self.place > MOST_LETTERS:
-                    raise ValueError(f"a value of more than {MOST_LETTERS:,} letters") from None
-                if not self.read_on():
-                    raise ValueError(error.msg) from None
-                continue
-            if end < len(self.text) or not self.read_on():  # more digits may follow
-                self.place = end
-                return value
+def value_at(text: str, place: int) -> tuple[Any, int]:
+    """The value and its end, which is that of the text if the value goes on behind it."""
+    try:
+        return decode(text, place)
+    except json.JSONDecodeError:
+        return None, len(text)

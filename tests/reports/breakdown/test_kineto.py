@@ -206,12 +206,6 @@ def test_all_forms_of_a_file_tell_the_same(tmp_path, monkeypatch, form, letters)
     assert (timeline.rank, timeline.ranks) == (1, 2)
 
 
-def test_a_bare_list_of_events_is_a_trace(tmp_path):
-    (tmp_path / "a.json").write_text(json.dumps([call()]))
-    timeline = read(tmp_path / "a.json")
-    assert (calls(timeline), timeline.rank) == ([(20.0, 0, "")], None)
-
-
 def test_times_since_1970_keep_their_nanoseconds(tmp_path):
     """A float64 of them is exact to 0.25 us: torch 2.3 wrote such ones."""
     epoch_us = 220 * TRIMONTHS_S * 1e6
@@ -236,21 +230,14 @@ def test_work_of_a_stray_device_is_left_out_and_told(tmp_path):
     assert "a.json: 1 events of other devices than 1 are left out" in timeline.notes
 
 
-def test_counters_of_clocks_are_means_and_repeated_kernels_are_left_out(tmp_path):
-    """As Kineto writes them for Intel: a second kernel, and zeros after each."""
-    counters = [{"AvgGpuCoreFrequencyMHz": mhz, "XVE_STALL": 3} for mhz in (2400, 0, 1800, 0)]
-    events = [
-        {"ph": "C", "cat": "xpu_scope_profiler", "name": "xpu", "ts": 1, "args": each}
-        for each in counters
-    ]
+def test_kernels_that_are_repeated_for_their_counters_are_left_out(tmp_path):
+    """As Kineto writes them for Intel."""
     repeated = call(name=f"metrics: {CALL}")
-    timeline = read(write(tmp_path / "a.json", [*events, call(), repeated]))
-    assert timeline.clocks == {"AvgGpuCoreFrequencyMHz": 2100}
-    assert len(timeline.name) == 1
+    assert len(read(write(tmp_path / "a.json", [call(), repeated])).name) == 1
 
 
 def test_a_trace_of_the_host_alone_is_told_apart(tmp_path):
-    with pytest.raises(NoDeviceWork, match="of its 1 events none is work"):
+    with pytest.raises(NoDeviceWork, match="no work of a device"):
         read(write(tmp_path / "a.json", [event("cpu_op", "aten::mm", 1, 1)]))
 
 
@@ -261,27 +248,29 @@ def test_times_that_may_be_nanoseconds_are_a_note(tmp_path):
 
 
 GOOD = json.dumps({"traceEvents": [call()]})
-SECOND_NS = 10**9
 DAMAGED = {
-    "nothing": (b"", "is no JSON, or was cut off, after 0 values: no '{' before it ends"),
-    "a picture": (b"\x89PNG\r\n\x1a\n", "is no JSON"),
-    "cut off in an event": (GOOD[:60].encode(), "is no JSON, or was cut off"),
-    "cut off at the end": (GOOD[:-1].encode(), "was cut off, after 1 values"),
+    "nothing": (b"", "is no trace of torch.profiler"),
+    "a picture": (b"\x89PNG\r\n\x1a\n", "is no trace of torch.profiler"),
+    "cut off in an event": (GOOD[:60].encode(), "event 1: it is no JSON, or was cut off"),
+    "cut off at the end": (GOOD[:-1].encode(), "Input data was truncated"),
     "cut off gzip": (gzip.compress(os.urandom(9) + GOOD.encode())[:40], "cannot be read"),
     "damaged gzip": (gzip.compress(GOOD.encode())[:-8] + b"12345678", "cannot be read"),
-    "more after the end": (GOOD.encode() + b"{}", "something follows its end"),
+    "more after the end": (GOOD.encode() + b"{}", "trailing characters"),
     "NaN": (GOOD.replace("20.0", "NaN").encode(), "NaN is no number"),
     "Infinity": (GOOD.replace("20.0", "Infinity").encode(), "Infinity is no number"),
     "a huge number": (
         GOOD.replace("20.0", "1e999").encode(),
         "event 1: Expected `float` <= 1e+30 - at `$.dur`",
     ),
-    "thousands of digits": (GOOD.replace("20.0", "1" * 5000).encode(), "is no JSON"),
+    "thousands of digits": (
+        GOOD.replace("20.0", "1" * 5000).encode(),
+        "event 1: Exceeds the limit",
+    ),
     "nested deeply": (GOOD.replace("20.0", "[" * 100_000).encode(), "recursion"),
     "another JSON": (b'{"results": [1, 2]}', "is no trace of torch.profiler"),
-    "no events": (b'{"traceEvents": []}', "is no trace of torch.profiler"),
+    "no events": (b'{"traceEvents": []}', "neither the work of a device nor"),
     "an event that is none": (b'{"traceEvents": [3]}', "event 1: it is no object"),
-    "no host, no device": (b'{"traceEvents": [{"ph": "M"}]}', "neither the work of a device"),
+    "no host, no device": (b'{"traceEvents": [{"ph": "M"}]}', "neither the work of a device nor"),
 }
 
 
@@ -318,7 +307,6 @@ WRONG = {
         "event 1: Expected `float` >= 0.0 - at `$.dur`",
     ),
     "two devices": ([on(0, **call()), on(1, **call())], "has the work of devices 0, 1: give each"),
-    "the date": ([call(1.7e18)], "its times are nanoseconds"),
 }
 
 
@@ -330,7 +318,6 @@ def test_a_wrong_event_is_one_sentence(tmp_path, capsys, events, sentence):
 @pytest.mark.parametrize(
     ("head", "sentence"),
     [
-        ({"baseTimeNanoseconds": 1775078550 * SECOND_NS}, "its times are nanoseconds"),
         (
             {"distributedInfo": {"rank": "0"}},
             "Expected `int | null`, got `str` - at `$.distributedInfo.rank`",
@@ -372,4 +359,4 @@ def test_a_value_that_never_ends_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(trace_json, "MOST_LETTERS", 1000)
     monkeypatch.setattr(trace_json, "PIECE_LETTERS", 100)
     (tmp_path / "a.json").write_text('{"traceEvents": ["' + "x" * 100_000)
-    assert "a value of more than 1,000 letters" in refused(tmp_path / "a.json", capsys)
+    assert "event 1: it is no JSON, or was cut off" in refused(tmp_path / "a.json", capsys)

@@ -1,24 +1,21 @@
 """Which kernels are collectives, by their names."""
 
 import re
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from reports.tables.sentences import some
 from wiretax.common.untrusted import printable
-from wiretax.record.result import ResultError
 
 TABLE = Path(__file__).with_name("kernel_names.toml")
 # Of a name: the function comes before its arguments, whose types may fill megabytes.
 MOST_LETTERS = 1000
 MOST_SHOWN = 60
-MOST_SECONDS = 2.0  # of one search for --collective, which takes microseconds as a rule
 CALLED = re.compile(
     "all_?reduce|all_?gather|reduce_?scatter|all_?to_?all|send_?recv", re.IGNORECASE
 )
@@ -51,9 +48,8 @@ class Names:
     extra: Sequence[re.Pattern[str]] = ()
 
     def known(self, text: str) -> Known | None:
-        """Raises ResultError for a pattern of `--collective` that takes too long."""
         text = text[:MOST_LETTERS]
-        if any(is_found(pattern, text) for pattern in self.extra):
+        if any(pattern.search(text) for pattern in self.extra):
             called = CALLED.search(text)
             return Known(spelled(called[0]) if called else "collective", "--collective")
         for pattern, each in patterns():
@@ -69,42 +65,16 @@ class Names:
             for each in dict.fromkeys(known.values())
             if each and each.fused
         ]
-        looking = [text[:MOST_SHOWN] for text in known if not known[text] and looks(text)]
-        if looking:
+        others = [text[:MOST_LETTERS] for text, found in known.items() if not found]
+        if looking := [text[:MOST_SHOWN] for text in others if LOOKS.search(text)]:
             notes.append(
                 f"may be collectives, and count as other work: {some([*map(printable, looking)])}; "
                 "--collective REGEX adds those that match"
             )
         for pattern in self.extra:
-            matching = sum(is_found(pattern, text[:MOST_LETTERS]) for text in known)
-            if matching in (0, len(known)):
-                amount = "every" if matching else "no"
-                notes.append(f"--collective {printable(pattern.pattern)} matches {amount} kernel")
+            if not any(pattern.search(text[:MOST_LETTERS]) for text in known):
+                notes.append(f"--collective {printable(pattern.pattern)} matches no kernel")
         return notes
-
-
-def is_found(pattern: re.Pattern[str], text: str) -> bool:
-    """Whether a user's pattern is in the name. Raises ResultError if the search takes too long, as
-    it may with a repeat inside a repeat."""
-
-    def give_up(*_: Any) -> None:
-        raise ResultError(
-            f"--collective {printable(pattern.pattern)} takes too long on a kernel's name: write "
-            "it without a repeat inside a repeat"
-        )
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
-    try:
-        return pattern.search(text) is not None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def looks(text: str) -> bool:
-    """Whether it has the name of a collective."""
-    return LOOKS.search(text[:MOST_LETTERS]) is not None
 
 
 @cache

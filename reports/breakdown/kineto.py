@@ -60,8 +60,9 @@ def timeline_of(path: Path, names: Names, found: Found, facts: Facts) -> Timelin
     work = work[np.lexsort((work[:, 1], work[:, 0]))]
     if n_early:
         notes.append(
-            f"{path.name}: {n_early:,} works begin while their stream runs another, as programmatic launches "
-            "(PDL) do, which wait inside: they count from the end of the one before"
+            f"{path.name}: {n_early:,} works begin while their stream runs another, as "
+            "programmatic launches (PDL) do, which wait inside: they count from the end of the one "
+            "before"
         )
 
     # As Kineto's times since torch 2.4: since 1970 they would be exact to 0.25 us alone.

@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reports.breakdown.cut_steps import ROUNDED_US
-from reports.breakdown.timeline import Booleans, Floats, Integers, Timeline
+from reports.breakdown.timeline import Booleans, Integers, Timeline
 from wiretax.common.untrusted import printable
 from wiretax.record.result import ResultError
 
 if TYPE_CHECKING:
     from reports.breakdown.calls import Kind
 
-OTHER_UNIT = 100.0  # times as long: no two cards of a group differ so much, units by 1000
 LEAST_COMMON = 0.5  # of the kernels' names
-LEAST_DRIFT_US = 10.0
 RAGGED = "send_recv", "all_to_all"  # whose size each rank has for itself
 # Whose kernels end together, for each rank needs all others; threads of gloo end when they may run.
 TOGETHER = "all_reduce", "all_gather"
@@ -32,53 +30,25 @@ class NotOneRun(ResultError):
 def in_order(timelines: Sequence[Timeline]) -> list[Timeline]:
     """The timelines by their ranks, or as given if a trace does not say its rank. Raises NotOneRun
     for traces that are not of the ranks of one run."""
-    first = timelines[0]
-    for each in timelines[1:]:
+    first, ranks = timelines[0], [each.rank for each in timelines]
+    for each in timelines:
         if each.ranks and first.ranks and each.ranks != first.ranks:
             other = f"{printable(each.source)} of {each.ranks}"
             raise refused(first, f"is of {first.ranks} ranks and {other}")
-        check_unit(first, each)
-    known = [each for each in timelines if each.rank is not None]
+        if each.rank is not None and ranks.count(each.rank) > 1:
+            raise refused(each, f"is of rank {each.rank}, as another trace")
     if first.ranks and len(timelines) > first.ranks:
         raise refused(first, f"is of {first.ranks} ranks, fewer than the {len(timelines)} traces")
-    for place, each in enumerate(known):
-        if any(each.rank == other.rank for other in known[:place]):
-            raise refused(each, f"is of rank {each.rank}, as another trace")
-        if each.rank is not None and each.ranks and each.rank >= each.ranks:
-            raise refused(each, f"is of rank {each.rank}, but has only {each.ranks} ranks")
-    if len(known) < len(timelines):
-        return [*timelines]
-    return sorted(timelines, key=lambda each: each.rank or 0)
+    return [*timelines] if None in ranks else sorted(timelines, key=lambda each: each.rank or 0)
 
 
 def refused(timeline: Timeline, why: str) -> NotOneRun:
     return NotOneRun(f"the traces cannot be compared: {printable(timeline.source)} {why}")
 
 
-def check_unit(first: Timeline, other: Timeline) -> None:
-    """Raises NotOneRun if the same kernels take so much longer in one that its times must be in
-    another unit. Calls are left out: they may wait."""
-    own, others = mean_us(first), mean_us(other)
-    ratios = [others[text] / own[text] for text in own if others.get(text) and own[text]]
-    ratio = float(np.median(ratios)) if ratios else 1.0
-    if not 1 / OTHER_UNIT < ratio < OTHER_UNIT:
-        times = f"takes {max(ratio, 1 / ratio):,.0f} times"
-        longer, shorter = (other, first) if ratio > 1 else (first, other)
-        than = f"as long for the same kernels as {printable(shorter.source)}"
-        raise refused(longer, f"{times} {than}: are its times in nanoseconds?")
-
-
-def mean_us(timeline: Timeline) -> dict[str, float]:
-    """Of the kernels that are no calls, by name."""
-    n = np.bincount(timeline.name, minlength=len(timeline.texts))
-    lasts_us = np.bincount(
-        timeline.name, timeline.ends_us - timeline.starts_us, len(timeline.texts)
-    )
-    return {
-        text: float(lasts_us[at] / n[at])
-        for at, text in enumerate(timeline.texts)
-        if n[at] and timeline.known[at] is None
-    }
+def kernels_of(timeline: Timeline) -> set[str]:
+    """The names of what is no call."""
+    return {timeline.texts[name] for name in np.unique(timeline.name[~timeline.is_call])}
 
 
 def remarks(timelines: Sequence[Timeline], kinds: Sequence["Kind"]) -> list[str]:
@@ -100,7 +70,7 @@ def remarks(timelines: Sequence[Timeline], kinds: Sequence["Kind"]) -> list[str]
             said.append(f"{printable(each.source)} has {begin}: {counts}.")
     exact = [kind for kind in kinds if kind.collective in TOGETHER and kind.by != "gloo"]
     for rank, each in enumerate(timelines[1:], 1):
-        own, others = {*mean_us(first)}, {*mean_us(each)}
+        own, others = kernels_of(first), kernels_of(each)
         n_common, n_all = len(own & others), len(own | others)
         if n_common < LEAST_COMMON * n_all:
             shares = f"shares {n_common} of {n_all} kernels with {printable(first.source)}"
@@ -155,7 +125,8 @@ def check_calls(
         raise refused(
             other,
             f"has calls that end at other times than those of {printable(first.source)}: they are "
-            "of other steps, or of another group, whose traces are to be given alone",
+            "of other steps, in nanoseconds, or of another group, whose traces are to be given "
+            "alone",
         )
 
 
@@ -168,32 +139,13 @@ def clock_remarks(timelines: Sequence[Timeline], rank: int, kinds: Sequence["Kin
     first, other = timelines[0], timelines[rank]
     own = np.concatenate([kind.events[0] for kind in kinds])
     others = np.concatenate([kind.events[rank] for kind in kinds])
-    in_time = np.argsort(first.ends_us[own])
-    own, others = own[in_time], others[in_time]
-    apart_us = other.ends_us[others] - first.ends_us[own]
     is_apart = other.starts_us[others] > first.ends_us[own]
     is_apart |= first.starts_us[own] > other.ends_us[others]
-    name = printable(other.source)
-    no_figure = "No figure compares clocks."
-    if is_apart.any():
-        ahead_s = float(np.median(apart_us)) / 1e6
-        return [
-            f"By its clock {name} has {is_apart.sum()} of {len(own)} calls before or after the "
-            f"first rank's: the clocks are {ahead_s:+.6f} s apart, or the "
-            f"steps are others. {no_figure}"
-        ]
-    drift_us, noise_us = drift_of(apart_us)
-    if drift_us > max(LEAST_DRIFT_US, noise_us):
-        return [f"The clock of {name} drifts by {drift_us:.0f} us against the first. {no_figure}"]
-    return []
-
-
-def drift_of(apart_us: Floats) -> tuple[float, float]:
-    """How far the last fifth of the calls is from the first, and what chance explains of it."""
-    fifth = len(apart_us) // 5
-    if not fifth:
-        return 0.0, 0.0
-    ends = apart_us[:fifth], apart_us[-fifth:]
-    middles = [float(np.median(each)) for each in ends]
-    noise = [float(np.ptp(each)) for each in ends]
-    return abs(middles[1] - middles[0]), max(noise)
+    if not is_apart.any():
+        return []
+    ahead_s = float(np.median(other.ends_us[others] - first.ends_us[own])) / 1e6
+    return [
+        f"By its clock {printable(other.source)} has {is_apart.sum()} of {len(own)} calls before "
+        f"or after the first rank's: the clocks are {ahead_s:+.6f} s apart, or the steps are "
+        "others. No figure compares clocks."
+    ]

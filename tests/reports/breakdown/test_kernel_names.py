@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 
 from reports.__main__ import main
-from reports.breakdown import kernel_names
 from reports.breakdown.kernel_names import Known, Names, patterns
 from tests.launch import ROOT
 from tests.reports.breakdown.small_trace import write_trace
-from wiretax.record.result import ResultError
 
 pytestmark = pytest.mark.unit
 
@@ -199,17 +197,10 @@ def test_a_kernel_that_looks_like_a_collective_is_listed(tmp_path, capsys):
     assert "count as other work" not in shown
 
 
-@pytest.mark.parametrize(("pattern", "amount"), [("ncccl", "no"), ("", "every")])
-def test_a_pattern_that_tells_nothing_apart_is_told(tmp_path, pattern, amount, capsys):
+def test_a_pattern_that_matches_nothing_is_told(tmp_path, capsys):
     trace = write_trace(tmp_path / "rank0.json")
-    assert main(["breakdown", str(trace), "--collective", pattern]) == 0
-    assert f"--collective {pattern} matches {amount} kernel" in capsys.readouterr().out
-
-
-def test_a_pattern_that_never_ends_is_refused(monkeypatch):
-    monkeypatch.setattr(kernel_names, "MOST_SECONDS", 0.05)
-    with pytest.raises(ResultError, match="takes too long"):
-        Names((re.compile("(a+)+$"),)).known("a" * 64 + "!")
+    assert main(["breakdown", str(trace), "--collective", "ncccl"]) == 0
+    assert "--collective ncccl matches no kernel" in capsys.readouterr().out
 
 
 def test_a_pattern_that_is_none_is_refused(tmp_path, capsys):

@@ -88,8 +88,7 @@ def match(timelines: Sequence[Timeline], steps: Sequence[Steps]) -> Matched:
     paired = same_steps(timelines, steps, told)
     if not paired[0].names:
         raise NotOneRun(f"the traces have no whole step in common: {said(told)}")
-    own_calls = [calls_of(timeline) for timeline in timelines]
-    by_rank = [renumbered(calls, own_calls[0]) for calls in own_calls]
+    by_rank = [*map(calls_of, timelines)]
     keys = dict.fromkeys(key for calls in by_rank for key in calls)
     shared = [key for key in keys if is_shared(key, by_rank, timelines)]
     told += [
@@ -110,8 +109,9 @@ def match(timelines: Sequence[Timeline], steps: Sequence[Steps]) -> Matched:
         raise NotOneRun(f"the calls of the traces cannot be compared: {said(told)}")
     kept = commonest(timelines[0], paired[0], n_calls[0], is_same, told)
     own = [each.only(kept) for each in paired]
-    found = [kind_of_calls(key, by_rank, timelines, own) for key in shared]
-    return Matched([kind for kind in found if len(kind.step)], own, told)
+    called = np.flatnonzero(n_calls[0, kept].sum(axis=0))
+    kinds = [kind_of_calls(shared[at], by_rank, timelines, own) for at in called]
+    return Matched(kinds, own, told)
 
 
 def cut_notes(timelines: Sequence[Timeline], steps: Sequence[Steps]) -> list[str]:
@@ -180,38 +180,21 @@ def unusual_work(timeline: Timeline, steps: Steps) -> Booleans:
 
 
 def calls_of(timeline: Timeline) -> dict[Key, Integers]:
-    """The places of a rank's calls by collective, library, size, group and stream, in order."""
+    """The places of a rank's calls by collective, library, size, group and stream, in order. Ranks
+    may number a stream otherwise: the first with alike calls is 0, the next one 1."""
 
-    def key(place: int) -> Key:
+    def alike(place: int) -> tuple[str, str, int, str]:
         known = timeline.known[timeline.name[place]]
         assert known
-        return (
-            known.collective,
-            known.by,
-            0 if known.collective in RAGGED else int(timeline.size_bytes[place]),
-            timeline.groups[timeline.group[place]],
-            int(timeline.stream[place]),
-        )
+        size_bytes = 0 if known.collective in RAGGED else int(timeline.size_bytes[place])
+        return known.collective, known.by, size_bytes, timeline.groups[timeline.group[place]]
 
-    calls = grouped(np.flatnonzero(timeline.is_call).tolist(), key)
-    return {key: np.array(places) for key, places in calls.items()}
-
-
-def renumbered(calls: Mapping[Key, Integers], first: Mapping[Key, Integers]) -> dict[Key, Integers]:
-    """A rank's calls with the first rank's numbers of the streams: a stream is the same if it alone
-    has the same collectives. Otherwise the numbers stay."""
-    own, wanted = collectives_of(calls), collectives_of(first)
-    number = {has: stream for stream, has in wanted.items()}
-    is_clear = len(number) == len(wanted) == len(own) and {*own.values()} == {*number}
-    if own == wanted or not is_clear:
-        return {**calls}
-    return {(*key[:-1], number[own[key[-1]]]): places for key, places in calls.items()}
-
-
-def collectives_of(calls: Mapping[Key, Integers]) -> dict[int, frozenset[tuple[str, str]]]:
-    """What each stream runs."""
-    by_stream = grouped(calls, lambda key: key[-1])
-    return {stream: frozenset(key[:2] for key in keys) for stream, keys in by_stream.items()}
+    found = dict[Key, Integers]()
+    for each, places in grouped(np.flatnonzero(timeline.is_call).tolist(), alike).items():
+        streams = timeline.stream[places]
+        for number, stream in enumerate(np.unique(streams)):
+            found[(*each, number)] = np.array(places)[streams == stream]
+    return found
 
 
 def is_shared(
@@ -227,7 +210,8 @@ def spoken(key: Key) -> str:
     collective, by, size_bytes, group, stream = key
     size = f" of {size_text(size_bytes)}" if size_bytes else ""
     within = f" in group {printable(group)}" if group else ""
-    return f"{collective}{size}{within} on stream {stream} ({by})"
+    beside = " on another stream" if stream else ""
+    return f"{collective}{size}{within}{beside} ({by})"
 
 
 def in_steps(places: Integers, of_work: Integers) -> Integers:
@@ -253,7 +237,8 @@ def kind_of_calls(
         ]
     )
     size = group_size(key[3], timelines)
-    return Kind(*key, events, duration_us, steps[0].of_work[events[0]], size)
+    stream = int(timelines[0].stream[events[0, 0]])
+    return Kind(*key[:-1], stream, events, duration_us, steps[0].of_work[events[0]], size)
 
 
 def group_size(group: str, timelines: Sequence[Timeline]) -> int:

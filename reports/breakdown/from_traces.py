@@ -56,11 +56,7 @@ def read_traces(paths: Sequence[Path], arguments: argparse.Namespace) -> Bill:
         if call.verdict in ("waiting", "mixed"):
             call.why += where_waited(kind)
         calls.append(call)
-    known = {
-        text: found
-        for each in timelines
-        for text, found in zip(each.texts, each.known, strict=True)
-    }
+    known = {text: names.known(text) for each in timelines for text in each.texts}
     notes = [note for each in timelines for note in each.notes] + matched.mismatches
     notes += [*names.notes(known), *dict.fromkeys(baseline.notes)]
     notes += remarks(timelines, matched.kinds)

@@ -67,11 +67,12 @@ def timeline_of(path: Path, names: Names, found: Found, facts: Facts) -> Timelin
 
     # As Kineto's times since torch 2.4: since 1970 they would be exact to 0.25 us alone.
     origin_us = work[0, 0] // TRIMONTHS_US * TRIMONTHS_US
-    starts_us = work[:, 0] - origin_us
+    starts_us, lasts_us, name, stream, _, message, correlation = work.T
+    starts_us = starts_us - origin_us
     for each in found.annotations:
         each.start_us -= origin_us
         each.end_us -= origin_us
-    message, launches_us = linked(work, found)
+    message, launches_us = linked(message.astype(int), correlation, found)
     sizes = np.array([each.size_bytes for each in found.messages])[message]
     groups = {"": 0}
     group = [groups.setdefault(each.group, len(groups)) for each in found.messages]
@@ -81,10 +82,10 @@ def timeline_of(path: Path, names: Names, found: Found, facts: Facts) -> Timelin
         path.name,
         names,
         texts,
-        work[:, 2].astype(int),
+        name.astype(int),
         starts_us,
-        starts_us + work[:, 1],
-        work[:, 3].astype(int),
+        starts_us + lasts_us,
+        stream.astype(int),
         sizes,
         np.array(group)[message],
         [*groups],
@@ -115,17 +116,17 @@ def wait_for_stream(work: Floats) -> int:
     return n_early
 
 
-def linked(work: Floats, found: Found) -> tuple[Integers, Floats]:
-    """For each row of work the number of its message, and when the host launched it, NaN if the
-    trace does not say. A kernel's own args tell its message, or else the operator during which the
-    host launched it, which the correlation leads to."""
+def linked(message: Integers, correlation: Floats, found: Found) -> tuple[Integers, Floats]:
+    """For each work the number of its message, and when the host launched it, NaN if the trace does
+    not say. A kernel's own args tell its message, or else the operator during which the host
+    launched it, which the correlation leads to."""
     launches = np.array(found.launches).reshape(-1, LAUNCH_COLUMNS)
-    message, launches_us = work[:, 5].astype(int), np.full(len(work), np.nan)
+    launches_us = np.full(len(message), np.nan)
     if not len(launches):
         return message, launches_us
     launches = launches[np.argsort(launches[:, 0], kind="stable")]
-    place = np.searchsorted(launches[:, 0], work[:, 6]).clip(max=len(launches) - 1)
-    is_launched = launches[place, 0] == work[:, 6]
+    place = np.searchsorted(launches[:, 0], correlation).clip(max=len(launches) - 1)
+    is_launched = launches[place, 0] == correlation
     launches_us[is_launched] = launches[place[is_launched], 2]
 
     operators = np.array(found.operators).reshape(-1, OPERATOR_COLUMNS)

@@ -75,8 +75,7 @@ def remarks(timelines: Sequence[Timeline], kinds: Sequence["Kind"]) -> list[str]
         if n_common < LEAST_COMMON * n_all:
             shares = f"shares {n_common} of {n_all} kernels with {printable(first.source)}"
             said.append(f"{printable(each.source)} {shares}: are they of one run?")
-        check_calls(first, each, [(kind.events[0], kind.events[rank]) for kind in exact])
-        said += clock_remarks(timelines, rank, kinds)
+        said += check_calls(first, each, [(kind.events[0], kind.events[rank]) for kind in exact])
     if not kinds and max(len(timelines), first.ranks or 1) > 1:
         said.append(
             "Several ranks without a collective: if a kernel of another name is one, --collective "
@@ -106,46 +105,33 @@ def n_early(timeline: Timeline, chosen: Booleans, stream: Integers) -> int:
 
 def check_calls(
     first: Timeline, other: Timeline, calls: Sequence[tuple[Integers, Integers]]
-) -> None:
-    """Raises NotOneRun if the calls of two ranks, at these places in both, cannot be the same. Ends
-    of the same one are no further apart than its transport, but for the clocks, which may differ
-    and drift."""
+) -> list[str]:
+    """A sentence if the clocks of two ranks are apart, by the same calls at these places in both.
+    Raises NotOneRun if the calls cannot be the same: their ends are no further apart than their
+    transport, but for the clocks, which may differ and drift."""
     if not calls:
-        return
+        return []
     own, others = np.concatenate(calls, axis=1)
-    own_us, others_us = first.ends_us[own], other.ends_us[others]
-    if len(own) < LEAST_CALLS or not np.ptp(own_us):
-        return
-    lasts_us = np.minimum(own_us - first.starts_us[own], others_us - other.starts_us[others])
-    in_time = np.argsort(own_us)
-    apart_us = (others_us - own_us)[in_time]
-    pace = apart_us[-1] - apart_us[0]
-    moves_us = float(np.median(np.abs(np.diff(apart_us))))
-    if moves_us > np.median(lasts_us) or abs(pace) > MOST_PACE * np.ptp(own_us):
+    begins_us, others_begin_us = first.starts_us[own], other.starts_us[others]
+    ends_us, others_end_us = first.ends_us[own], other.ends_us[others]
+    apart_us = (others_end_us - ends_us)[np.argsort(ends_us)]
+    pace = (apart_us[-1] - apart_us[0]) / max(np.ptp(ends_us), ROUNDED_US)
+    moves_us = np.abs(np.diff(apart_us))
+    lasts_us = np.minimum(ends_us - begins_us, others_end_us - others_begin_us)
+    if len(own) >= LEAST_CALLS and (
+        np.median(moves_us) > np.median(lasts_us) or abs(pace) > MOST_PACE
+    ):
         raise refused(
             other,
             f"has calls that end at other times than those of {printable(first.source)}: they are "
             "of other steps, in nanoseconds, or of another group, whose traces are to be given "
             "alone",
         )
-
-
-def clock_remarks(timelines: Sequence[Timeline], rank: int, kinds: Sequence["Kind"]) -> list[str]:
-    """Of calls whose kernels end almost together in truth, for each rank needs what all have: not
-    of a broadcast, nor of pairs that send and receive."""
-    kinds = [kind for kind in kinds if kind.collective.startswith("all_")]
-    if not kinds:
-        return []
-    first, other = timelines[0], timelines[rank]
-    own = np.concatenate([kind.events[0] for kind in kinds])
-    others = np.concatenate([kind.events[rank] for kind in kinds])
-    is_apart = other.starts_us[others] > first.ends_us[own]
-    is_apart |= first.starts_us[own] > other.ends_us[others]
+    is_apart = (others_begin_us > ends_us) | (begins_us > others_end_us)
     if not is_apart.any():
         return []
-    ahead_s = float(np.median(other.ends_us[others] - first.ends_us[own])) / 1e6
     return [
         f"By its clock {printable(other.source)} has {is_apart.sum()} of {len(own)} calls before "
-        f"or after the first rank's: the clocks are {ahead_s:+.6f} s apart, or the steps are "
-        "others. No figure compares clocks."
+        f"or after the first rank's: the clocks are {np.median(apart_us) / 1e6:+.6f} s apart, or "
+        "the steps are others. No figure compares clocks."
     ]

@@ -61,10 +61,10 @@ class Kind:
         """(ranks, calls): what each rank waits for the last one."""
         return np.asarray(self.duration_us - self.transport_us)
 
-    def mean_by_step(self, of_calls: Floats) -> Floats:
-        """(steps with calls,): the means of (calls,) over the calls of each step."""
-        n_calls = np.bincount(self.step)
-        return np.asarray(np.bincount(self.step, of_calls)[n_calls > 0] / n_calls[n_calls > 0])
+    def mean_by_step(self, us: Floats) -> Floats:
+        """The means of (..., calls) over the calls of each step, (..., steps with calls)."""
+        _, first, n_calls = np.unique(self.step, return_index=True, return_counts=True)
+        return np.asarray(np.add.reduceat(us, first, axis=-1) / n_calls)
 
 
 @dataclass

@@ -20,7 +20,7 @@ its work ends within its own, that is its end."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -63,16 +63,15 @@ class Steps:
 
     def only(self, places: Sequence[int]) -> "Steps":
         """The steps at these places."""
+        kept = np.array(places, int)
         moved = np.full(len(self.names) + 1, -1)  # the last place is that of no step
-        moved[list(places)] = np.arange(len(places))
-        return Steps(
-            [self.names[place] for place in places],
-            self.starts_us[list(places)],
-            self.ends_us[list(places)],
-            moved[self.of_work],
-            self.found_by,
-            self.kernel,
-            self.notes,
+        moved[kept] = np.arange(len(kept))
+        return replace(
+            self,
+            names=[self.names[place] for place in places],
+            starts_us=self.starts_us[kept],
+            ends_us=self.ends_us[kept],
+            of_work=moved[self.of_work],
         )
 
 
@@ -109,10 +108,9 @@ def steps_of(timeline: Timeline, kernel: str = "") -> Steps:
     launches_us = timeline.launches_us
     if of_host and launches_us is not None and not np.isnan(launches_us).all():
         return by_launch(timeline, of_host, launches_us)
-    if of_device:
-        return by_annotation(timeline, of_device, "device annotations")
-    if of_host:
-        return by_annotation(timeline, of_host, "host annotations")
+    if found := of_device or of_host:
+        where = "device" if of_device else "host"
+        return by_annotation(timeline, found, f"{where} annotations")
     return by_period(timeline)
 
 

@@ -50,8 +50,9 @@ def read_traces(paths: Sequence[Path], arguments: argparse.Namespace) -> Bill:
         call = bill_of(kind, idle)
         call.is_graph = is_from_graph(timelines[0], kind.events[0])
         call.alone = alone_of(call, kind.group_size, baseline)
-        waiting_us, idle_us = (by_step(kind, us) for us in (kind.waiting_us, idle))
-        transport_us = kind.mean_by_step(kind.transport_us)
+        transport_us, waiting_us, idle_us = map(
+            kind.mean_by_step, (kind.transport_us, kind.waiting_us, idle)
+        )
         judge(call, transport_us, waiting_us, idle_us, parts, ranks, kind.group_size)
         if call.verdict in ("waiting", "mixed"):
             call.why += where_waited(kind)
@@ -99,11 +100,6 @@ def is_from_graph(timeline: Timeline, events: Integers) -> bool | None:
     return bool(np.mean(n_launched[launch[told]] > 1) > 0.5) if len(told) else None
 
 
-def by_step(kind: Kind, us: Floats) -> Floats:
-    """The means of (ranks, calls) over the calls of each step, (ranks, steps)."""
-    return np.array([kind.mean_by_step(each) for each in us])
-
-
 def bill_of(kind: Kind, idle_us: Floats) -> CallBill:
     """Its figures, without a verdict. `idle_us` is beside each call, (ranks, calls)."""
     return CallBill(
@@ -115,9 +111,9 @@ def bill_of(kind: Kind, idle_us: Floats) -> CallBill:
         kind.group,
         kind.stream,
         kind.is_bound,
-        [mean_interval(kind.mean_by_step(each)) for each in kind.waiting_us],
+        [*map(mean_interval, kind.mean_by_step(kind.waiting_us))],
         last_shares(kind.duration_us),
-        [mean_interval(kind.mean_by_step(each)) for each in idle_us],
+        [*map(mean_interval, kind.mean_by_step(idle_us))],
     )
 
 

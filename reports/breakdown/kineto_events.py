@@ -85,8 +85,7 @@ class Found:
         """Raises ValueError for a damaged event that matters, and for too many."""
         if not isinstance(event, dict):
             raise ValueError("it is no object")
-        category, name = event.get("cat"), event.get("name")
-        name = name if isinstance(name, str) else ""
+        category, name = event.get("cat"), str(event.get("name"))
         if category in WORK and not name.startswith(REPEATED):
             self.add_work(msgspec.convert(event, Event))
         elif category in LAUNCHES:

@@ -4,7 +4,7 @@ import numpy as np
 
 from reports.breakdown.bill import Alone, CallBill
 from reports.breakdown.calls import Kind
-from reports.breakdown.from_traces import bill_of, by_step
+from reports.breakdown.from_traces import bill_of
 from reports.breakdown.step_parts import StepParts
 from reports.breakdown.timeline import Floats
 from reports.breakdown.verdicts import judge
@@ -40,8 +40,9 @@ def made_call(
     call = bill_of(kind, idle)
     if alone_us is not None:
         call.alone = Alone((alone_us, 0.97 * alone_us, 1.03 * alone_us), "a run")
-    transport_us = kind.mean_by_step(kind.transport_us)
-    waiting_us, idle_us = (by_step(kind, us) for us in (kind.waiting_us, idle))
+    transport_us, waiting_us, idle_us = map(
+        kind.mean_by_step, (kind.transport_us, kind.waiting_us, idle)
+    )
     parts = parts or StepParts({"compute": late_us - idle, "idle": idle})
     judge(call, transport_us, waiting_us, idle_us, parts, range(ranks), kind.group_size)
     return call

@@ -82,7 +82,7 @@ def remarks(timelines: Sequence[Timeline], kinds: Sequence["Kind"]) -> list[str]
             "REGEX adds it."
         )
     for collective in dict.fromkeys(kind.collective for kind in kinds):
-        if collective in RAGGED:
+        if collective in (*RAGGED, "dispatch", "combine"):
             said.append(
                 f"A rank that exchanges less in {collective} is done earlier: what others wait "
                 "contains what they move more."

@@ -82,7 +82,8 @@ def bill_of(result: Result, traced: TracedSteps, arguments: argparse.Namespace) 
         last_share=[*traced.last_share],
     )
     card = next(iter(result.run.gpus), "")
-    baseline = baseline_of(arguments, {n_ranks}, card)
+    is_beside = arguments.run and not card
+    baseline = baseline_of(arguments, {n_ranks}, "CPU" if is_beside else card)
     if card or arguments.run or arguments.gpu:
         call.alone = alone_of(call, n_ranks, baseline)
     judge(call, call_us, wait_us, None, parts, range(n_ranks), n_ranks)

@@ -140,6 +140,12 @@ def test_a_run_of_cpus_stands_beside_traces_of_a_cpu(tmp_path):
     assert notes == []
 
 
+def test_a_run_of_cpus_beside_kernels_of_an_unnamed_gpu_is_told(tmp_path):
+    """As traces of ROCm may be: a call in shared memory is ten times as fast."""
+    _, notes = look_up(a_run(tmp_path, gpu=None), device="")
+    assert notes[0].endswith("is of CPU cores, and no file names the GPU beside it.")
+
+
 def test_why_a_run_has_no_time_of_a_call_is_said(run, tmp_path):
     assert "has 16 KiB to 64 KiB alone. " in look_up(run, size_bytes=8192)[1][0]
     short = a_run(tmp_path, n_blocks=4)

@@ -136,7 +136,8 @@ def lines_of(bill: Bill) -> tuple[list[DrawnLine], list[str]]:
         n_drawn += len(own)
         calls = sorted(own, key=attrgetter("size_bytes"))
         inside = [Spread(call.size_bytes, span_of(call.transport_us)) for call in calls]
-        lines.append(DrawnLine(name, ROLES["transport"], inside, True))
+        bound = "<= " * any(call.is_bound for call in calls)
+        lines.append(DrawnLine(bound + name, ROLES["transport"], inside, True))
         if alone := alone_of(calls):
             what = f"{name} alone" if len(by_name) > 1 else "alone"
             lines.append(DrawnLine(what, "library", alone, True))

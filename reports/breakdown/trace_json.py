@@ -60,7 +60,9 @@ def read_events(path: Path, add: Callable[[Any], None]) -> Facts:
             before, _, text = file.read(MOST_LETTERS).partition(EVENTS)
             begin = BEGIN.match(text)
             if not begin:
-                raise ValueError("it is no trace of torch.profiler, which has traceEvents")
+                raise ValueError(
+                    "it is no trace of torch.profiler, which has traceEvents; served figures: --two"
+                )
             place, is_last = begin.end(), bool(begin[1])
             while not is_last:
                 where = f"event {n_events + 1:,}: "

@@ -104,6 +104,8 @@ def judge(
         call.why += f"; {names} {number(waits_us)} us before the others"
     advice = "inconclusive" if lacks else "waiting, early" if is_early else advice_of(call, cause)
     call.next_step = NEXT_STEPS[advice].format_map(words)
+    if lacks and call.is_bound:
+        call.next_step += ", of all ranks"
 
 
 def lacking(n_calls: int, n_steps: int) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from reports.breakdown.bars import ROLES, bars_html, draw_bars
+from reports.breakdown.bars import ROLES, Bar, bars_html, draw_bars
 from reports.breakdown.bill import Alone
 from reports.breakdown.breakdown_page import bars_of, lines_of, page_of, show
 from reports.breakdown.served import Served
@@ -215,3 +215,24 @@ def test_a_plot_of_another_kind_is_refused_before_anything_is_written(reports, t
     assert status == 2
     assert ".svg or .png" in error
     assert not page.exists()
+
+
+def test_a_single_point_is_no_chart_and_a_bound_is_called_one():
+    alone = call_bill(alone=None)
+    assert lines_of(two_cards(calls=[alone])) == ([], [])
+    larger = call_bill(32768, alone=None, is_bound=True)
+    (line,) = lines_of(two_cards(calls=[alone, larger]))[0]
+    assert line.name == "<= all_reduce"
+
+
+def test_words_in_a_bar_stay_within_their_part():
+    """At 12 % of a step the nine letters of transport do not fit, at 8 % the four of idle do."""
+    use_colours()
+    figure = Figure()
+    axes = figure.add_subplot()
+    draw_bars(axes, [Bar("a step", {"compute": 80, "transport": 12, "idle": 8})])
+    assert [each.get_text() for each in axes.texts] == [
+        "a step: 100 ms",
+        "compute\n80 %",
+        "idle\n8 %",
+    ]

@@ -187,6 +187,8 @@ def test_few_calls_have_no_verdict():
     call = made_call(np.zeros((2, 19)), np.full(19, 40.0))
     assert (call.verdict, call.next_step) == ("inconclusive", "profile more steps")
     assert call.why.startswith("19 calls, and a verdict needs 20")
+    one_rank = made_call(np.zeros((1, 19)), np.full(19, 40.0), gpus=2)
+    assert one_rank.next_step == "profile more steps, of all ranks"
 
 
 def test_a_call_without_its_time_alone_is_to_be_measured():

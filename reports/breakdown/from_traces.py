@@ -20,7 +20,7 @@ from reports.breakdown.rocprof import is_rocprof, read_rocprof
 from reports.breakdown.step_parts import mean_interval, parts_of
 from reports.breakdown.timeline import Floats, Integers, Timeline
 from reports.breakdown.verdicts import judge
-from reports.tables.sentences import counted
+from reports.tables.sentences import counted, number, some
 from wiretax.record.lateness_file import Lateness
 from wiretax.record.result import ResultError
 
@@ -55,7 +55,7 @@ def read_traces(paths: Sequence[Path], arguments: argparse.Namespace) -> Bill:
         )
         judge(call, transport_us, waiting_us, idle_us, parts, ranks, kind.group_size)
         if call.verdict in ("waiting", "mixed"):
-            call.why += where_waited(kind)
+            call.why += where_waited(kind) + clocks_of(call.late_ranks, ranks, timelines)
         calls.append(call)
     known = {text: names.known(text) for each in timelines for text in each.texts}
     notes = [note for each in timelines for note in each.notes] + matched.mismatches
@@ -130,6 +130,20 @@ def where_waited(kind: Kind) -> str:
     if shares[place] < MOSTLY:
         return ""
     return f"; {100 * shares[place]:.0f} % of it at call {place + 1} of {n_calls} of a step"
+
+
+def clocks_of(late: Sequence[int], ranks: Sequence[int], timelines: Sequence[Timeline]) -> str:
+    """What the traces tell of the late ranks' clocks and power, and of the others'."""
+    text = ""
+    for counter in timelines[0].clocks if late else ():
+        means = [each.clocks.get(counter) for each in timelines]
+        told = [
+            f"{number(mean)} on rank {rank}"
+            for rank, mean in zip(ranks, means, strict=True)
+            if mean is not None
+        ]
+        text += f"; {counter} {some(told)}"
+    return text
 
 
 def lateness_of(first: Timeline, kinds: Sequence[Kind]) -> Lateness | None:

@@ -97,6 +97,7 @@ def timeline_of(path: Path, names: Names, found: Found, facts: Facts) -> Timelin
         notes,
         launches_us - origin_us,
         {cut(each.pg_name): each.ranks for each in world.pg_config if isinstance(each.ranks, list)},
+        {counter: total / n for counter, (total, n) in found.clocks.items()},
     )
 
 

@@ -1,5 +1,6 @@
 """Events of a Chrome trace as Kineto's output_json.cpp writes them, in rows of numbers."""
 
+import re
 from array import array
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -22,6 +23,9 @@ LAUNCHES = "cuda_runtime", "cuda_driver", "xpu_runtime", "xpu_driver", "Runtime"
 OPERATORS = "cpu_op", "user_annotation", "Operator"
 RECORD = "record_param_comms"  # the operator that has Kineto's facts of a call
 ANNOTATIONS = "user_annotation", "gpu_user_annotation"
+# Counters that tell why a rank is late, such as `AvgGpuCoreFrequencyMHz` of Intel's profiler, which
+# sets them to 0 after each kernel.
+CLOCKS = re.compile("frequency|power|throttl|temperature", re.IGNORECASE)
 # Kineto repeats Intel's kernels with their counters under such names (XpuptiScopeProfilerHandlers).
 REPEATED = "metrics: "
 
@@ -80,6 +84,7 @@ class Found:
     work: "array[float]" = field(default_factory=lambda: array("d"))
     launches: "array[float]" = field(default_factory=lambda: array("d"))
     operators: "array[float]" = field(default_factory=lambda: array("d"))
+    clocks: dict[str, tuple[float, int]] = field(default_factory=dict)  # sum and number
 
     def add(self, event: Any) -> None:
         """Raises ValueError for a damaged event that matters, and for too many."""
@@ -99,10 +104,13 @@ class Found:
             each = Annotation(cut(span.name), span.ts, span.ts + span.dur, on_device)
             self.annotations.append(each)
 
+        if event.get("ph") == "C":
+            self.add_counters(event.get("args"))
+
         n_numbers = len(self.work) + len(self.launches) + len(self.operators)
         if n_numbers > MOST_NUMBERS or len(self.annotations) > MOST_ANNOTATIONS:
             raise ValueError("it is one more than are read of a trace: profile fewer steps")
-        if len(self.texts) + len(self.messages) > MOST_NAMES:
+        if len(self.texts) + len(self.messages) + len(self.clocks) > MOST_NAMES:
             raise ValueError(f"more than the {MOST_NAMES:,} names that are read of a trace")
 
     def add_work(self, event: Event) -> None:
@@ -117,6 +125,12 @@ class Found:
             args.correlation,
         )
         self.work.extend(row)
+
+    def add_counters(self, values: Any) -> None:
+        for name, value in msgspec.convert(values, dict[str, Any]).items():
+            if value and CLOCKS.search(name):
+                total, n = self.clocks.get(cut(name), (0.0, 0))
+                self.clocks[cut(name)] = total + msgspec.convert(value, Us), n + 1
 
     def add_operator(self, event: Event) -> None:
         if event.name == RECORD:

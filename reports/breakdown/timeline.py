@@ -34,7 +34,8 @@ class Timeline:
     unknown group. `size_bytes` is the message of a call as the trace tells it, 0 if it does not.
     `rank` and `ranks` are as the trace has them, None if it does not say. `launches_us`, if there,
     is when the host launched each, NaN where the trace does not say: the device works later.
-    `members` has the ranks of a group by its name, where the trace tells them."""
+    `members` has the ranks of a group by its name, where the trace tells them, and `clocks` the
+    means of counters of clocks, power and the like."""
 
     source: str
     names: Names
@@ -53,6 +54,7 @@ class Timeline:
     notes: list[str] = field(default_factory=list)
     launches_us: Floats | None = None
     members: dict[str, list[int]] = field(default_factory=dict)
+    clocks: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def known(self) -> list[Known | None]:

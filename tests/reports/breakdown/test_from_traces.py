@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from reports.__main__ import main
 from reports.breakdown.from_traces import read_traces
 from reports.breakdown.text import bill_fields
 from tests.reports.breakdown.small_trace import write_trace
@@ -35,3 +36,21 @@ def test_the_bill_has_the_tokens_of_its_step(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
 
     assert read_traces([path], NOTHING).tokens == 16
+
+
+def test_the_clock_of_a_late_rank_stands_beside_it(tmp_path, capsys):
+    """As Kineto writes counters for Intel: zeros after each kernel."""
+    paths = []
+    for rank, (late_us, mhz) in enumerate([(30.0, 2800), (0.0, 2100)]):
+        path = write_trace(tmp_path / f"rank{rank}.json", rank, steps=40, late_us=late_us)
+        trace = json.loads(path.read_text())
+        trace["traceEvents"] += [
+            {"ph": "C", "name": "xpu", "ts": 1, "args": {"AvgGpuCoreFrequencyMHz": each}}
+            for each in (mhz, 0, mhz, 0)
+        ]
+        path.write_text(json.dumps(trace))
+        paths.append(str(path))
+    assert main(["breakdown", *paths, "--json"]) == 0
+    [call] = json.loads(capsys.readouterr().out)["calls"]
+    assert call["late_ranks"] == [1]
+    assert "AvgGpuCoreFrequencyMHz 2800 on rank 0, 2100 on rank 1" in call["why"]

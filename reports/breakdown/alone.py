@@ -88,10 +88,11 @@ def other_device(run: Run, device: str) -> list[str]:
     """A sentence if nothing shows that the traces' `device` is the run's. Raises ResultError if it
     is known to be another."""
     place = run.gpus[0] if run.gpus else "CPU cores"
-    if device == place or (run.gpus and not device) or (device == "CPU" and not run.gpus):
+    if device == place or (device == "CPU" and not run.gpus):
         return []
     if not device:
-        return [f"Run {run.run_id} is of CPU cores, and no file names the GPU beside it."]
+        unnamed = f"Run {run.run_id} is of CPU cores, and no file names the GPU beside it."
+        return [] if run.gpus else [unnamed]
     own, other = sheet_of(place), sheet_of(device)
     if not run.gpus or (own and other and own != other):
         raise ResultError(f"run {run.run_id} is of {place}, the traces are of {device}")

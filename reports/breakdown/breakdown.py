@@ -3,7 +3,6 @@ a run of bench.decode."""
 
 import argparse
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,17 +70,16 @@ def breakdown(arguments: argparse.Namespace) -> int:
     first, *others = bills
     if arguments.save_lateness:
         save_lateness(first, arguments.save_lateness)
-    others = [replace(each, notes=new_in(each.notes, first.notes)) for each in others]
+    others = [
+        replace(each, notes=[note for note in each.notes if note not in first.notes])
+        for each in others
+    ]
     bars = [bar for bill in bills for bar in bars_of(bill)]
     show(page_of(first, bars, others), bars, lines_of(first)[0], arguments)
     splits = [{"title": bill.title, **bill_fields(bill)} for bill in bills]
     fields = splits[0] | ({"splits": splits} if others else {})
     answer(arguments, "\n".join(map(bill_text, [first, *others])), **fields)
     return 0
-
-
-def new_in(notes: Sequence[str], said: Sequence[str]) -> list[str]:
-    return [note for note in notes if note not in said]
 
 
 def save_lateness(bill: Bill, path: Path) -> None:

@@ -81,10 +81,9 @@ def bill_of(result: Result, traced: TracedSteps, arguments: argparse.Namespace) 
         waiting_us=[mean_interval(us) for us in wait_us],
         last_share=[*traced.last_share],
     )
-    card = next(iter(result.run.gpus), "")
-    is_beside = arguments.run and not card
-    baseline = baseline_of(arguments, {n_ranks}, "CPU" if is_beside else card)
-    if card or arguments.run or arguments.gpu:
+    device = next(iter(result.run.gpus), "CPU")
+    baseline = baseline_of(arguments, {n_ranks}, device)
+    if result.run.gpus or arguments.run or arguments.gpu:
         call.alone = alone_of(call, n_ranks, baseline)
     judge(call, call_us, wait_us, None, parts, range(n_ranks), n_ranks)
     if call.verdict == "inconclusive":

@@ -159,19 +159,25 @@ def command_at_end(sentence: str) -> tuple[str, str]:
 def names_of(calls: Sequence[CallBill], has_size: bool = True) -> dict[int, str]:
     """The name of each kind by its id(): `all_reduce 16 KiB`, and the library, the group and the
     stream where kinds of one name differ in them."""
-    sizes = {id(call): size_text(call.size_bytes) if call.size_bytes else "" for call in calls}
-    if not has_size:
-        sizes = dict.fromkeys(sizes, "")
+
+    def kind(call: CallBill) -> str:
+        has_known = has_size and call.size_bytes
+        return f"{call.collective} {size_text(call.size_bytes)}" if has_known else call.collective
+
     names = dict[int, str]()
-    for key, own in grouped(calls, lambda call: (call.collective, sizes[id(call)])).items():
-        by, groups, streams = (
-            len({getattr(call, field) for call in own}) > 1 for field in ("by", "group", "stream")
+    for name, own in grouped(calls, kind).items():
+        libraries, groups, streams = (
+            {getattr(call, field) for call in own} for field in ("by", "group", "stream")
         )
         for call in own:
-            words = [*key, f"({call.by})" if by else ""]
-            words += [f"group {call.group[:MOST_LETTERS] or '?'}"] if groups else []
-            words += [f"stream {call.stream}"] if streams else []
-            names[id(call)] = printable(" ".join(filter(None, words)))
+            words = [name]
+            if len(libraries) > 1:
+                words.append(f"({call.by})")
+            if len(groups) > 1:
+                words.append(f"group {call.group[:MOST_LETTERS] or '?'}")
+            if len(streams) > 1:
+                words.append(f"stream {call.stream}")
+            names[id(call)] = printable(" ".join(words))
     return names
 
 

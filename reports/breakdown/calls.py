@@ -97,7 +97,10 @@ def match(timelines: Sequence[Timeline], steps: Sequence[Steps]) -> Matched:
         if key not in shared
     ]
     if keys and not shared:
-        raise NotOneRun(f"the calls of the traces cannot be compared: {said(told)}")
+        raise NotOneRun(
+            f"the traces cannot be compared: not all have {spoken([*keys][-1])}, nor another call "
+            "in common; if they are of several groups, give those of one"
+        )
     n_calls = np.array([counted(shared, *each) for each in zip(by_rank, paired, strict=True)])
     is_same = (n_calls == n_calls[0]).all(axis=(0, 2))
     if not is_same.all():

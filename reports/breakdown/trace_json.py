@@ -50,6 +50,8 @@ class Facts(msgspec.Struct, rename="camel"):
 def read_events(path: Path, add: Callable[[Any], None]) -> Facts:
     """Gives each event to `add`. Raises ResultError for a file that cannot be read, is no trace, or
     was cut off, and for an event of which `add` raises ValueError."""
+    if path.is_dir():
+        raise ResultError(f"{path} is a folder: name its traces, such as {path}/*rank*.json.gz")
     n_events, where = 0, ""
     try:
         with open_file(path) as raw:

@@ -333,7 +333,7 @@ def test_a_wrong_head_is_one_sentence(tmp_path, capsys, head, sentence):
 def test_a_pipe_a_folder_and_no_file_are_one_sentence(tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     assert "not an ordinary file" in refused(tmp_path / "pipe", capsys)
-    assert "cannot be read" in refused(tmp_path, capsys)
+    assert "name its traces" in refused(tmp_path, capsys)
     assert "No such file" in refused(tmp_path / "none", capsys)
 
 

@@ -33,6 +33,14 @@ def test_the_late_rank_has_its_own_number_and_the_weight_of_its_calls():
     )
 
 
+def test_the_first_line_agrees_with_the_verdict():
+    """Of two ranks the late one does not wait: the mean over both is below transport."""
+    parts = step_parts(compute=10.0, transport=3.0, waiting=2.0)
+    assert "is waiting: rank 1 comes last in 98 % of calls" in finding(two_cards(parts=parts))
+    calls = [call_bill(verdict="transfer")]
+    assert "is transport: " in finding(two_cards(parts=parts, calls=calls))
+
+
 def test_ranks_that_are_late_by_turns_are_not_blamed_in_the_first_line():
     call = call_bill(last_share=[0.45, 0.55], late_ranks=[])
     assert finding(two_cards(calls=[call])).endswith("no single rank holds the others up")

@@ -33,7 +33,7 @@ def row_of(size: str, traced: TracedSteps) -> Sequence[str]:
     """Means over ranks and steps, as shares of the step."""
     name = f"{size}: {traced.form}"
     if traced.reason:
-        return name, *"-" * (len(HEADINGS) - 1)
+        return [name] + ["-"] * (len(HEADINGS) - 1)
     compute_us, transport_us, waiting_us, hideable_us = (
         float(np.mean(us))
         for us in (traced.compute_us, traced.transport_us, traced.waiting_us, traced.hideable_us)

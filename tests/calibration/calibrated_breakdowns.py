@@ -123,7 +123,12 @@ def truths_of(engine: Engine, rng: Rng) -> tuple[dict[str, float], dict[str, Tru
     }
 
 
-def bill_of(engine: Engine, steps: int, truths: Mapping[str, Truth], rng: Rng) -> dict[str, Any]:
+def bill_of(
+    engine: Engine,
+    steps: int,
+    truths: Mapping[str, Truth],
+    rng: Rng,
+) -> dict[str, Any]:
     """The fields that `breakdown --json` prints for a new trace of this engine. What a call takes
     alone is given to it: traces do not tell."""
 

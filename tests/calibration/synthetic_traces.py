@@ -90,7 +90,11 @@ class Played:
         return {"all_reduce": slice(0, -1), "all_gather": slice(-1, None)}
 
 
-def play(engine: Engine, steps: int, rng: Rng) -> Played:
+def play(
+    engine: Engine,
+    steps: int,
+    rng: Rng,
+) -> Played:
     """So many steps of an engine."""
     shape = engine.ranks, steps, engine.calls
 
@@ -145,9 +149,18 @@ def contents(played: Played, clocks_us: Sequence[float] | None = None) -> list[d
     ]
 
 
-def events(played: Played, rank: int, clock_us: float) -> Iterator[dict[str, Any]]:
+def events(
+    played: Played,
+    rank: int,
+    clock_us: float,
+) -> Iterator[dict[str, Any]]:
     """Of one rank in order of time, with some of the host's, which tell nothing."""
-    yield {"ph": "M", "name": "process_name", "pid": rank, "args": {"name": "python"}}
+    yield {
+        "ph": "M",
+        "name": "process_name",
+        "pid": rank,
+        "args": {"name": "python"},
+    }
     now_us, engine, kernels = clock_us, played.engine, count(1)
     of_rank = (
         us[rank].tolist()
@@ -163,7 +176,12 @@ def events(played: Played, rank: int, clock_us: float) -> Iterator[dict[str, Any
             at_us, lasts_us = now_us + part * gap_us, gap_us / 4
             host = {"correlation": number}
             yield event("cuda_runtime", "cudaLaunchKernel", at_us, lasts_us, rank, **host)
-        device = {"device": rank, "stream": stream, "correlation": number, "grid": [8, 1, 1]}
+        device = {
+            "device": rank,
+            "stream": stream,
+            "correlation": number,
+            "grid": [8, 1, 1],
+        }
         yield event("kernel", name, ts, dur, rank, stream, **device, **args)
 
     for step, by_call in enumerate(zip(*of_rank, strict=True)):
@@ -183,7 +201,11 @@ def events(played: Played, rank: int, clock_us: float) -> Iterator[dict[str, Any
             now_us = calls_us + call_us
 
 
-def message(collective: str, elements: int, ranks: int) -> dict[str, Any]:
+def message(
+    collective: str,
+    elements: int,
+    ranks: int,
+) -> dict[str, Any]:
     """What torch 2.4 and later write about a call."""
     return {
         "Collective name": collective,

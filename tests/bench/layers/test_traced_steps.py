@@ -20,7 +20,13 @@ from wiretax.record.result import ResultError
 BETWEEN_US = [[40, 30, 5, 50, 20, 5], [60, 10, 5, 25, 45, 5]]
 
 
-def record(between_us=BETWEEN_US, steps=6, slowdown=1.02, scale=1.0, clock=1.0):
+def record(
+    between_us=BETWEEN_US,
+    steps=6,
+    slowdown=1.02,
+    scale=1.0,
+    clock=1.0,
+):
     """What is stored of such notes in each step, by a clock that counts so much of the time."""
     times = np.cumsum(np.insert(np.array(between_us, float), 0, 7e6, axis=1), axis=1)
     took_us = np.sum(between_us, axis=1, keepdims=True) + 2.0
@@ -169,7 +175,12 @@ def test_calls_take_lines_in_a_row_from_a_seeded_one_on():
     watch = Watch()
 
     def firsts(seed):
-        world: Any = SimpleNamespace(rank=1, device=device, oversubscribed=False, watch=watch)
+        world: Any = SimpleNamespace(
+            rank=1,
+            device=device,
+            oversubscribed=False,
+            watch=watch,
+        )
         late = come_late(world, np.zeros((1000, 2)), 4, [seed, 1], [])
         return [each.step.argument.first for each in late]
 

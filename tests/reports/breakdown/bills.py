@@ -7,7 +7,13 @@ import numpy as np
 from reports.breakdown.bill import Alone, Bill, CallBill
 from reports.breakdown.step_parts import PARTS, StepParts
 
-STEP_MS = {"compute": 7.5, "overlap": 0.2, "transport": 2.9, "waiting": 3.6, "idle": 0.8}
+STEP_MS = {
+    "compute": 7.5,
+    "overlap": 0.2,
+    "transport": 2.9,
+    "waiting": 3.6,
+    "idle": 0.8,
+}
 
 
 def step_parts(ranks=2, steps=12, **ms):

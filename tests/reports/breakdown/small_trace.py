@@ -6,7 +6,12 @@ from pathlib import Path
 CALL = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
 
 
-def write_trace(path: Path, rank: int = 0, steps: int = 6, late_us: float = 0.0) -> Path:
+def write_trace(
+    path: Path,
+    rank: int = 0,
+    steps: int = 6,
+    late_us: float = 0.0,
+) -> Path:
     """Steps of 100 us: 40 of a product, and 20 of a call, longer where it waits for a rank that is
     `late_us` late."""
     events = []
@@ -23,4 +28,11 @@ def write_trace(path: Path, rank: int = 0, steps: int = 6, late_us: float = 0.0)
 
 
 def event(cat: str, name: str, ts: float, dur: float, **args: object) -> dict[str, object]:
-    return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur, "args": args}
+    return {
+        "ph": "X",
+        "cat": cat,
+        "name": name,
+        "ts": ts,
+        "dur": dur,
+        "args": args,
+    }

@@ -44,8 +44,16 @@ def a_run(folder, **fields):
 
 def look_up(run=None, device="", gpus=2, card=None, typed_bytes=None, **fields):
     """The time alone of a call with these fields, and the notes."""
-    arguments = argparse.Namespace(run=run, gpu=card, size=typed_bytes)
-    facts: dict[str, Any] = {"collective": "all_reduce", "by": "NCCL or RCCL", "size_bytes": 16384}
+    arguments = argparse.Namespace(
+        run=run,
+        gpu=card,
+        size=typed_bytes,
+    )
+    facts: dict[str, Any] = {
+        "collective": "all_reduce",
+        "by": "NCCL or RCCL",
+        "size_bytes": 16384,
+    }
     call = CallBill(
         **facts | fields,
         n_calls=40,
@@ -94,7 +102,12 @@ def test_beyond_the_sizes_of_a_run_nothing_is_guessed(run, size_bytes):
 
 def test_five_launches_have_an_interval(tmp_path):
     for night in range(5):
-        a_run(tmp_path, seed=night, run_id=run_id(night), us=lambda _, block: block.time_us)
+        a_run(
+            tmp_path,
+            seed=night,
+            run_id=run_id(night),
+            us=lambda _, block: block.time_us,
+        )
     found, notes = look_up(tmp_path)
     middle_us, low_us, high_us = found.us
     assert low_us < middle_us < high_us
@@ -273,7 +286,14 @@ def test_calls_that_are_launched_with_other_work_are_from_a_graph(launches_us, i
 @pytest.mark.parametrize("size_bytes", [100, 10240, 16384, 1 << 25, 181_193_932, 3 << 30])
 def test_the_command_that_measures_a_call_has_its_size_as_the_option_takes_it(size_bytes):
     """Once it said `-b 172.8M`, which no option takes."""
-    baseline = baseline_of(argparse.Namespace(run=None, gpu=None, size=size_bytes), {2})
+    baseline = baseline_of(
+        argparse.Namespace(
+            run=None,
+            gpu=None,
+            size=size_bytes,
+        ),
+        {2},
+    )
     call = CallBill("all_reduce", "NCCL", 0, 40, (9.0, None, None))
     assert not alone_of(call, 2, baseline)
     (typed,) = re.findall("-b ([0-9]+[KMG]?) -e", " ".join(baseline.notes))

@@ -129,7 +129,11 @@ def test_served_figures_have_the_same_page_with_what_calls_cost():
     served.alone = Alone((25.0, 20.0, 30.0), "this run")
     one, ideal, two = bars = served_bars(served)
     assert (one.whole_ms, ideal.whole_ms) == (20.0, 10.0)
-    assert two.parts_ms == {UNDIVIDED: 10.0, "calls alone": 2.5, "the rest": 3.5}
+    assert two.parts_ms == {
+        UNDIVIDED: 10.0,
+        "calls alone": 2.5,
+        "the rest": 3.5,
+    }
     html = to_html(served_page(served, bars))
     assert "1.25×" in html
     assert "Unknown: eager or from a graph." in html
@@ -151,7 +155,11 @@ def test_a_page_without_calls_says_so_and_has_no_chart():
 
 def test_names_from_traces_cannot_break_the_page_or_the_picture(tmp_path):
     calls = [call_bill(collective=HOSTILE, group=HOSTILE), call_bill(collective=HOSTILE)]
-    bill = two_cards(title=HOSTILE, calls=calls, notes=[HOSTILE])
+    bill = two_cards(
+        title=HOSTILE,
+        calls=calls,
+        notes=[HOSTILE],
+    )
     html = html_of(bill)
     assert not {"\x1b", "\u202e"} & set(html)
     assert "<b>$" not in html
@@ -230,7 +238,19 @@ def test_words_in_a_bar_stay_within_their_part():
     use_colours()
     figure = Figure()
     axes = figure.add_subplot()
-    draw_bars(axes, [Bar("a step", {"compute": 80, "transport": 12, "idle": 8})])
+    draw_bars(
+        axes,
+        [
+            Bar(
+                "a step",
+                {
+                    "compute": 80,
+                    "transport": 12,
+                    "idle": 8,
+                },
+            )
+        ],
+    )
     assert [each.get_text() for each in axes.texts] == [
         "a step: 100 ms",
         "compute\n80 %",

@@ -27,7 +27,11 @@ def test_the_first_line_names_the_part_the_rank_and_the_time():
 
 def test_the_late_rank_has_its_own_number_and_the_weight_of_its_calls():
     """Traces of ranks 6 and 7: places in a list would accuse rank 0 or 1."""
-    rare = call_bill(n_calls=10, last_share=[1.0, 0.0], late_ranks=[7])
+    rare = call_bill(
+        n_calls=10,
+        last_share=[1.0, 0.0],
+        late_ranks=[7],
+    )
     assert "rank 7 comes last in 97 % of calls" in finding(
         two_cards(ranks=[6, 7], calls=[rare, call_bill(late_ranks=[7])])
     )
@@ -35,7 +39,11 @@ def test_the_late_rank_has_its_own_number_and_the_weight_of_its_calls():
 
 def test_the_first_line_agrees_with_the_verdict():
     """Of two ranks the late one does not wait: the mean over both is below transport."""
-    parts = step_parts(compute=10.0, transport=3.0, waiting=2.0)
+    parts = step_parts(
+        compute=10.0,
+        transport=3.0,
+        waiting=2.0,
+    )
     assert "is waiting: rank 1 comes last in 98 % of calls" in finding(two_cards(parts=parts))
     calls = [call_bill(verdict="transfer")]
     assert "is transport: " in finding(two_cards(parts=parts, calls=calls))
@@ -75,7 +83,14 @@ def test_less_than_a_nanosecond_of_a_part_is_nothing():
 @pytest.mark.parametrize(
     ("ms", "said"),
     [
-        ({"compute": 9, "idle": 6, "waiting": 1}, "38 % of a step of 16.0 ms is idle: the device"),
+        (
+            {
+                "compute": 9,
+                "idle": 6,
+                "waiting": 1,
+            },
+            "38 % of a step of 16.0 ms is idle: the device",
+        ),
         (
             {"compute": 9, "transport": 7},
             "44 % of a step of 16.0 ms is transport: 161 calls of 35.1",
@@ -89,8 +104,16 @@ def test_the_largest_part_beside_compute_is_the_finding(ms, said):
 
 
 def test_one_ranks_trace_claims_bounds_and_blames_nobody():
-    call = call_bill(is_bound=True, waiting_us=[(45.1, None, None)], last_share=[1.0])
-    alone = two_cards(parts=step_parts(1, **STEP_MS), calls=[call], ranks=[0])
+    call = call_bill(
+        is_bound=True,
+        waiting_us=[(45.1, None, None)],
+        last_share=[1.0],
+    )
+    alone = two_cards(
+        parts=step_parts(1, **STEP_MS),
+        calls=[call],
+        ranks=[0],
+    )
     assert (
         finding(alone)
         == "at least 24 % of a step of 15.0 ms is waiting, as far as traces of 1 of the ranks tell"
@@ -169,7 +192,13 @@ def test_eight_ranks_waiting_stands_from_the_least_to_the_most():
 def test_hostile_names_send_nothing_to_a_terminal():
     hostile = "\x1b[31m\u202eevil"
     kinds = [call_bill(group=hostile), call_bill(group="dp", collective=hostile), call_bill()]
-    text = bill_text(two_cards(title=hostile, calls=kinds, notes=[hostile]))
+    text = bill_text(
+        two_cards(
+            title=hostile,
+            calls=kinds,
+            notes=[hostile],
+        )
+    )
     assert not {"\x1b", "\u202e"} & set(text)
 
 

@@ -122,7 +122,13 @@ def test_where_names_repeat_the_clock_tells_which_step_is_missing() -> None:
     name = "step[DECODE bs=4]"
     matched = matched_of(
         decode(0, name=name),
-        decode(1, name=name, steps=6, first_step=2, clock_us=3),
+        decode(
+            1,
+            name=name,
+            steps=6,
+            first_step=2,
+            clock_us=3,
+        ),
     )
 
     assert matched.steps[0].starts_us[0] == 1e6 + 200
@@ -138,7 +144,12 @@ def test_where_neither_names_nor_clocks_tell_the_traces_are_refused() -> None:
         matched_of(*ranks)
 
 
-def uneven(rank: int, first_step: int, steps: int, clock_us: float = 0.0) -> Timeline:
+def uneven(
+    rank: int,
+    first_step: int,
+    steps: int,
+    clock_us: float = 0.0,
+) -> Timeline:
     """Equally named steps of 100 us and more. In the even ones rank 0 is late by 7 us, in the odd
     ones rank 1."""
     made = decode(rank, steps, 0.0, first_step, clock_us, "step[DECODE bs=4]")
@@ -177,7 +188,11 @@ def test_calls_of_another_group_are_refused_though_no_trace_names_it() -> None:
 
 def test_the_group_of_just_the_traced_ranks_is_the_whole_group() -> None:
     """With pipeline parallelism the world has more ranks than a call."""
-    members = {"0": [0, 1, 2, 3], "tp": [2, 3], "pp": [0, 2]}
+    members = {
+        "0": [0, 1, 2, 3],
+        "tp": [2, 3],
+        "pp": [0, 2],
+    }
     pair = matched_of(*(decode(rank, ranks=4, members=members) for rank in (3, 2)))
     single = matched_of(decode(2, ranks=4, members={**members, "one": [2]}))
 

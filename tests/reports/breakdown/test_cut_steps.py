@@ -138,7 +138,11 @@ def test_work_that_comes_before_that_of_the_step_before_is_left_out() -> None:
     assert steps.notes == ["2 steps that overlap others are left out"]
 
 
-def layers(n_steps: int, n_layers: int = 20, before: Sequence[Work] = ()) -> list[Work]:
+def layers(
+    n_steps: int,
+    n_layers: int = 20,
+    before: Sequence[Work] = (),
+) -> list[Work]:
     """Decode of many layers without annotations: what a step begins and ends with, and layers."""
     works = [*before]
     for step in range(n_steps):

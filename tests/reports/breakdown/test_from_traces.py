@@ -11,7 +11,13 @@ from reports.breakdown.from_traces import read_traces
 from reports.breakdown.text import bill_fields
 from tests.reports.breakdown.small_trace import write_trace
 
-NOTHING = argparse.Namespace(collective=[], run=None, gpu=None, size=None, one=None)
+NOTHING = argparse.Namespace(
+    collective=[],
+    run=None,
+    gpu=None,
+    size=None,
+    one=None,
+)
 
 
 def test_files_in_another_order_give_the_same_bill(tmp_path: Path) -> None:
@@ -45,7 +51,12 @@ def test_the_clock_of_a_late_rank_stands_beside_it(tmp_path, capsys):
         path = write_trace(tmp_path / f"rank{rank}.json", rank, steps=40, late_us=late_us)
         trace = json.loads(path.read_text())
         trace["traceEvents"] += [
-            {"ph": "C", "name": "xpu", "ts": 1, "args": {"AvgGpuCoreFrequencyMHz": each}}
+            {
+                "ph": "C",
+                "name": "xpu",
+                "ts": 1,
+                "args": {"AvgGpuCoreFrequencyMHz": each},
+            }
             for each in (mhz, 0, mhz, 0)
         ]
         path.write_text(json.dumps(trace))

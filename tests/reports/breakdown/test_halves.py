@@ -16,7 +16,15 @@ ONE = [("norm", 6), ("gemm_128", 40), ("attend", 20), ("gemm_128", 30), ("sample
 SPLIT = [("norm", 6), ("gemm_64", 24), ("attend", 10), (CALL, 9), ("gemm_64", 16), ("sample", 4)]
 
 
-def write(path, kernels, steps=8, world=None, name="ProfilerStep#{}", more=(), device=""):
+def write(
+    path,
+    kernels,
+    steps=8,
+    world=None,
+    name="ProfilerStep#{}",
+    more=(),
+    device="",
+):
     """Steps of these kernels, one after another without a gap, each 0.1 us longer than the last."""
     events = []
     start_us = 1e6

@@ -114,7 +114,11 @@ NCCL = {
     ],
 )
 def test_a_size_is_of_all_ranks_segments_together(tmp_path, collective, n_in, n_out, size):
-    args = {"Collective name": collective, "In msg nelems": n_in, "Out msg nelems": n_out}
+    args = {
+        "Collective name": collective,
+        "In msg nelems": n_in,
+        "Out msg nelems": n_out,
+    }
     group = {"pg_name": "3", "ranks": [0, 2]}
     path = write(
         tmp_path / "a.json",
@@ -295,7 +299,14 @@ WRONG = {
     "negative": ([call(dur=-5)], "event 1: Expected `float` >= 0.0 - at `$.dur`"),
     "no start": ([{**call(), "ts": None}], "event 1: Expected `float`, got `null` - at `$.ts`"),
     "no duration": (
-        [call(), {"cat": "kernel", "name": "a", "ts": 1}],
+        [
+            call(),
+            {
+                "cat": "kernel",
+                "name": "a",
+                "ts": 1,
+            },
+        ],
         "event 2: Object missing required field `dur`",
     ),
     "a text": ([{**call(), "dur": HOSTILE}], "event 1: Expected `float`, got `str`"),

@@ -110,7 +110,11 @@ def test_a_run_of_few_steps_needs_more_time_not_a_profile(tmp_path, capsys):
 def test_the_table_of_a_run_ends_with_the_parts(tmp_path):
     """Shares of the mean step, 80 columns wide."""
     slow = "a step with notes of the time takes 1.40 times as long"
-    none = TracedSteps(case=LIBRARY, form="MPICH 5.0.2 plain", reason=slow)
+    none = TracedSteps(
+        case=LIBRARY,
+        form="MPICH 5.0.2 plain",
+        reason=slow,
+    )
     shown = text(read(write_steps(tmp_path, traced(), none)))
     lines = shown.splitlines()
     assert max(map(len, lines)) <= 80
@@ -124,7 +128,13 @@ def test_the_table_of_a_run_ends_with_the_parts(tmp_path):
     [
         ([], "has no parts of a step: it is older than they, or ended early; run it again"),
         (
-            [TracedSteps(case=1, form="ring copied", reason="time ran out")],
+            [
+                TracedSteps(
+                    case=1,
+                    form="ring copied",
+                    reason="time ran out",
+                )
+            ],
             "tells no parts of a step: ring copied: time ran out",
         ),
         (

@@ -18,11 +18,20 @@ SYMBOLS = {
     2: "void vllm::cross_device_reduce_1stage<__hip_bfloat16, 2>(vllm::RankData*)",
 }
 START_NS = 8_819_330_200_067_564  # more than a double of us can hold in all its digits
-XYZ = {"x": 1, "y": 1, "z": 1}
+XYZ = {
+    "x": 1,
+    "y": 1,
+    "z": 1,
+}
 
 
 def agent(handle, kind, name):
-    agent = {"size": 304, "id": {"handle": handle}, "type": kind, "capability": {}}
+    agent = {
+        "size": 304,
+        "id": {"handle": handle},
+        "type": kind,
+        "capability": {},
+    }
     return agent | {"product_name": name}
 
 
@@ -38,7 +47,16 @@ def record(start_us, lasts_us, **fields):
         "end_timestamp": START_NS + round(1000 * (start_us + lasts_us)),
     }
     ids = {"correlation_id": {"internal": 1, "external": 0}, "thread_id": 69}
-    return {"size": 184, "kind": 11, "operation": 1} | ids | times | fields
+    return (
+        {
+            "size": 184,
+            "kind": 11,
+            "operation": 1,
+        }
+        | ids
+        | times
+        | fields
+    )
 
 
 def dispatch(kernel, start_us, lasts_us, gpu=GPUS[0], **fields):
@@ -61,13 +79,21 @@ def copy(start_us, lasts_us, source, target):
 
 def write(path, dispatches, copies=(), processes=1):
     process = {
-        "metadata": {"pid": 1, "init_time": 0, "fini_time": 1},
+        "metadata": {
+            "pid": 1,
+            "init_time": 0,
+            "fini_time": 1,
+        },
         "agents": [
             agent(CPU, 1, "AMD EPYC 9575F"),
             *(agent(handle, 2, "AMD Radeon AI PRO R9700") for handle in GPUS),
         ],
         "counters": [],
-        "strings": {"callback_records": [], "buffer_records": [], "marker_api": []},
+        "strings": {
+            "callback_records": [],
+            "buffer_records": [],
+            "marker_api": [],
+        },
         "code_objects": [],
         "kernel_symbols": [{"kernel_id": 0}, *(symbol(*each) for each in SYMBOLS.items())],
         "callback_records": {"counter_collection": []},

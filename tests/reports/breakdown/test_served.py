@@ -28,7 +28,11 @@ VLLM: dict[str, Any] = {
     "total_output_tokens": 1024,
 }
 SGLANG = VLLM | {"backend": "sglang", "total_output_tokens_retokenized": 1024}
-LATENCY = {"avg_latency": 1.0, "latencies": [2.1, 2.0, 2.2], "percentiles": {}}
+LATENCY = {
+    "avg_latency": 1.0,
+    "latencies": [2.1, 2.0, 2.2],
+    "percentiles": {},
+}
 
 
 def vllm(token_ms, **more):
@@ -44,9 +48,26 @@ def sglang(token_ms, **server):
 
 def llama(split, *tok_s, **more):
     samples_ns = [128e9 / each for each in tok_s]
-    row = {"build_commit": "8cf427ff", "gpu_info": "RTX 5060 Ti, RTX 5060 Ti", "n_prompt": 0}
-    shape = {"model_type": "qwen35 27B Q4_0", "n_gen": 128, "n_depth": 0, "split_mode": split}
-    prompt = row | shape | {"n_prompt": 512, "n_gen": 0, "samples_ns": [7e7]}
+    row = {
+        "build_commit": "8cf427ff",
+        "gpu_info": "RTX 5060 Ti, RTX 5060 Ti",
+        "n_prompt": 0,
+    }
+    shape = {
+        "model_type": "qwen35 27B Q4_0",
+        "n_gen": 128,
+        "n_depth": 0,
+        "split_mode": split,
+    }
+    prompt = (
+        row
+        | shape
+        | {
+            "n_prompt": 512,
+            "n_gen": 0,
+            "samples_ns": [7e7],
+        }
+    )
     return [prompt, row | shape | {"samples_ns": samples_ns} | more]
 
 

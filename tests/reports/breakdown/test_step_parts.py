@@ -37,7 +37,11 @@ def random_ranks(seed: int) -> tuple[list[Timeline], list[Steps]]:
     return timelines, steps
 
 
-def parts_at(now: float, made: Timeline, moves_us: dict[int, float]) -> str:
+def parts_at(
+    now: float,
+    made: Timeline,
+    moves_us: dict[int, float],
+) -> str:
     """The part of half a microsecond after `now`, work by work."""
     now += 0.5
     runs = [
@@ -130,7 +134,12 @@ def test_what_hiding_saves_is_no_more_than_the_compute_after_a_call() -> None:
         (200, 0.6, True, 0.88),
     ],
 )
-def test_the_interval_holds_the_mean(n: int, rho: float, zeros: bool, least: float) -> None:
+def test_the_interval_holds_the_mean(
+    n: int,
+    rho: float,
+    zeros: bool,
+    least: float,
+) -> None:
     rng = np.random.default_rng(1)
     values = rng.standard_normal((400, n))
     for at in range(1, n):

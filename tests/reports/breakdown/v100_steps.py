@@ -11,7 +11,11 @@ from pathlib import Path
 PACKED = Path(__file__).parent / "traces" / "v100-steps.csv.xz"
 HEAD = {
     "deviceProperties": [{"name": "Tesla V100-SXM2-32GB"}],
-    "distributedInfo": {"backend": "nccl", "rank": 1, "world_size": 2},
+    "distributedInfo": {
+        "backend": "nccl",
+        "rank": 1,
+        "world_size": 2,
+    },
 }
 LAUNCH_US = 5  # the published ones take 3 us and more
 
@@ -28,7 +32,11 @@ def write_v100_steps(path: Path, base_us: int = 1669783687384669) -> Path:
                 events.append(event(row, start_us, row["us"]))
                 continue
             at_us += int(row["since_us"])
-            args = {"stream": int(row["stream"]), "correlation": number, "device": 1}
+            args = {
+                "stream": int(row["stream"]),
+                "correlation": number,
+                "device": 1,
+            }
             events.append({**event(row, at_us, row["us"]), "args": args})
             if row["launched_us"]:
                 launch = {"cat": "cuda_runtime", "name": "cudaLaunchKernel"}
@@ -40,6 +48,10 @@ def write_v100_steps(path: Path, base_us: int = 1669783687384669) -> Path:
     return path
 
 
-def event(row: dict[str, str], start_us: int, us: object) -> dict[str, object]:
+def event(
+    row: dict[str, str],
+    start_us: int,
+    us: object,
+) -> dict[str, object]:
     named = {"cat": row["cat"], "name": row["name"] or row["cat"]}
     return {"ph": "X", "pid": 1, "tid": 1, **named, "ts": start_us, "dur": int(str(us))}

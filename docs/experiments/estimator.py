@@ -49,7 +49,7 @@ def measured(session: Session, iteration: Iteration, slots: Memory) -> tuple[Tim
     """This rank's intervals between events, arrivals and exits."""
     device, watch = session.world.device, session.flight.watch
     first, last = (
-        device.step(KERNELS, "note_time", Gate(address, SLOTS, watch=ctypes.addressof(watch)))
+        device.step(KERNELS, "note_sample", Gate(address, SLOTS, watch=ctypes.addressof(watch)))
         for address in (slots.address, slots.address + 8 * SLOTS)
     )
     actions = framed(iteration.actions(session.meet), first, last)

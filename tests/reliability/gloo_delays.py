@@ -26,7 +26,7 @@ NEAR, NEAR_US = 0.1, 500.0
 
 def profile(late_ms: float, steps: int, folder: Path) -> list[Path]:
     """The traces of both ranks."""
-    program = ROOT / "tests/reliability/gloo_ranks.py"
+    program = ROOT / "tests/ranks/gloo_ranks.py"
     words = [str(late_ms), str(steps), str(folder)]
     ranks = [
         subprocess.Popen([PYTHON, program, str(rank), *words], stderr=subprocess.PIPE, text=True)

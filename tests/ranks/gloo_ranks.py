@@ -1,6 +1,6 @@
 """One of two ranks of a small tensor-parallel MLP on gloo, under torch.profiler.
 
-    .venv-torch/bin/python tests/reliability/gloo_ranks.py RANK LATE_MS STEPS FOLDER
+    .venv-torch/bin/python tests/ranks/gloo_ranks.py RANK LATE_MS STEPS FOLDER
 
 Rank 1 computes LATE_MS longer before each all-reduce. The folder receives the rank's trace, and
 when it arrived at each call and went on, by a clock that both ranks share."""

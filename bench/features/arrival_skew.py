@@ -11,11 +11,10 @@ from bench.harness.parser import CASES, Option, duration_s, listed
 from collectives.collective import Shape
 from collectives.operation import CollectiveCase
 from wiretax.common.launched import launched_ranks
+from wiretax.record.lateness_file import MOST_LATE_US
 
 if TYPE_CHECKING:
     from bench.harness.session import Session
-
-MOST_LATE_US = 100_000
 
 
 def delay_us(text: str) -> float:

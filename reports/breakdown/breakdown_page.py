@@ -136,9 +136,9 @@ def lines_of(bill: Bill) -> tuple[list[DrawnLine], list[str]]:
         n_drawn += len(own)
         calls = sorted(own, key=attrgetter("size_bytes"))
         inside = [Spread(call.size_bytes, span_of(call.transport_us)) for call in calls]
-        bound = "<= " * any(call.is_bound for call in calls)
+        bound = "<= " if any(call.is_bound for call in calls) else ""
         lines.append(DrawnLine(bound + name, ROLES["transport"], inside, True))
-        if alone := alone_of(calls):
+        if alone := spreads_alone(calls):
             what = f"{name} alone" if len(by_name) > 1 else "alone"
             lines.append(DrawnLine(what, "library", alone, True))
     if sum(len(line.cases) for line in lines) < 2:
@@ -150,7 +150,7 @@ def lines_of(bill: Bill) -> tuple[list[DrawnLine], list[str]]:
     return lines, notes
 
 
-def alone_of(calls: Sequence[CallBill]) -> list[Spread]:
+def spreads_alone(calls: Sequence[CallBill]) -> list[Spread]:
     """The calls alone, smallest first, and what the same run measured at sizes near them."""
     times_us = dict[int, Interval]()
     for call in calls:

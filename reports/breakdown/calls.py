@@ -101,7 +101,7 @@ def match(timelines: Sequence[Timeline], steps: Sequence[Steps]) -> Matched:
             f"the traces cannot be compared: not all have {spoken([*keys][-1])}, nor another call "
             "in common; if they are of several groups, give those of one"
         )
-    n_calls = np.array([counted(shared, *each) for each in zip(by_rank, paired, strict=True)])
+    n_calls = np.array([calls_by_step(shared, *each) for each in zip(by_rank, paired, strict=True)])
     is_same = (n_calls == n_calls[0]).all(axis=(0, 2))
     if not is_same.all():
         rank, place, at = np.argwhere(n_calls != n_calls[0])[0]
@@ -132,7 +132,7 @@ def said(told: Sequence[str]) -> str:
     return told[-1].rstrip(".") if told else "there is no work"
 
 
-def counted(keys: Sequence[Key], calls: Mapping[Key, Integers], steps: Steps) -> Integers:
+def calls_by_step(keys: Sequence[Key], calls: Mapping[Key, Integers], steps: Steps) -> Integers:
     """(steps, keys): the calls of each step."""
     n_calls = np.zeros((len(steps.names), len(keys)), int)
     for at, key in enumerate(keys):

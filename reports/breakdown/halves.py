@@ -152,7 +152,7 @@ def roles(
     named = [*((0, name) for name in one.us), *((1, name) for name in split_us)]
     role = {each: frozenset([each]) for each in named}
     pairs = [(name, name) for name in one.us if name in split_us]
-    pairs += [pair for pair, _ in votes(one.order, rank.order).most_common()]
+    pairs += [pair for pair, _ in pairs_by_place(one.order, rank.order).most_common()]
     for a, b in pairs:
         own, split = role[0, a], role[1, b]
         if len(own) == 1 or len(split) == 1:  # otherwise both have their own already
@@ -166,7 +166,7 @@ def roles(
     ]
 
 
-def votes(one: Sequence[str], rank: Sequence[str]) -> Counter[tuple[str, str]]:
+def pairs_by_place(one: Sequence[str], rank: Sequence[str]) -> Counter[tuple[str, str]]:
     """How often two names stand at the same place between kernels of equal names."""
     pairs = Counter[tuple[str, str]]()
     for part in (slice(MOST_ORDERED), slice(-MOST_ORDERED, None)):

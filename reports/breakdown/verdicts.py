@@ -83,8 +83,8 @@ def judge(
         "reports": f"{RUN}{REPORTS}",
         "doctor": f"{RUN}{BENCH}doctor",
         "late_us": f"{later_by([us[0] for us in call.waiting_us], late):.0f}",
-        "late": names_of(call.late_ranks, "is", "are"),
-        "early": names_of([ranks[place] for place in early], "has", "have"),
+        "late": ranks_text(call.late_ranks, "is", "are"),
+        "early": ranks_text([ranks[place] for place in early], "has", "have"),
     }
     longer_us = {
         part: -later_by(us.mean(axis=1), late) for part, us in parts.us.items() if part in CAUSES
@@ -100,7 +100,7 @@ def judge(
     is_early = early and call.verdict == "waiting"
     if is_early:
         waits_us = -later_by([us[0] for us in call.waiting_us], early)
-        names = names_of([ranks[place] for place in early], "comes", "come")
+        names = ranks_text([ranks[place] for place in early], "comes", "come")
         call.why += f"; {names} {number(waits_us)} us before the others"
     advice = "inconclusive" if lacks else "waiting, early" if is_early else advice_of(call, cause)
     call.next_step = NEXT_STEPS[advice].format_map(words)
@@ -187,7 +187,7 @@ def advice_of(call: CallBill, cause: str) -> str:
     return call.verdict
 
 
-def names_of(ranks: Sequence[int], one: str, several: str) -> str:
+def ranks_text(ranks: Sequence[int], one: str, several: str) -> str:
     """`rank 1 is`, `ranks 2, 3 are`, by these verbs."""
     if len(ranks) == 1:
         return f"rank {ranks[0]} {one}"

@@ -11,7 +11,7 @@ from wiretax.record.result import ResultError, content_of
 from wiretax.record.writing import write_named
 
 Lateness = NDArray[np.float64]  # us, (calls, ranks)
-MOST_LATE_US = 100_000  # as of --arrival-skew
+MOST_LATE_US = 100_000  # here and of --arrival-skew
 MOST_BYTES = 50_000_000
 MOST_SHOWN = 40  # letters of a line
 

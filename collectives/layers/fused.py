@@ -25,6 +25,7 @@ from kernels.devices.device import Arguments
 from kernels.devices.layout import Shared
 
 BLOCK_THREADS = 256  # of a GEMV
+LEAVES = 8  # of a sum with the same bits on all numbers of ranks: see leaves.h
 EPSILON = 1e-5
 WEIGHTS = {name: DATATYPES[name] for name in ("float16", "bfloat16", "int8")}
 COLLECTIVE = {
@@ -32,6 +33,7 @@ COLLECTIVE = {
     for name in ("allreduce_rmsnorm", "gemv_allreduce")
 }
 NORM_PUSH = "fused_push"
+STABLE = "fused_stable"
 Bind = Callable[[World, Any], Bound]  # its cases are of one subclass of CollectiveCase
 Then = Callable[[Algorithm, World, Any], Bound]
 
@@ -138,6 +140,34 @@ def norm(world: World, case: NormCase, sums: int | None = None, pushes: bool = F
 def _reduce_then_norm(collective: Algorithm, world: World, case: NormCase) -> Bound:
     reduce = collective.bind(world, all_reduce(case, case.send, case.summed))
     return run_sequence(world, [reduce, norm(world, case, case.summed)])
+
+
+def gemv_stable(world: World, case: GemvCase) -> Bound:
+    """The products and their all-reduce in one launch, in the order of leaves.h. Raises DeviceError
+    and Refusal as `norm` does."""
+    world = world.node or world
+    if LEAVES % world.ranks:
+        return Unsupported(
+            f"{world.ranks} ranks cannot share the {LEAVES} leaves of a sum: it takes 1, 2, 4 or 8"
+        )
+    parts_bytes = 4 * case.count
+    if world.ranks * parts_bytes > world.mapped.half_bytes:
+        return Unsupported(
+            f"{world.ranks} ranks' parts of {parts_bytes} B do not fit into a slab",
+            depends_on_size=True,
+        )
+    return launch_with(
+        world,
+        case,
+        world.mapped.arguments(case.send, case.receive, case.count),
+        case.layer,
+        "gemv_allreduce_stable",
+        "gemv_allreduce_stable",
+        world.device.blocks_for(1 << 30),
+        BLOCK_THREADS,
+        WT_TOKENS=case.count // case.layer.hidden,
+        WT_WEIGHT=case.weight_type.element,
+    )
 
 
 def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
@@ -258,6 +288,12 @@ FUSED = {
         ("copied",),
     ),
 }
+FUSED["gemv_allreduce"][STABLE] = KernelAlgorithm(
+    STABLE,
+    "both at once, with the same bits at 1, 2, 4 and 8 ranks",
+    partial(gemv_stable),
+    pushes=True,
+)
 FUSED["allreduce_rmsnorm"][NORM_PUSH] = KernelAlgorithm(
     NORM_PUSH,
     "both at once; each rank stores its rows into every peer's slab",

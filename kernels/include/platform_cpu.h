@@ -9,17 +9,17 @@
 #define NO_UNROLL
 #define LAUNCHED_WITH(T) const T&  // by reference: the timed loop calls a `void (*)(void*)`
 constexpr int REGISTERS = 1;
-// WORD_NUMBERS lists the numbers of a vector's words, each followed by its argument.
+// WORD_NUMBERS lists its argument of each number of a vector's words.
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
 #define WORD_NUMBERS(_) \
-  0 _, 1 _, 2 _, 3 _, 4 _, 5 _, 6 _, 7 _, 8 _, 9 _, 10 _, 11 _, 12 _, 13 _, 14 _, 15 _
+  _(0), _(1), _(2), _(3), _(4), _(5), _(6), _(7), _(8), _(9), _(10), _(11), _(12), _(13), _(14), _(15)
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
-#define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _, 4 _, 5 _, 6 _, 7 _
+#define WORD_NUMBERS(_) _(0), _(1), _(2), _(3), _(4), _(5), _(6), _(7)
 #else
 #define VECTOR_BYTES 16
-#define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _
+#define WORD_NUMBERS(_) _(0), _(1), _(2), _(3)
 #endif
 // Separate types, no template: g++ 12 silently drops a vector_size that depends on a parameter.
 #define VECTOR vector_size(VECTOR_BYTES)
@@ -169,6 +169,25 @@ DEVICE bool is_aligned(const char*) { return true; }  // packs may begin anywher
 DEVICE pack load_aligned_pack(const char* buffer, unsigned i) {
   return {{(words)((const any_words*)buffer)[i]}};
 }
+// The first `count` words of a pack; the others are zeros. Touches no memory behind them.
+DEVICE pack load_words(const char* from, int count) {
+  struct Bytes {
+    char of[VECTOR_BYTES];
+  };
+  words x;
+#if defined(__AVX512F__)
+  asm("vmovdqu32 %1, %0%{%2%}%{z%}"
+      : "=v"(x)
+      : "m"(*(const Bytes*)from), "Yk"((unsigned short)((1u << count) - 1)));
+#elif defined(__AVX2__)
+#define ITSELF(i) i
+  const ints numbers = {WORD_NUMBERS(ITSELF)};
+  asm("vpmaskmovd %1, %2, %0" : "=x"(x) : "m"(*(const Bytes*)from), "x"(numbers < count));
+#else
+  return load_pieces<unsigned>(from, count);
+#endif
+  return {{x}};
+}
 // A streaming store at an address that is not aligned would fault.
 DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, Stores stores = CACHED) {
   if (stores == STREAMED && (u64)buffer % VECTOR_BYTES == 0)
@@ -201,7 +220,9 @@ DEVICE floats high_halves(words w) {
 }
 // A shuffle. Through memory, a load would span two stores, which takes a two-shot 1.2 to 1.5 times.
 DEVICE words halves(floats low, floats high) {
-  return __builtin_shufflevector(halves_from_floats(low), halves_from_floats(high), WORD_NUMBERS());
+#define SAME(i) i
+  return __builtin_shufflevector(halves_from_floats(low), halves_from_floats(high),
+                                 WORD_NUMBERS(SAME));
 }
 // As on a GPU, with the same bits: 8 % faster here.
 DEVICE words rounded_to_bfloat16(floats f) {
@@ -240,11 +261,13 @@ DEVICE int lanes() { return 1; }
 DEVICE int subgroup() { return 0; }
 DEVICE int subgroups() { return 1; }
 // Sums the lanes of each row, one row per fp32 of a pack: adds neighbours until one vector is left.
+#define TWICE(i) 2 * (i)
+#define TWICE_AND_ONE(i) 2 * (i) + 1
 DEVICE pack sums_over_lanes(floats (&rows)[VECTOR_BYTES / 4]) {
   for (int n = VECTOR_BYTES / 8; n > 0; n /= 2)
     for (int i = 0; i < n; ++i)
-      rows[i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], WORD_NUMBERS(*2)) +
-                __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], WORD_NUMBERS(*2 + 1));
+      rows[i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], WORD_NUMBERS(TWICE)) +
+                __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], WORD_NUMBERS(TWICE_AND_ONE));
   return {{reinterpret<words>(rows[0])}};
 }
 DEVICE float sum_over_block(floats f) {
@@ -258,8 +281,51 @@ DEVICE floats plus_square(floats sum, floats x) {
   return sum + square;
 }
 // The largest lane, in all lanes: compares lanes 1, 2, 4 and 8 places apart.
-#define WITH_LANES(step) \
-  w = most_of(w, __builtin_shufflevector(w, w, WORD_NUMBERS(^(step & (VECTOR_BYTES / 4 - 1)))));
 DEVICE words largest_of_lanes(words w) {
-  WITH_LANES(1) WITH_LANES(2) WITH_LANES(4) WITH_LANES(8) return w;
+#define WITH_LANES(lanes) w = most_of(w, __builtin_shufflevector(w, w, WORD_NUMBERS(lanes)));
+#define OTHER(i, step) (i) ^ (step & (VECTOR_BYTES / 4 - 1))
+#define OTHER_1(i) OTHER(i, 1)
+#define OTHER_2(i) OTHER(i, 2)
+#define OTHER_4(i) OTHER(i, 4)
+#define OTHER_8(i) OTHER(i, 8)
+  WITH_LANES(OTHER_1) WITH_LANES(OTHER_2) WITH_LANES(OTHER_4) WITH_LANES(OTHER_8) return w;
 }
+
+// For leaves.h. A product that no compiler fuses with its addition.
+DEVICE floats rounded_product(floats a, floats b) {
+  floats product = a * b;
+  asm("" : "+x"(product));
+  return product;
+}
+// Of a row's chains, in registers: the sums of halves, as far as these lie in different registers.
+template <int N>
+DEVICE floats sum_of_chains(floats (&chains)[N]) {
+  UNROLLED
+  for (int n = N / 2; n > 0; n /= 2)
+    UNROLLED
+    for (int i = 0; i < n; ++i) chains[i] += chains[i + n];
+  return chains[0];
+}
+// The further halves, of which each step leaves two rows in a register; then a lane has a row's.
+#define LOWER(i, half) 2 * (i) - ((i) & (half - 1))
+#define ADDS_HALVES(half, lower, upper)                                                   \
+  if (half < VECTOR_BYTES / 4)                                                             \
+    for (int i = 0; i < half; ++i)                                                         \
+      rows[i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], WORD_NUMBERS(lower)) + \
+                __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], WORD_NUMBERS(upper));
+#define LOWER_8(i) (LOWER(i, 8)) % (VECTOR_BYTES / 2)
+#define UPPER_8(i) (LOWER(i, 8) + 8) % (VECTOR_BYTES / 2)
+#define LOWER_4(i) (LOWER(i, 4)) % (VECTOR_BYTES / 2)
+#define UPPER_4(i) (LOWER(i, 4) + 4) % (VECTOR_BYTES / 2)
+#define LOWER_2(i) (LOWER(i, 2))
+#define UPPER_2(i) (LOWER(i, 2) + 2)
+#define LOWER_1(i) (LOWER(i, 1))
+#define UPPER_1(i) (LOWER(i, 1) + 1)
+DEVICE floats sum_of_halves(floats (&rows)[VECTOR_BYTES / 4]) {
+  ADDS_HALVES(8, LOWER_8, UPPER_8)
+  ADDS_HALVES(4, LOWER_4, UPPER_4)
+  ADDS_HALVES(2, LOWER_2, UPPER_2)
+  ADDS_HALVES(1, LOWER_1, UPPER_1)
+  return rows[0];
+}
+DEVICE pack of_rows(floats sums) { return {{reinterpret<words>(sums)}}; }

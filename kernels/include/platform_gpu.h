@@ -97,6 +97,29 @@ DEVICE pack sums_over_lanes(floats (&rows)[REGISTERS]) {
   for (int i = 0; i < REGISTERS; ++i) p.r[i] = reinterpret<words>(rows[i]);
   return p;
 }
+DEVICE pack load_words(const char* from, int count) { return load_pieces<u64>(from, count / 2); }
+// For leaves.h: of the chains of a row, of which eight threads hold eight each. First halves that lie
+// in different threads: each step hands over half of the chains. Then those of one thread.
+DEVICE float sum_of_chains(float (&chains)[8]) {
+  for (int distance = 4; distance > 0; distance /= 2) {
+    const bool is_upper = thread_in_block() & distance;
+    for (int i = 0; i < distance; ++i) {
+      const float lower = chains[i], upper = chains[i + distance];
+      chains[i] = (is_upper ? upper : lower) + shuffle_xor(is_upper ? lower : upper, distance);
+    }
+  }
+  float sum = chains[0];
+  for (int distance = 4; distance > 0; distance /= 2) sum += shuffle_xor(sum, distance);
+  return sum;
+}
+DEVICE float sum_of_halves(float (&rows)[1]) { return rows[0]; }
+// The sums of four rows, each of eight threads, in the first thread.
+DEVICE pack of_rows(float sum) {
+  pack p;
+  for (int i = 0; i < REGISTERS; ++i)
+    p.r[i] = reinterpret<words>(i ? shuffle_xor(sum, 8 * i) : sum);
+  return p;
+}
 DEVICE float* shared_by_block() {
   __shared__ float of_subgroups[16];
   return of_subgroups;

@@ -116,3 +116,8 @@ DEVICE float shuffle_xor(float x, int distance) {
   const int from = (thread_in_block() % wave()) ^ distance;
   return reinterpret<float>(__builtin_amdgcn_ds_bpermute(from << 2, reinterpret<int>(x)));
 }
+DEVICE float rounded_product(float a, float b) {
+  float product = a * b;
+  evaluate_now(product);
+  return product;
+}

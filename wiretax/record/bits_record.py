@@ -34,6 +34,17 @@ INVARIANCES = {
     "history": "after other communicators and buffers",
     "order": "with the data on other ranks",
     "fewer": "without the last rank, whose data are zeros",
+    "tp": "of a layer at other numbers of ranks",
+    "batch": "of a layer in a batch of more tokens",
+}
+
+# Why a layer has other bits at another number of ranks than at one.
+CAUSES = {
+    "product": "the product adds its columns in another order",
+    "rounding": "the ranks' parts are rounded before they are added",
+    "ranks": "the ranks' parts are added in another order",
+    "choice": "another algorithm takes other sizes",
+    "unknown": "no order of the sum explains it",
 }
 
 
@@ -134,6 +145,50 @@ class RowBits(msgspec.Struct, kw_only=True):
         return [*dict.fromkeys(part.order for size in self.sizes for part in size.parts)]
 
 
+class BatchBits(msgspec.Struct, kw_only=True):
+    """A layer for a batch of so many tokens: a digest of its results, (tokens, hidden), and what
+    was compared, by the names of INVARIANCES; `tp` with TP 1 of this launch, `batch` the first
+    token
+    with a batch of one. `chosen`: what `auto` or a library chose."""
+
+    tokens: Count
+    digest: Name
+    compared: dict[str, Difference] = {}
+    chosen: str | None = None
+
+
+class TpBits(msgspec.Struct, kw_only=True):
+    """A layer split among so many `ranks`. `orders`: by size of a batch, in words, in which order
+    the layer's columns are added, {} where that is unknown; equal words only for equal orders.
+    `rounds_parts`: whether the ranks' parts are rounded to the datatype before they are added.
+    `causes`: of CAUSES, why bits differ from those of TP 1."""
+
+    ranks: Count
+    batches: list[BatchBits]
+    orders: dict[str, str] = {}
+    rounds_parts: bool | None = None
+    causes: list[str] = []
+    reason: str | None = None
+
+
+class LayerBits(msgspec.Struct, kw_only=True):
+    """A row-parallel layer in one form, variant and datatype, at several numbers of ranks. `inner`:
+    the columns of all ranks. `reason`: why it stopped, or has no numbers of ranks."""
+
+    layer: str
+    model: str
+    hidden: Count
+    inner: Count
+    weights: str
+    algorithm: str
+    variant: str
+    datatype: str
+    library: str | None = None
+    setting: str | None = None
+    tps: list[TpBits]
+    reason: str | None = None
+
+
 class Bits(msgspec.Struct, kw_only=True):
     """A launch of bench.bits. `data` names the way to draw the inputs: a change of it changes all
     bits, and only launches with one `data` and one seed can be compared."""
@@ -152,6 +207,7 @@ class Bits(msgspec.Struct, kw_only=True):
     software_id: str
     environment: dict[str, Any]
     rows: list[RowBits]
+    layers: list[LayerBits] = []
     notes: list[str] = []
     elapsed_s: NotNegative
 

@@ -1,0 +1,182 @@
+"""The order of a layer's sum in words: those of the usual order that has the same tree over the
+samples."""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from itertools import groupby, product, zip_longest
+
+from bench.stability.fprev import Tree, node, of_parts, subtrees
+
+MOST_CHAINS = 1024  # as many as a GPU's block has threads
+PACKS = 1, 2, 4, 8, 16, 32  # columns that a thread loads, or a tensor core adds, at once
+CUT = 64  # blocks of BLAS libraries are multiples of it
+
+Sums = Sequence[Tree | None]  # None without a sample
+Adder = Callable[[Sums], Tree | None]
+Columns = list[tuple[int, int]]  # the column, from the block's first one on, and the sample's place
+Block = tuple[Tree, Columns]
+
+
+def in_sequence(sums: Sums) -> Tree | None:
+    return reduce(lambda total, each: node([total, each]), sums, None)
+
+
+def halves(sums: Sums) -> Tree | None:
+    while len(sums) > 1:
+        half = (len(sums) + 1) // 2
+        sums = [node(two) for two in zip_longest(sums[:half], sums[half:])]
+    return sums[0]
+
+
+def pairs(sums: Sums) -> Tree | None:
+    while len(sums) > 1:
+        sums = [node(two) for two in zip_longest(sums[::2], sums[1::2])]
+    return sums[0]
+
+
+# The first of them that fits names a sum: two or three terms are one after another in most of them.
+ADDERS: dict[str, Adder] = {
+    "one after another": in_sequence,
+    "halves": halves,
+    "pairs": pairs,
+    "all at once": node,
+}
+
+
+def along(inner: int, first: Adder, second: Adder, is_strided: bool) -> Adder:
+    """Adds sums in a grid with rows of `inner`, first along its columns (strided) or its rows."""
+
+    def add(sums: Sums) -> Tree | None:
+        if is_strided:
+            return second([first(sums[at::inner]) for at in range(inner)])
+        return second([first(sums[at : at + inner]) for at in range(0, len(sums), inner)])
+
+    return add
+
+
+def endings(count: int) -> Iterator[tuple[str, Adder]]:
+    """Ways to add so many chains, all alike or as vectors and their lanes."""
+    yield from ADDERS.items()
+    inner = 2
+    while inner < count:
+        for (one, first), (other, second) in product(ADDERS.items(), repeat=2):
+            yield f"every {inner}th {one}, then {other}", along(inner, first, second, True)
+            yield f"each {inner} {one}, then {other}", along(inner, first, second, False)
+        inner *= 2
+
+
+def rules(width: int) -> Iterator[tuple[str, int, int, bool]]:
+    """Ways to deal so many columns to chains, in words and for `chains_of`; few chains first."""
+    yield "one after another", 1, 1, False
+    for power in range(MOST_CHAINS.bit_length()):
+        count = 1 << power
+        chains = f"{count} chains of " if count > 1 else ""
+        for pack in PACKS:
+            if count * pack > width // 2:
+                break  # a chain has more than one step
+            if count > 1:
+                yield f"{chains}packs of {pack}" if pack > 1 else chains[:-4], count, pack, False
+            if pack > 1:
+                yield f"{chains}{pack} columns at once", count, pack, True
+
+
+def chains_of(columns: Columns, count: int, pack: int, is_fused: bool) -> list[Tree | None]:
+    """Packs of columns are dealt to chains in turn. A chain adds its columns by ascending number,
+    or (fused) a pack and the sum before it at once, as tensor cores do."""
+    chains: list[Tree | None] = [None] * count
+    add = node if is_fused else in_sequence
+    for at, group in groupby(columns, key=lambda each: each[0] // pack):
+        chains[at % count] = add([chains[at % count], *(place for _, place in group)])
+    return chains
+
+
+def common_order(blocks: Sequence[Block], width: int) -> str | None:
+    """The order in words in which each of these blocks of `width` columns is added."""
+    known = [{*subtrees(tree).values()} for tree, _ in blocks]
+    for words, count, pack, is_fused in rules(width):
+        dealt = [chains_of(columns, count, pack, is_fused) for _, columns in blocks]
+        if not all({*chains} - {None} <= own for chains, own in zip(dealt, known, strict=True)):
+            continue
+        for ending, add in endings(count):
+            if all(add(chains) == tree for chains, (tree, _) in zip(dealt, blocks, strict=True)):
+                return f"{words}, then {ending}" if count > 1 else words
+    for name, add in ADDERS.items():
+        if all(add(chains_of(columns, width, 1, False)) == tree for tree, columns in blocks):
+            return f"{name}, over all columns"
+    return None
+
+
+def cuts(width: int) -> Iterator[tuple[str, list[int]]]:
+    """Ways to cut so many columns into parts, in words and by the first column of each, round
+    sizes first."""
+    sizes = {width >> power for power in range(1, 8)} | {*range(CUT, width // 2 + 1, CUT)}
+    for size in sorted(sizes - {0}, key=lambda size: (-(size & -size), size)):
+        firsts = [*range(0, width, size)]
+        yield f"{len(firsts)} parts of {size}", firsts
+        if len(firsts) > 1 and width % size:  # as OpenBLAS does: GEMM_Q
+            last = (width - firsts[-2] + 1) // 2
+            yield (
+                f"{len(firsts)} parts of {size}, the last two equal",
+                [*firsts[:-1], firsts[-2] + last],
+            )
+
+
+def parts_of(block: Block, firsts: Sequence[int]) -> list[Block | None]:
+    """The block in parts from these columns on, None for one without samples. Raises KeyError if
+    the samples of a part are no subtree."""
+    tree, columns = block
+    known = subtrees(tree)
+    parts: list[Block | None] = [None] * len(firsts)
+    for part, group in groupby(columns, key=lambda each: bisect_right(firsts, each[0]) - 1):
+        own = [(column - firsts[part], place) for column, place in group]
+        parts[part] = known[frozenset(place for _, place in own)], own
+    return parts
+
+
+def order_in_parts(blocks: Sequence[Block], width: int) -> str | None:
+    """The order in words of blocks of `width` columns, each whole or in parts."""
+    if words := common_order(blocks, width):
+        return words
+    for many, firsts in cuts(width):
+        try:
+            split = [parts_of(block, firsts) for block in blocks]
+        except KeyError:
+            continue
+        sums = [[part and part[0] for part in parts] for parts in split]
+        for name, add in ADDERS.items():
+            if all(add(own) == tree for own, (tree, _) in zip(sums, blocks, strict=True)):
+                flat = [part for parts in split for part in parts if part]
+                if words := common_order(flat, firsts[1]):
+                    return f"{many}, each {words}; parts {name}"
+    return None
+
+
+def text(tree: Tree) -> str:
+    """`(0+1)+(2+3)`; sums are read from the left, those in brackets are made at once."""
+    if isinstance(tree, int):
+        return str(tree)
+    first, *others = sorted(tree, key=lambda branch: isinstance(branch, int))
+    terms = [str(each) if isinstance(each, int) else f"({text(each)})" for each in others]
+    if len(tree) == 2 and isinstance(others[0], int):
+        return f"{text(first)}+{terms[0]}"
+    terms.insert(0, str(first) if isinstance(first, int) else f"({text(first)})")
+    return "+".join(terms) if len(tree) == 2 else f"[{'+'.join(terms)}]"
+
+
+def words_of(tree: Tree, columns: Sequence[int], inner: int, ranks: int) -> str:
+    """The order in words, of sampled `columns` of `inner`, which `ranks` have in equal shares.
+    Different trees have different words: an order without a name has a digest. A tree that is also
+    that of TP 1 has the same words as there with `ranks` of 1."""
+    unnamed = f"another order {hashlib.sha256(repr(tree).encode()).hexdigest()[:8]}"
+    try:
+        places = [*zip(columns, range(len(columns)), strict=True)]
+        parts = parts_of((tree, places), range(0, inner, inner // ranks))
+    except KeyError:
+        return f"ranks mixed, {unnamed}"
+    own = [part for part in parts if part]
+    words = order_in_parts(own, inner // ranks) or unnamed
+    if ranks == 1:
+        return words
+    return f"each rank: {words}; ranks {text(of_parts(tree, [part for part, _ in own]))}"

@@ -14,7 +14,7 @@ from bench.harness.session import Session
 from bench.harness.suite import Axes, Suite, bind_cases, of_features
 from bench.layers.lateness import lateness_file
 from collectives.collective import DATATYPE_ALIASES
-from collectives.layers.fused import FUSED, WEIGHTS, contender_forms
+from collectives.layers.fused import FUSED, STABLE, WEIGHTS, contender_forms
 from collectives.layers.overlap import OVERLAPPED
 from collectives.models import MODELS
 from collectives.operation import Algorithm, CollectiveCase, Operation
@@ -73,6 +73,12 @@ class LayerOptions:
         help="time what the matmul and the collective lose to each other, each alone and beside "
         "the other, in place of the usual forms",
     )
+    stable: bool = changes_cases(
+        ["--stable"],
+        default=False,
+        help="also time the form whose bits are the same at 1, 2, 4 and 8 ranks, and print what it "
+        "costs",
+    )
     layers: int = changes_cases(
         ["--layers"],
         **whole(1, most=1000),
@@ -114,9 +120,10 @@ def bind_forms(
     keep: object,
     for_library: Callable[[CollectiveCase], CollectiveCase] = lambda case: case,
 ) -> Suite:
-    """Compute alone, and the requested forms, or the library, `auto` and fused, and those of
-    contenders; `for_library(case)` is the case on the library's own buffers, `contents(case)` what
-    it begins and ends with, `keep` what it points into. All ranks call it. Raises Refusal."""
+    """Compute alone, and the requested forms, or the library, `auto` and fused, the stable one with
+    `--stable`, and those of contenders; `for_library(case)` is the case on the library's own
+    buffers, `contents(case)` what it begins and ends with, `keep` what it points into. All ranks
+    call it. Raises Refusal."""
 
     def iteration(case: CollectiveCase, operation: Operation, chain_calls: int) -> Iteration:
         return checked_iteration(session.world, case, operation, *contents(case), keep)
@@ -126,11 +133,12 @@ def bind_forms(
     world = session.world.node or session.world
     chosen = options.algorithms or [form for form in usual if form.by_default(world)]
     contenders = contender_forms(session.options.command, of_features(session))
-    listed = list(dict.fromkeys([forms["compute"], *chosen, *contenders]))
+    added = [*([forms[STABLE]] if options.stable else []), *contenders]
+    listed = list(dict.fromkeys([forms["compute"], *chosen, *added]))
     # A form that does not support a size is listed with its reason.
     axes = Axes(lambda size_bytes: listed, requested=True, mode="isolated", for_library=for_library)
     suite = bind_cases(session, axes, cases, iteration)
-    suite.named = [form.name for form in [*options.algorithms, *contenders]]
+    suite.named = [form.name for form in [*options.algorithms, *added]]
     for number, made in suite.iterations.items():
         header = suite.headers[number]
         made.group = str(header.shape)

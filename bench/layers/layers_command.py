@@ -14,7 +14,7 @@ from bench.harness.session import Session, start
 from bench.harness.suite import Suite
 from bench.layers import fused_cases, overlap_cases, step_splits, traced_steps
 from bench.layers.forms import FORMS, LayerOptions
-from collectives.layers.overlap import CHUNKS
+from collectives.layers.overlap import CHUNKS, OVERLAPPED
 from wiretax.common.arguments import whole_number
 from wiretax.common.launched import launched_ranks
 from wiretax.common.program import on_ranks
@@ -24,6 +24,11 @@ up_to_4096, up_to_8 = (partial(whole_number, 1, most=most) for most in (4096, 8)
 ROUNDS = 256
 HIDES = "one after the other, to show how much communication the compute does not hide."
 SPLIT = "split by tensor, with our kernels and with the library's,"
+MATMULS = *OVERLAPPED, "prefill"  # a vendor's
+NO_STABLE = (
+    "--stable: a vendor's matmul chooses the order of its sums, which may change with the number "
+    "of ranks; gemv_allreduce has a form with the same bits"
+)
 
 
 def counts(number: Callable[[str], int], default: str, text: str, flag: str = "--tokens") -> Option:
@@ -103,7 +108,7 @@ COMMANDS = {
         f"Times GEMV + all-reduce, fused and {HIDES}",
         fused_cases.prepare_gemv,
         counts(up_to_8, "1", "chats that decode at once, with a token each"),
-        ["scale", "weights"],
+        ["scale", "weights", "stable"],
     ),
     "gemm_reduce_scatter": matmul_command("matmul + reduce-scatter"),
     "allgather_gemm": matmul_command("all-gather + matmul"),
@@ -141,14 +146,18 @@ def parse(name: str, features: Sequence[type[Feature]] = ()) -> tuple[RunOptions
     example = f"{on_ranks(2, name)} --model llama-3.1-8b"
     parser = rank_parser(name, command.about, example, "the results so far are stored")
     named = ["algorithms"] if forms else []
-    names = "model", *command.options, "datatype", *named
+    unstable = ["stable"] if name in MATMULS else []  # taken, and refused in words
+    names = "model", *command.options, "datatype", *named, *unstable
     parser.add(LayerOptions, *names, tokens=command.tokens)
+    parser.set_help(**dict.fromkeys(unstable, argparse.SUPPRESS))
     add_features(parser, features)
     add_run_options(parser, "iterations", "graph", "graph_nodes", "max_time_s", "samples")
     parser.set_defaults(**command.defaults)
     iterations = "timed iterations per case, in 12 blocks; 0: as many as fit the time (%(default)s)"
     parser.set_help(iterations=iterations, **command.texts)
     namespace = parser.parse_args()
+    if unstable and namespace.stable:
+        parser.error(NO_STABLE)
     if forms:
         namespace.algorithms = named_algorithms(parser, forms, namespace.algorithms)
     parser.require_ranks()

@@ -28,6 +28,8 @@ FACTS = TABLES["facts"]
 
 # Words and numbers. A dot outside a number, or more than 32 characters, could name a host or card.
 _PLAIN = re.compile(r"(?!.{33})(?:[\w,^=+*-]*|\d+\.\d+)")
+# What NCCL_ALGO may have before a list of algorithms.
+_COLLECTIVE = re.compile(r"(?:^|;)(?:allreduce|allgather|reducescatter|broadcast|reduce):", re.I)
 _PATH_OPTIONS = ("--out", "--table", "--tuned")
 _CPUS = "sys/devices/system/cpu"
 
@@ -153,7 +155,7 @@ def scrub_argv(argv: Sequence[str]) -> list[str]:
 
 def scrub_value(value: str) -> str:
     """The value, or "<set>" if it could hold a path, an address, a host name or a serial number."""
-    return value if _PLAIN.fullmatch(value) else "<set>"
+    return value if _PLAIN.fullmatch(_COLLECTIVE.sub(",", value)) else "<set>"
 
 
 def settings_of(collective: str = "") -> str | None:

@@ -2,30 +2,13 @@
 a fused operation, and whether fusing pays; or of each split of the model in a step of decode or
 prefill, and the all-reduce time that changes the verdict."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
-from reports.tables.footprint_table import (
-    footprint_of,
-    is_footprint,
-    is_matmul,
-    name_of,
-    sentence_of,
-    table_of,
-)
+from reports.tables import stable_price
+from reports.tables.footprint_table import footprint_of, is_matmul, name_of, sentence_of, table_of
+from reports.tables.form_costs import OURS, Forms, compare, groups
 from reports.tables.headline import Point, headline
-from reports.tables.rows import (
-    TOO_FEW,
-    are_unlike,
-    cost_us,
-    costs_of,
-    fastest_cases,
-    ratio_text,
-    verdict_of,
-)
+from reports.tables.rows import TOO_FEW, are_unlike, ratio_text, verdict_of
 from reports.tables.run_text import lay_out_run
 from reports.tables.sentences import (
     count,
@@ -39,15 +22,11 @@ from reports.tables.sentences import (
     without_version,
 )
 from reports.tables.traced_parts import parts_tables
-from wiretax.common.grouped import grouped
-from wiretax.record.blocks import paired
-from wiretax.record.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, is_contender, work_of
-from wiretax.record.schema import Case, Result, RoundCosts, Rounds
-from wiretax.record.stats import Interval, autocorrelation, median_interval
+from wiretax.record.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, TENSOR, TENSOR_LIBRARY
+from wiretax.record.schema import Case, Result
+from wiretax.record.stats import Interval
 
-OURS = "ours"
-TENSOR, PIPELINE = "tensor_parallel", "pipeline_parallel"
-TENSOR_LIBRARY, SEQUENCE = "tensor_parallel_library", "sequence_parallel"
+PIPELINE, SEQUENCE = "pipeline_parallel", "sequence_parallel"
 LATE, ON_TIME = "tensor_parallel_late", "tensor_parallel_on_time"
 UNITS = (
     "us = all work and reading the result, slowest rank; exposed = us less the compute alone in "
@@ -57,86 +36,6 @@ UNITS = (
 )
 NO_VERDICT = "no verdict: the compute alone took longer than with its collective."
 HEADINGS = "", "us", "exposed us [95 %]", "hidden", "#wrong"
-
-
-@dataclass
-class Form:
-    """A row of the table. What is compared are costs by round, of the rounds that `fastest_cases`
-    reports. `rho` is the correlation of the ratio of two forms in neighbouring rounds."""
-
-    name: str
-    case: Case
-    report_us: Rounds
-    rho: float = 0.0
-
-    @property
-    def us(self) -> float:
-        """The figure of its case."""
-        return cost_us(self.case) or 0.0
-
-
-Forms = Mapping[str, Form]  # by kind: OURS, or the algorithm
-
-
-def groups(result: Result) -> list[tuple[list[Case], Forms]]:
-    """The cases of each shape, in the order of the run, and its forms."""
-    costs, shapes = costs_of(result), grouped(result.cases, work_of)
-    found = [(cases, forms_of(cases, costs)) for cases in shapes.values()]
-    ratios = list[NDArray[np.float64]]()
-    for _, forms in found:
-        rounds = [form.report_us for form in forms.values()]
-        ratios += [np.divide(*paired(other, rounds[0])) for other in rounds[1:]]
-    rho = autocorrelation(ratios)
-    for _, forms in found:
-        for form in forms.values():
-            form.rho = rho
-
-    return found
-
-
-def forms_of(cases: Sequence[Case], costs: RoundCosts) -> Forms:
-    """The best form of each kind. A name has the variant if several competed, and what was chosen
-    for it."""
-
-    def kind_of(case: Case) -> str:
-        kind = case.algorithm.partition("+")[0]
-        is_ours = kind.startswith("then_") and kind != LIBRARY and not is_contender(case)
-        return OURS if is_ours else kind
-
-    forms = {}
-    timed = [case for case in cases if len(costs[case.case]) > 1 and not is_footprint(case)]
-    for kind, rivals in grouped(timed, kind_of).items():
-        (chosen,), report = fastest_cases([rivals], costs)
-        if chosen is None or not report[chosen.case]:
-            continue
-        name = chosen.algorithm.replace("_library", f" {chosen.library}")
-        if is_contender(chosen):
-            name = f"{name.partition('_')[0]} {chosen.library}"
-        if len({case.variant for case in rivals if case.algorithm == chosen.algorithm}) > 1:
-            name += f" {chosen.variant}"
-        if chosen.chosen:
-            name += f", {chosen.chosen}"
-        forms[kind] = Form(name, chosen, report[chosen.case])
-
-    return forms
-
-
-def compare(
-    forms: Forms,
-    kind: str,
-    other: str,
-    operation: Callable[..., NDArray[np.float64]] = np.subtract,
-) -> Interval | None:
-    """A form's cost less another's in microseconds, or over it with np.divide, round by round; None
-    if a form is missing or they have no round in common."""
-    if kind not in forms or other not in forms:
-        return None
-
-    form_us, other_us = paired(forms[kind].report_us, forms[other].report_us)
-    if not len(form_us):
-        return None
-    rho, are_differences = forms[kind].rho, operation is np.subtract
-    return median_interval(operation(form_us, other_us), rho, are_differences)
 
 
 def exposed_us(forms: Forms, kind: str) -> Interval | None:
@@ -182,6 +81,9 @@ def render(result: Result) -> str:
         if beside := table_of(cases):
             tables.append(("", beside))
             use = sentence_of(cases) if {*forms} <= {COMPUTE} else f"{use} {sentence_of(cases)}"
+        if prices := stable_price.table_of(result.run, forms):
+            tables.append(("", prices))
+            use += stable_price.sentence_of(result.run, forms)
         use += _without_lateness(forms)
         verdicts.append(f"{label(case) if is_step(case) else work}: {use}")
 

@@ -43,6 +43,7 @@ from reports.tables.sentences import (
     spoken,
     type_text,
 )
+from reports.tables.stable_price import HEADINGS, percent_text
 from reports.tables.tail_line import chain_lines, tail_line
 from wiretax.common.grouped import grouped
 from wiretax.record.case import is_own_work, late_us
@@ -60,7 +61,7 @@ FOLDED = (
 
 KEYS = ("size", "algorithm", "variant", "type", "place")  # columns that name a case
 Cells = dict[str, str]  # of a row, by their headings
-NO_PRICE = {"price\nus": "-", "price\n%": "-"}  # of stable bits
+NO_PRICE = dict.fromkeys(HEADINGS, "-")
 
 
 def render(result: Result, long: bool = False, brief: bool = False) -> str:
@@ -170,11 +171,9 @@ def _price(stable: Named) -> Cells:
     us = cost_us(stable.case)
     if stable.from_ours is None or us is None or is_noisy(stable.from_ours):
         return NO_PRICE
-    ratio, *ends = stable.from_ours
-    shares = ratio, *reversed(ends)
-    percent = [None if each is None else 100 * (1 / each - 1) for each in shares]
-    texts = interval_text((percent[0] or 0.0, percent[1], percent[2]), "{:.1f}".format)
-    return dict(zip(NO_PRICE, (number(us * (1 - ratio)), texts), strict=True))
+    middle, _, _ = stable.from_ours
+    texts = number(us * (1 - middle)), percent_text(stable.from_ours)
+    return dict(zip(NO_PRICE, texts, strict=True))
 
 
 def filled(rows: Sequence[Cells]) -> list[Cells]:

@@ -32,7 +32,10 @@ COMPUTE_BENCHMARKS = (
 COMPUTE, FUSED, LIBRARY = "compute", "fused", "then_library"
 # A collective alone, beside a matmul, and the matmul beside it (`--footprint`).
 COLLECTIVE_ALONE, BESIDE, COMPUTE_BESIDE = "collective_", "beside_", "compute_beside_"
-COMMUNICATES = (FUSED, "then_", "tensor_parallel", "sequence_parallel")
+# A step split by tensor, with our all-reduce, the library's, and layers with stable bits.
+TENSOR, TENSOR_LIBRARY = "tensor_parallel", "tensor_parallel_library"
+TENSOR_STABLE, FUSED_STABLE = "tensor_parallel_stable", "fused_stable"
+COMMUNICATES = (FUSED, "then_", TENSOR, "sequence_parallel")
 # busbw / algbw of n ranks, as in nccl-tests' PERFORMANCE.md.
 BUS_FACTORS: dict[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,

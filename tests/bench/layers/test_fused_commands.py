@@ -125,7 +125,10 @@ RUNS = {
         "--hidden 1000 --tokens 1,3 -n 6 --max-time 100",
         {"fused", "then_auto", "then_library"},
     ),
-    "gemv_allreduce": (f"{SMALL} --weights int8 -d bf16", {"fused", "then_auto"}),
+    "gemv_allreduce": (
+        f"{SMALL} --weights int8 -d bf16 --stable",
+        {"fused", "then_auto", "fused_stable"},
+    ),
     "gemm_reduce_scatter": (f"{SMALL} --tokens 16", {"then_auto", "then_library"}),
     "decode": (f"{SMALL} --slots 2", TENSOR_PARALLEL),
     "prefill": (f"{SMALL} --tokens 16 --layers 2", TENSOR_PARALLEL | SEQUENCE_PARALLEL),
@@ -157,6 +160,7 @@ def test_a_small_run_is_correct_and_shows_what_its_forms_expose(command, tmp_pat
     assert exposed
     assert exposed <= forms
     table = text(result)
+    assert ("stable beside " in table) == ("--stable" in options)
     assert max(map(len, table.splitlines())) <= 80
     assert done.stdout == f"{table}run: {result.path}\n"
 

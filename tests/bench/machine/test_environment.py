@@ -62,6 +62,13 @@ def test_values_that_could_be_names_are_replaced():
         assert scrub_value(value) == value
 
 
+def test_algorithms_that_pin_a_library_are_stored_by_collective():
+    """A run must say how its library was pinned, and still name no host."""
+    assert scrub_value("ring,tree;allreduce:tree") == "ring,tree;allreduce:tree"
+    for value in ("tree;node:8080", "allreduce:a.b", "allreduce:tree:8080", "myreduce:tree"):
+        assert scrub_value(value) == "<set>"
+
+
 def test_command_line_keeps_its_meaning_without_its_paths():
     assert scrub_argv(WRITTEN.split()) == STORED.split()
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from reports.tables.exposed import compare, groups
+from reports.tables.form_costs import compare, groups
 from reports.tables.show import text
 from tests.calibration.synthetic import ar1
 from tests.reports.synthetic_together import FUSED, MPI, STEP, THEN, Made, always, layer, steps

@@ -171,8 +171,8 @@ def _price(stable: Named) -> Cells:
     us = cost_us(stable.case)
     if stable.from_ours is None or us is None or is_noisy(stable.from_ours):
         return NO_PRICE
-    middle, _, _ = stable.from_ours
-    texts = number(us * (1 - middle)), percent_text(stable.from_ours)
+    ratio, _, _ = stable.from_ours
+    texts = number(us * (1 - ratio)), percent_text(stable.from_ours)
     return dict(zip(NO_PRICE, texts, strict=True))
 
 

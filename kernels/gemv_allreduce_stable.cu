@@ -30,3 +30,12 @@ GEMV_KERNEL(gemv_allreduce_stable) {
     }
   launch.leave();
 }
+
+// The compute alone: this rank's subtrees in fp32, not scaled, into `send`.
+GEMV_KERNEL(gemv_stable) {
+  const Gemv& g = more_of<Gemv>(launched);
+  char* to = const_cast<char*>(g.ranks.send);
+  Leaves{g}.compute_rows(g.rows_of_block(), [&](long place, pack sums) {
+    store_aligned_pack(to + place * 4, 0, sums);
+  });
+}

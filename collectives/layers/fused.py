@@ -53,6 +53,7 @@ class Norm(Shared, file="include/norm.h"):
         ("residual", c_void_p),
         ("residual_out", c_void_p),
         ("weight", c_void_p),
+        ("row_scales", c_void_p),
         ("hidden", c_long),
         ("tokens", c_long),
         ("epsilon", c_double),
@@ -142,16 +143,61 @@ def _reduce_then_norm(collective: Algorithm, world: World, case: NormCase) -> Bo
     return run_sequence(world, [reduce, norm(world, case, case.summed)])
 
 
-def gemv_stable(world: World, case: GemvCase) -> Bound:
-    """The products and their all-reduce in one launch, in the order of leaves.h. Raises DeviceError
-    and Refusal as `norm` does."""
-    world = world.node or world
-    if LEAVES % world.ranks:
+def uneven_leaves(world: World) -> Unsupported | None:
+    if LEAVES % world.ranks == 0:
+        return None
+    return Unsupported(
+        f"{world.ranks} ranks cannot share the {LEAVES} leaves of a sum: it takes 1, 2, 4 or 8"
+    )
+
+
+def norm_stable(world: World, case: NormCase, sums: int | None = None) -> Bound:
+    """As `norm`, in the order of stable_norm.h: of the sums at an address, or of all ranks' parts,
+    fp32 subtrees of leaves.h at `case.send`, which it scales by the norm's `row_scales`, if there
+    are any, and rounds to the datatype. All ranks call it. Raises DeviceError and Refusal as `norm`
+    does."""
+    world, structure = world.node or world, case.norm
+    if refused := uneven_leaves(world):
+        return refused
+    structure.tokens, structure.epsilon = case.count // structure.hidden, EPSILON
+    arguments = world.mapped.arguments(sums or case.send, case.receive, case.count)
+    row_bytes, slots = 4 * structure.hidden, 2 * world.ranks
+    arguments.chunk_bytes = chunk_that_fits(world, case, world.mapped.half_bytes / slots)
+    if sums is None and arguments.chunk_bytes < row_stride(row_bytes):
         return Unsupported(
-            f"{world.ranks} ranks cannot share the {LEAVES} leaves of a sum: it takes 1, 2, 4 or 8"
+            f"a token's {row_bytes} B are more than a slot of {arguments.chunk_bytes} B",
+            depends_on_size=True,
         )
+    return launch_with(
+        world,
+        case,
+        arguments,
+        structure,
+        "allreduce_rmsnorm_stable",
+        "allreduce_rmsnorm_stable" if sums is None else "add_rmsnorm_stable",
+        min(structure.tokens, world.device.blocks_for(1 << 30)),
+        WT_WEIGHT=WEIGHTS["int8" if structure.row_scales else "float16"].element,
+    )
+
+
+def _norm_of_fp32(world: World, case: Any) -> Bound:
+    if case.datatype.name != "float32":
+        return Unsupported(
+            f"its parts are fp32, and these are {case.datatype.name}: take -d float, or "
+            "bench.decode, where a GEMV makes the parts"
+        )
+    return norm_stable(world, case)
+
+
+def gemv_stable(world: World, case: GemvCase, fused: bool = False) -> Bound:
+    """This rank's products in the order of leaves.h, as fp32 and not yet scaled, at `case.send`;
+    `fused`: in one launch with their all-reduce, which all ranks call. Raises DeviceError and
+    Refusal as `norm` does."""
+    world = world.node or world
+    if refused := uneven_leaves(world):
+        return refused
     parts_bytes = 4 * case.count
-    if world.ranks * parts_bytes > world.mapped.half_bytes:
+    if fused and world.ranks * parts_bytes > world.mapped.half_bytes:
         return Unsupported(
             f"{world.ranks} ranks' parts of {parts_bytes} B do not fit into a slab",
             depends_on_size=True,
@@ -162,7 +208,7 @@ def gemv_stable(world: World, case: GemvCase) -> Bound:
         world.mapped.arguments(case.send, case.receive, case.count),
         case.layer,
         "gemv_allreduce_stable",
-        "gemv_allreduce_stable",
+        "gemv_allreduce_stable" if fused else "gemv_stable",
         world.device.blocks_for(1 << 30),
         BLOCK_THREADS,
         WT_TOKENS=case.count // case.layer.hidden,
@@ -291,7 +337,13 @@ FUSED = {
 FUSED["gemv_allreduce"][STABLE] = KernelAlgorithm(
     STABLE,
     "both at once, with the same bits at 1, 2, 4 and 8 ranks",
-    partial(gemv_stable),
+    partial(gemv_stable, fused=True),
+    pushes=True,
+)
+FUSED["allreduce_rmsnorm"][STABLE] = KernelAlgorithm(
+    STABLE,
+    "both at once, of fp32 parts, with the same bits at 1, 2, 4 and 8 ranks",
+    _norm_of_fp32,
     pushes=True,
 )
 FUSED["allreduce_rmsnorm"][NORM_PUSH] = KernelAlgorithm(

@@ -12,7 +12,7 @@ than the norm has elements, tokens begin `stride` elements apart: the rest of a 
 are the next tokens' norms, and behind the last norm constants."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -23,7 +23,7 @@ import numpy as np
 from collectives.binding import run_sequence
 from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.layers import fused
-from collectives.layers.overlap import array_of, matmul
+from collectives.layers.overlap import NO_STABLE_MATMUL, array_of, matmul
 from collectives.models import LAYERS, Model
 from collectives.operation import Bound, CollectiveCase, Message, Operation, Unsupported, World
 from collectives.registry import ALGORITHMS
@@ -31,6 +31,9 @@ from kernels.devices.device import Memory, Transfer
 
 PAD = 0.01  # the activations beyond `hidden`
 SHIFT_ROWS = 37  # between the matrices of two layers, which have the same rows in another order
+# Forms of a split by tensor with the same bits at 1, 2, 4 and 8 ranks.
+STABLE_FORMS = "gemv_allreduce_stable", "allreduce_rmsnorm_stable"
+Multiply = Callable[[World, fused.GemvCase], Bound]
 ROW_BLOCKS = 64  # of a matrix, encoded one after another: the whole needs several times its memory
 
 
@@ -154,18 +157,22 @@ class TokenBatch:
         elements = self.tokens * max(map(weights.stride, LAYERS))
         self.count = self.tokens * weights.model.hidden
         self.size_bytes = self.count * size
-        memories = [
-            world.allocate(count * size) for count in (self.count, self.count, self.count, elements)
-        ]
+        elsewhere = self.count, self.count, elements
+        parts = world.allocate(self.count * 4)  # a stable form's are fp32
+        memories = [parts, *(world.allocate(count * size) for count in elsewhere)]
         memories[-1].write(weights.datatype.encode(np.full(elements, PAD)))
         weights.keep.append(memories)
         self.parts, self.sums, self.residual, self.activations = (
             memory.address for memory in memories
         )
 
-    def norm_case(self, variant: str = "copied", residual: int | None = None) -> fused.NormCase:
-        """The norm of the sums plus `residual`, of this batch or at another address."""
+    def norm_case(
+        self, variant: str = "copied", residual: int | None = None, row_scales: int = 0
+    ) -> fused.NormCase:
+        """The norm of the sums plus `residual`, of this batch or at another address. `row_scales`
+        belong to the parts of a stable form."""
         norm = fused.Norm(
+            row_scales=row_scales,
             hidden=self.weights.model.hidden,
             weight=self.weights.norm_weight,
             residual=residual or self.residual,
@@ -181,8 +188,8 @@ class TokenBatch:
             summed=self.sums,
         )
 
-    def multiply(self, matrix: Matrix, fused_sum: bool) -> Bound:
-        """The product, into `parts`; with `fused_sum` fused with its all-reduce, into `sums`."""
+    def multiply(self, matrix: Matrix, gemv: Multiply = fused.gemv) -> Bound:
+        """The product, into `parts`; by a `gemv` fused with its all-reduce, into `sums`."""
         weights, world = self.weights, self.weights.world
         if weights.uses_matmul:
             array = partial(array_of, world, weights.datatype)
@@ -208,16 +215,29 @@ class TokenBatch:
             layer=layer,
             weight_type=weights.weight_type,
         )
-        return fused.gemv(world, case, fused_sum)
+        return gemv(world, case)
 
     def layers(
-        self, matrices: Sequence[Matrix], after: Sequence[Bound], fused_sum: bool = False
+        self, matrices: Sequence[Matrix], after: Sequence[Bound], gemv: Multiply = fused.gemv
     ) -> list[Bound]:
         return [
-            operation
-            for matrix in matrices
-            for operation in (self.multiply(matrix, fused_sum), *after)
+            operation for matrix in matrices for operation in (self.multiply(matrix, gemv), *after)
         ]
+
+    def stable_layers(self, form: str) -> list[Bound]:
+        """The layers in one of STABLE_FORMS: a product and a norm for each matrix."""
+        weights, world = self.weights, self.weights.world
+        if weights.uses_matmul:
+            return [Unsupported(NO_STABLE_MATMUL)]
+        if form == "gemv_allreduce_stable":
+            norm = fused.norm_stable(world, self.norm_case(), self.sums)
+            return self.layers(weights.shares, [norm], partial(fused.gemv_stable, fused=True))
+        operations = list[Bound]()
+        for matrix in weights.shares:
+            row_scales = 0 if weights.weight_type.is_float else matrix.row_scales
+            norm = fused.norm_stable(world, self.norm_case(row_scales=row_scales))
+            operations += [self.multiply(matrix, fused.gemv_stable), norm]
+        return operations
 
     def layers_alone(self, matrices: Sequence[Matrix]) -> list[Bound]:
         """Layers that take this rank's products for the sums: it has all columns, or computes
@@ -228,12 +248,15 @@ class TokenBatch:
 def operations_by_tensor(batch: TokenBatch, form: str, variant: str) -> list[Bound]:
     """Those of `split_by_tensor` in order: with an all-reduce a product, a call and a norm for each
     matrix."""
+    if form in STABLE_FORMS:
+        return batch.stable_layers(form)
     weights, world, case = batch.weights, batch.weights.world, batch.norm_case(variant)
     after = [fused.norm(world, case, None if form == "allreduce_rmsnorm" else batch.sums)]
     if algorithm := ALGORITHMS["all_reduce"].get(form):
         reduce = fused.all_reduce(case, batch.parts, batch.sums)
         after.insert(0, algorithm.bind(world, reduce))
-    return batch.layers(weights.shares, after, form == "gemv_allreduce")
+    gemv = partial(fused.gemv, fused=form == "gemv_allreduce")
+    return batch.layers(weights.shares, after, gemv)
 
 
 def split_by_tensor(batch: TokenBatch, form: str, variant: str) -> Bound:

@@ -39,6 +39,10 @@ from collectives.operation import (
 from kernels.devices.device import Step
 
 CHUNKS = (1, 2, 4, 8)
+NO_STABLE_MATMUL = (
+    "the vendor's matmul adds in an order of its own, which nobody can fix from outside, so it "
+    "has no form with the same bits at any number of ranks"
+)
 ENTRIES = 4  # of a matmul in a GPU's stream
 
 

@@ -9,15 +9,36 @@
 #include "pack.h"
 
 struct Norm {
-  Arguments ranks;       // `count`: the elements of all tokens
-  const char* residual;  // [tokens][hidden]
-  char* residual_out;    // [tokens][hidden]; may be `residual`
-  const char* weight;    // [hidden]
+  Arguments ranks;         // `count`: the elements of all tokens
+  const char* residual;    // [tokens][hidden]
+  char* residual_out;      // [tokens][hidden]; may be `residual`
+  const char* weight;      // [hidden]
+  const char* row_scales;  // [hidden] fp32, of a matrix of int8 behind fp32 parts: see leaves.h
   long hidden, tokens;
   double epsilon;
 };
 
 constexpr int PACKS_AT_ONCE = WT_WORLD <= 4 ? 4 : 2;  // a GPU has 128 registers a thread
+
+// The second pass, over places of residual_out that this thread has stored or a barrier has shown.
+DEVICE void scale_row(const char* residual_out, const char* weight, char* normed, long hidden,
+                      bool aligned, float factor) {
+  for_places<PACKS_AT_ONCE>(hidden, aligned, this_block(), [&](auto at) INLINED {
+    constexpr int N = decltype(at)::COUNT;
+    pack old[N], weights[N];
+    for (int k = 0; k < N; ++k) {
+      old[k] = at.load(residual_out, k);
+      weights[k] = at.load(weight, k);
+    }
+    loads_first<2 * N>();
+    for (int k = 0; k < N; ++k) {
+      auto x = Element::widen(old[k]);
+      const auto w = Element::widen(weights[k]);
+      for (unsigned j = 0; j < VALUES; ++j) x.v[j] = x.v[j] * factor * w.v[j];
+      at.store(normed, k, Element::narrow(x));
+    }
+  });
+}
 
 // All passes over one token's row, by one block.
 template <int SOURCES>
@@ -50,19 +71,5 @@ DEVICE void norm_row(const Norm& n, long token, const Sources<SOURCES>& inputs) 
   });
   const float mean = sum_over_block(squares) / (float)hidden;
   const float factor = 1.0f / square_root(mean + (float)n.epsilon);
-  for_places<PACKS_AT_ONCE>(hidden, aligned, this_block(), [&](auto at) INLINED {
-    constexpr int N = decltype(at)::COUNT;
-    pack old[N], weights[N];
-    for (int k = 0; k < N; ++k) {
-      old[k] = at.load(residual_out, k);
-      weights[k] = at.load(weight, k);
-    }
-    loads_first<2 * N>();
-    for (int k = 0; k < N; ++k) {
-      auto x = Element::widen(old[k]);
-      const auto w = Element::widen(weights[k]);
-      for (unsigned j = 0; j < VALUES; ++j) x.v[j] = x.v[j] * factor * w.v[j];
-      at.store(normed, k, Element::narrow(x));
-    }
-  });
+  scale_row(residual_out, weight, normed, hidden, aligned, factor);
 }

@@ -15,6 +15,7 @@ struct Plain {
   static DEVICE pack narrow(values v) { return reinterpret<pack>(v); }
 };
 struct Float32 : Plain<floats, unsigned> {
+  static DEVICE floats rounded(floats f) { return f; }
   static DEVICE void in_order(words w, floats* to) { *to = reinterpret<floats>(w); }
   static DEVICE void store_sums(char* at, pack sums) { store_aligned_pack(at, 0, sums); }
 };
@@ -29,6 +30,7 @@ typedef Plain<uint8s, unsigned char> Uint8;
 
 // A type with several elements in a word, computed with in fp32: `unpacked` and `packed` change a
 // register between both. Like Float32, one of 16 bits has also
+//   rounded: the nearest elements, as fp32
 //   in_order: the elements of a register as fp32, in the order of memory (of a CPU's bf16 alone
 //     `unpacked` has another)
 //   store_sums: stores a pack of fp32 as elements
@@ -48,6 +50,11 @@ struct Widened {
     pack p;
     for (int i = 0; i < REGISTERS; ++i) p.r[i] = Type::packed(v.v + IN_WORD * i);
     return p;
+  }
+  static DEVICE floats rounded(floats f) {
+    floats both[IN_WORD] = {f, f};
+    Type::unpacked(Type::packed(both), both);
+    return both[0];
   }
   static DEVICE void in_order(words w, floats* to) { Type::unpacked(w, to); }
 };

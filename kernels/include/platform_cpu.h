@@ -328,4 +328,10 @@ DEVICE floats sum_of_halves(floats (&rows)[VECTOR_BYTES / 4]) {
   ADDS_HALVES(1, LOWER_1, UPPER_1)
   return rows[0];
 }
+// Memory of a block, for N fp32.
+template <int N>
+struct BlockMemory {
+  floats of[N * 4 / VECTOR_BYTES];
+  DEVICE floats* at() { return of; }
+};
 DEVICE pack of_rows(floats sums) { return {{reinterpret<words>(sums)}}; }

@@ -120,6 +120,14 @@ DEVICE pack of_rows(float sum) {
     p.r[i] = reinterpret<words>(i ? shuffle_xor(sum, 8 * i) : sum);
   return p;
 }
+// Memory of a block, for N fp32.
+template <int N>
+struct BlockMemory {
+  DEVICE float* at() {
+    __shared__ pack of[N / REGISTERS];
+    return (float*)of;
+  }
+};
 DEVICE float* shared_by_block() {
   __shared__ float of_subgroups[16];
   return of_subgroups;

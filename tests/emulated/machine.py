@@ -55,8 +55,11 @@ CACHE_CONTROL = (
     "DCACHE",
 )
 
-# What the emulator does as on RDNA also on gfx942, whose waves have 64 threads:
 CORRECTIONS = {
+    # A thread that is switched off accesses a block's memory at whatever its register holds.
+    "idx = mem.index(addr >> addr_shift)": "idx = mem.index((addr >> addr_shift).valid(active))",
+    "'ADDR_BASE': addr": "'ADDR_BASE': addr, '_active': _lane_active(exec_mask, lane)",
+    # The others: what it does as on RDNA also on gfx942, whose waves have 64 threads.
     # An atomic returns the old value if this bit is set: `sc0` on gfx942.
     "_iattr(inst, 'glc') or (": "_iattr(inst, 'glc') or _iattr(inst, 'sc0') or (",
     # A 16-bit operand in register 128 + n is the upper half of register n: not on gfx942.

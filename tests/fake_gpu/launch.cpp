@@ -21,7 +21,7 @@
 #include "device.h"
 
 constexpr size_t STACK_BYTES = 128 << 10;
-constexpr unsigned WAVE_THREADS = 32, SHARED_BYTES = 64;  // as in emulation.h
+constexpr unsigned WAVE_THREADS = 32, SHARED_BYTES = 8 << 10;  // as in emulation.h
 struct Meeting {
   unsigned threads, arrived;
   unsigned long generation;

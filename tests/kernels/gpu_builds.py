@@ -47,9 +47,13 @@ WITHOUT_MAIN_LOOP = {
 LOOKING_UP = re.compile(
     r"(combine|round_trip)_\w+|(un)?pack_parts|gemv\w*|allreduce_rmsnorm_\w+_registered"
 )
-BLOCK_SUMS = re.compile(
-    r"allreduce_rmsnorm_\w+|add_rmsnorm"
-)  # 16 subgroups store a float each in shared memory
+# Of a block, by the kernels that use it on purpose: the chains of stable_norm.h, or the sums of 16
+# subgroups.
+SHARED_BYTES = {
+    r"\w+_rmsnorm_stable": 4 * 2048,
+    r"allreduce_rmsnorm_\w+|add_rmsnorm": 4 * 16,
+    "": 0,
+}
 CACHED_FOR_S = 30 * 24 * 3600
 
 T = TypeVar("T")
@@ -134,14 +138,15 @@ def flaws_of_loops(text: str, architecture: str) -> list[str]:
 
 
 def misfits(kernels: list[Resources]) -> list[Resources]:
-    """Kernels that do not fit into registers. Only block sums use shared memory on purpose; in
-    other kernels, clang has moved an array there."""
+    """Kernels that do not fit into registers. Where others than SHARED_BYTES has use shared memory,
+    clang has moved an array there."""
     return [
         r
         for r in kernels
         if r.stack_bytes
         or r.spills
-        or r.shared_bytes != (64 if BLOCK_SUMS.fullmatch(r.kernel) else 0)
+        or r.shared_bytes
+        != next(b for kernel, b in SHARED_BYTES.items() if re.match(kernel, r.kernel))
     ]
 
 

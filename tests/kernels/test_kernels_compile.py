@@ -51,7 +51,9 @@ UNSYNCHRONISED = {
     "one_shot_ll",
     "one_shot_sentinel",
     "gemv",
+    "gemv_stable",
     "add_rmsnorm",
+    "add_rmsnorm_stable",
     "leave",
     "add_all",
 }
@@ -119,6 +121,7 @@ UNCACHED = (("WT_UNCACHED_SLAB", "1"), ("WT_STREAM_RECEIVE", "1"))
 WRITE_BACK = (
     "allreduce_copy_engine",
     "allreduce_rmsnorm",
+    "allreduce_rmsnorm_stable",
     "experts/alltoall_routed",
     "gemv_allreduce",
 )

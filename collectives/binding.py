@@ -15,6 +15,7 @@ from kernels.devices.device import PACK_BYTES, Arguments, Step
 # From here on a CPU walks several pages at once in sums: it gained 1.07 times, and lost 1.25 times
 # at 2 MiB. A copy loses (docs/experiments/performance.md). No effect on a GPU.
 SEVERAL_PAGES_BYTES = 8 << 20
+GEMV_THREADS = 256  # of a block: UP_TO_256_THREADS
 Key = TypeVar("Key")
 
 
@@ -156,6 +157,22 @@ def launch_with(
     arguments.more, structure.ranks = memory.address, arguments
     memory.write(np.frombuffer(structure, np.uint8))
     return Operation(world.device.step(stem, entry, arguments, blocks, threads, **macros))
+
+
+def launch_gemv(world: World, case: Any, stem: str, entry: str) -> Bound:
+    """A GEMV_KERNEL of kernels/<stem>.cu, for a GemvCase of `layers.fused`. Raises DeviceError."""
+    return launch_with(
+        world,
+        case,
+        world.mapped.arguments(case.send, case.receive, case.count),
+        case.layer,
+        stem,
+        entry,
+        world.device.blocks_for(1 << 30),
+        GEMV_THREADS,
+        WT_TOKENS=case.count // case.layer.hidden,
+        WT_WEIGHT=case.weight_type.element,
+    )
 
 
 def row_stride(row_bytes: int) -> int:

@@ -7,9 +7,6 @@
 // are those of `gemv` and a one-shot all-reduce.
 #include "include/gemv.h"
 
-#define GEMV_KERNEL(name) \
-  extern "C" __global__ UP_TO_256_THREADS void name(LAUNCHED_WITH(Arguments) launched)
-
 GEMV_KERNEL(gemv_allreduce) {
   const Gemv& g = more_of<Gemv>(launched);
   const Arguments& a = g.ranks;

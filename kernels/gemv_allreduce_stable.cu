@@ -2,9 +2,6 @@
 // has the order of the sum. A rank sends its subtree's sums in fp32, (n-1) 4/ELEMENT_BYTES S bytes.
 #include "include/leaves.h"
 
-#define GEMV_KERNEL(name) \
-  extern "C" __global__ UP_TO_256_THREADS void name(LAUNCHED_WITH(Arguments) launched)
-
 GEMV_KERNEL(gemv_allreduce_stable) {
   const Gemv& g = more_of<Gemv>(launched);
   const Arguments& a = g.ranks;

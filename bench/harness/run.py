@@ -267,7 +267,7 @@ def exit_status(run: RunInProgress, result: Result) -> int:
     if run.interrupted:
         return INTERRUPTED
     if any(case.status == "wrong" for case in result.cases):
-        if place := where_wrong(result.blocks):
+        if place := where_wrong(result.blocks, result.cases):
             number, sentence = place
             say("wiretax", f"{run.suite.iterations[number].text}, {sentence}")
         return WRONG

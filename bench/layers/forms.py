@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
-from bench.harness.iteration import Iteration, Segments, checked_iteration, nothing
+from bench.harness.iteration import Buffers, Iteration, Segments, checked_iteration, nothing
 from bench.harness.parser import changes_cases, listed, name_among, whole
 from bench.harness.session import Session
 from bench.harness.suite import Axes, Suite, bind_cases, of_features
@@ -119,14 +119,18 @@ def bind_forms(
     contents: Callable[[Any], tuple[Segments, Segments]],
     keep: object,
     for_library: Callable[[CollectiveCase], CollectiveCase] = lambda case: case,
+    buffers: Buffers | None = None,
 ) -> Suite:
     """Compute alone, and the requested forms, or the library, `auto` and fused, the stable one with
     `--stable`, and those of contenders; `for_library(case)` is the case on the library's own
-    buffers, `contents(case)` what it begins and ends with, `keep` what it points into. All ranks
-    call it. Raises Refusal."""
+    buffers, `contents(case)` what it begins and ends with, `keep` what it points into; margins of
+    `buffers` are checked, too. All ranks call it. Raises Refusal."""
 
     def iteration(case: CollectiveCase, operation: Operation, chain_calls: int) -> Iteration:
-        return checked_iteration(session.world, case, operation, *contents(case), keep)
+        owner = buffers or keep
+        made = checked_iteration(session.world, case, operation, *contents(case), owner)
+        made.keep.append(keep)
+        return made
 
     forms = FORMS[session.options.command]
     usual = () if options.footprint else [forms[name] for name in USUAL if name in forms]

@@ -2,14 +2,14 @@
 Data have a period of 31 elements, so that `bench.harness.verify` can check them bit by bit."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from bench.harness.iteration import Segments, own_buffers
+from bench.harness.iteration import Segments, allocated, own_buffers
 from bench.harness.session import Session, require_memory
 from bench.harness.suite import Suite
-from bench.harness.verify import PERIOD, Data
+from bench.harness.verify import MARGIN_BYTES, PERIOD, Data
 from bench.layers.forms import LayerOptions, bind_forms, scale_for
 from collectives.collective import COLLECTIVES, DATATYPES, Array, Datatype
 from collectives.layers import fused
@@ -140,12 +140,12 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
     weight_type = fused.WEIGHTS[options.weights]
     row_scale = 1.0 if weight_type.is_float else ROW_SCALE
     factors, row_scales = scaled_rows(weight_type, hidden, seed)
+    room_bytes = most_tokens * hidden * size + 2 * MARGIN_BYTES
+    buffers, library_buffers = allocated(world, seed, room_bytes, MARGIN_BYTES)
     with world.communicator.all_or_none():
-        send, receive = memories = [world.allocate(most_tokens * hidden * size) for _ in range(2)]
-        own = own_buffers(world, memories)
         scales = world.device.store(row_scales)
         activations = world.device.private(most_tokens * max(inner.values()) * size)
-    keep = [send, receive, scales, activations]
+    keep = [library_buffers, scales, activations]
 
     def cases() -> Iterator[CollectiveCase]:
         for layer, columns in inner.items():
@@ -166,16 +166,16 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
             shape = {"model": options.model, "layer": layer, "hidden": hidden}
             shape |= {"inner": columns, "weights": options.weights}
             for tokens in options.tokens:
-                yield fused.GemvCase(
+                case = fused.GemvCase(
                     tokens * hidden,
                     datatype,
-                    send.address,
-                    receive.address,
+                    0,
+                    0,
                     layer=gemv,
                     weight_type=weight_type,
                     shape={**shape, "tokens": tokens, "scale": str(scale)},
-                    size_bytes=tokens * hidden * size,
                 )
+                yield buffers.place(world, case)
 
     def contents(case: fused.GemvCase) -> tuple[Segments, Segments]:
         drawn = drawn_activations(ranks, case.shape["tokens"], seed)
@@ -192,5 +192,6 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
         cases(),
         contents,
         keep,
-        lambda case: replace(case, send=own[0].address, receive=own[1].address),
+        partial(library_buffers.place, world),
+        buffers,
     )

@@ -23,6 +23,7 @@ ENTRIES = 4  # of a call in a GPU's stream, unless the function has an attribute
 EMPTY_CALLS = 1000
 
 T = TypeVar("T")
+load = cache(ContenderFile.load)  # once a process, on however many sets of ranks it is started
 During = Callable[[str], AbstractContextManager[None]]  # records the step that a rank is in
 # Steps of the flight record. Each rank loads alone, and gets more time for it.
 LOAD, CALL = "load the contender", "call the contender"
@@ -31,9 +32,9 @@ LOAD, CALL = "load the contender", "call the contender"
 def open_contenders(
     world: World, names: Sequence[str], notes: list[str], during: During
 ) -> dict[str, Algorithm]:
-    """The algorithms of these files by name. The first case of a file of Python starts it, and the
-    first that it can perform adds to `notes` sentences for the head of the run. All ranks call it.
-    Raises Mistake on all ranks."""
+    """The algorithms of these files by name. The first case of a file of Python starts it on the
+    ranks of `world`, and the first that it can perform adds to `notes` sentences for the head of
+    the run, once. All ranks call it. Raises Mistake on all ranks."""
     ranks = world.communicator
     with ranks.all_or_none(Mistake):
         python = [read(name) for name in names if not name.endswith(".cu")]
@@ -54,8 +55,11 @@ def open_contenders(
     return contenders
 
 
-def notes_on(file: ContenderFile, world: World) -> Iterator[str]:
-    """Sentences for the head of the run on a file of Python. All ranks call it."""
+def notes_on(file: ContenderFile, world: World, notes: Sequence[str]) -> Iterator[str]:
+    """Sentences for the head of the run on a file of Python, on which `notes` has none. All ranks
+    call it."""
+    if world.communicator.broadcast(any(file.identity in note for note in notes)):
+        return
     if world.device.is_cpu:  # a GPU's clock runs behind the calls
         step = python_operation(world, "an empty call", lambda: None, str).step
         with world.communicator.all_or_none():  # otherwise a rank without its kernels leaves here
@@ -78,14 +82,14 @@ def algorithm_of(file: ContenderFile, world: World, notes: list[str], during: Du
     call = LOAD if file.is_shipped else CALL  # projects compile in their first calls
     contender, versions = file.contender, world.communicator.all_gather(file.version)
     refusal = file.reason_against_world(world, versions)
-    sentences = notes_on(file, world)  # a generator, which gives them once
+    sentences = notes_on(file, world, notes)  # a generator, which gives them once
 
     @cache
     def started() -> ContenderWorld | Unsupported:
         if refusal:
             return Unsupported(refusal)
         with during(LOAD):  # no rank begins to talk to the others before all have loaded it
-            module = result_or_reason(file, world, file.load)
+            module = result_or_reason(file, world, partial(load, file))
         if isinstance(module, Unsupported):
             return module
         with during(call):
@@ -118,7 +122,9 @@ def bound(
     file: ContenderFile, world: World, case: CollectiveCase, ranks: ContenderWorld
 ) -> Operation:
     """The case's operation, performed once as the run will: the first call loads and connects."""
-    function = ranks.file.bind(ContenderCase(ranks, world, case))
+    given = ContenderCase(ranks, world, case)
+    digest = given.digest_of_layer()
+    function = ranks.file.bind(given)
     if not callable(function):
         raise TypeError(f"bind returns {type(function).__name__}, no function")
     entries = getattr(function, "entries", ENTRIES)
@@ -134,6 +140,8 @@ def bound(
     if failure := operation.failure():
         world.watch.stop = 0
         raise DeviceError(failure)
+    if given.digest_of_layer() != digest:
+        raise DeviceError(f"{file.identity} changes its weights or its activations")
     return replace(operation, step=step, own_case=own_case)
 
 

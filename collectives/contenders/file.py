@@ -25,7 +25,7 @@ MOST_CHARACTERS, MOST_TITLE = 300, 60  # of an error message, of a title
 DEVICES = "cpu", "cuda", "hip"
 # What the items of a tuple are chosen from.
 KNOWN: dict[str, tuple[str, ...]] = {
-    "collectives": (*COLLECTIVES, "allreduce_rmsnorm"),
+    "collectives": (*COLLECTIVES, "allreduce_rmsnorm", "gemv_allreduce"),
     "datatypes": tuple(DATATYPES),
     "redops": REDOPS,
     "devices": DEVICES,

@@ -2,14 +2,18 @@
 
 import importlib
 import socket
+import zlib
 from datetime import timedelta
 from functools import cached_property, partial
 from typing import Any, NoReturn
+
+import numpy as np
 
 from collectives.operation import CollectiveCase, World
 
 TIMEOUT_S = 60  # a rank that failed keeps the others of torch's group waiting so long
 TORCH_NAMES = {"float8_e4m3": "float8_e4m3fn"}  # where torch names a type otherwise
+TORCH_RANKS = list[int]()  # the ranks of the run in the default group that `group` has made
 
 
 class Refused(Exception):
@@ -17,7 +21,8 @@ class Refused(Exception):
 
 
 class ContenderWorld:
-    """The ranks. All ranks make it together.
+    """The ranks: those of the run, or some of them, which the file is then started on anew. All of
+    these ranks make it together.
 
     `mpi` is a communicator of mpi4py of the contender's own, `device` cpu, cuda or hip; `stream` is
     CuPy's stream, None on a CPU; with `graph` a call is captured and replayed. `started` is what
@@ -29,6 +34,7 @@ class ContenderWorld:
         ranks, self.file = world.communicator, file  # as a module
         self.mpi = ranks.world.Dup()
         self.rank, self.ranks, self.local_rank = ranks.rank, ranks.size, ranks.local_rank
+        self.ranks_of_run = ranks.ranks
         self.device, self.graph = world.device.name, world.graph
         self.stream = getattr(world.device, "stream", None)
         self.ordinal = getattr(world.device, "ordinal", 0)
@@ -56,12 +62,16 @@ class ContenderWorld:
 
     @cached_property
     def group(self) -> Any:
-        """A gloo group of all ranks, which call this together."""
+        """A gloo group of these ranks, which call this together: torch's default group. A file that
+        is started on other ranks later has another one, and this one ends."""
         with socket.socket() as server:
             server.bind(("127.0.0.1", 0))
             port = server.getsockname()[1]
         address = self.mpi.bcast(f"tcp://127.0.0.1:{port}")  # before anything that can fail
+        every = self.mpi.allgather([*TORCH_RANKS])
         distributed = self.torch.distributed
+        if TORCH_RANKS and any(ranks != self.ranks_of_run for ranks in every):
+            distributed.destroy_process_group()
         if not distributed.is_initialized():
             distributed.init_process_group(
                 "gloo",
@@ -70,6 +80,7 @@ class ContenderWorld:
                 world_size=self.ranks,
                 rank=self.rank,
             )
+            TORCH_RANKS[:] = self.ranks_of_run
         return distributed.group.WORLD
 
 
@@ -82,7 +93,14 @@ class ContenderCase:
 
     Of `allreduce_rmsnorm` the arrays are (tokens, hidden), and the receive buffer gets the RMS norm
     of the sums plus `residual`, times `weight`, of (hidden,); `residual_out` gets the sums plus
-    `residual`. `epsilon` is added to the mean of squares."""
+    `residual`. `epsilon` is added to the mean of squares.
+
+    Of `gemv_allreduce` the arrays are (tokens, hidden): the first is room for this rank's products,
+    the receive buffer gets the sums over all ranks of `activations` times `weights` transposed, of
+    (tokens, inner) and (hidden, inner): this rank's columns. `weights` is the first of
+    `weight_copies`, which ours use in turn so that weights come from memory. With int8 weights, of
+    which `weights_datatype` tells, a sum is multiplied by its row's scale in `row_scales`, fp32 of
+    (hidden,). Weights and activations may not change."""
 
     def __init__(self, contender_world: ContenderWorld, world: World, case: CollectiveCase) -> None:
         self.contender_world = contender_world
@@ -100,17 +118,44 @@ class ContenderCase:
                 array(address, shapes[0]) for address in (norm.residual, norm.residual_out)
             )
             self.weight, self.epsilon = array(norm.weight, (norm.hidden,)), norm.epsilon
+        if hasattr(case, "layer"):
+            shapes = [self._layer(world, case)] * 2
         self.arrays = array(case.send, shapes[0]), array(case.receive, shapes[1])
+
+    def _layer(self, world: World, case: Any) -> tuple[int, int]:
+        """The fields of `gemv_allreduce`; returns (tokens, hidden)."""
+        layer, stored, array = case.layer, case.weight_type, world.device.array
+        tokens, matrix = case.count // layer.hidden, (layer.hidden, layer.inner)
+        vectors = array(layer.activations, (tokens, layer.stride), case.datatype.storage)
+        # AMD's bindings for Python slice no array.
+        is_whole = layer.stride == layer.inner
+        self.activations = vectors if is_whole else vectors[:, : layer.inner]
+        self.weights, self.weight_copies = (
+            array(layer.weights, shape, stored.storage)
+            for shape in (matrix, (layer.copies, *matrix))
+        )
+        scales = None if stored.is_float else array(layer.row_scales, matrix[:1], np.float32)
+        self.weights_datatype, self.row_scales = stored.name, scales
+        return tokens, layer.hidden
 
     def __getattr__(self, name: str) -> Any:
         # rank, ranks, mpi, stream, torch, started, refuse ...
         return getattr(self.contender_world, name)
 
-    def tensor(self, array: Any) -> Any:
-        """An array of the case as a tensor of torch with the case's type, over the same memory."""
+    def digest_of_layer(self) -> list[int]:
+        """Of what may not change in a layer, on a CPU; else none."""
+        if self.collective != "gemv_allreduce" or self.device != "cpu":
+            return []
+        given = self.weights, self.row_scales, self.activations
+        return [zlib.crc32(np.ascontiguousarray(each).data) for each in given if each is not None]
+
+    def tensor(self, array: Any, datatype: str = "") -> Any:
+        """An array of the case as a tensor of torch over the same memory, with the case's type, or
+        another `datatype`, such as that of the weights."""
         signed = array.view(f"i{array.dtype.itemsize}")  # torch takes no other from CuPy
         tensor = self.torch.as_tensor(signed, device=self.torch_device)
-        return tensor.view(getattr(self.torch, TORCH_NAMES.get(self.datatype, self.datatype)))
+        name = datatype or self.datatype
+        return tensor.view(getattr(self.torch, TORCH_NAMES.get(name, name)))
 
     @cached_property
     def tensors(self) -> tuple[Any, Any]:

@@ -4,13 +4,16 @@ Its first line declares it: `// wiretax: all_reduce entry=mine chunks=2*ranks re
 `entry` is its RANK_KERNEL (default: the file's name), `chunks` how many chunks half a slab must
 hold (2); with `registered` there is an entry `mine_registered` for buffers that all ranks map; with
 `in_place` each entry also works where send and receive buffer are the same; with `pushes` none
-reads a peer's memory, so that it runs where such reads are not routed."""
+reads a peer's memory, so that it runs where such reads are not routed.
+
+Of `gemv_allreduce` the entry is a GEMV_KERNEL, and a chunk is as long as the result."""
 
 import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
-from collectives.binding import binder
+from collectives.binding import binder, launch_gemv
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Mistake
 from collectives.contenders.file import read_source
@@ -20,6 +23,7 @@ from kernels.devices.compile_cache import source_with_headers
 from kernels.devices.device import DeviceError, OutOfMemory
 from kernels.devices.layout import SOURCES
 
+LAYER = "gemv_allreduce"
 FORM = "// wiretax: COLLECTIVE [entry=NAME] [chunks=N or N*ranks] [registered] [in_place] [pushes]"
 
 
@@ -36,8 +40,11 @@ def read_kernel(name: str) -> KernelAlgorithm:
     if not words:
         raise Mistake(f"{option}: its first line does not declare it: {FORM}")
     collective, chunks = words["collective"], int(words["chunks"] or 2)
-    if collective not in COLLECTIVES:
-        raise Mistake(f"{option}: unknown {collective!r}: choose from {', '.join(COLLECTIVES)}")
+    known = *COLLECTIVES, LAYER
+    if collective not in known:
+        raise Mistake(f"{option}: unknown {collective!r}: choose from {', '.join(known)}")
+    if collective == LAYER and (words["registered"] or words["in_place"]):
+        raise Mistake(f"{option}: {LAYER} has one form: neither registered nor in_place")
     path = path.resolve()
     digest = hashlib.sha256()
     for each in source_with_headers(path):
@@ -52,11 +59,20 @@ def read_kernel(name: str) -> KernelAlgorithm:
             return Unsupported(f"{path.stem} has no in-place form: its first line lacks in_place")
         return None
 
-    bind_entry = binder(
-        str(path.with_suffix("")),
-        words["entry"] or path.stem,
-        lambda ranks: chunks * (ranks if words["ranks"] else 1),
-    )
+    stem, entry = str(path.with_suffix("")), words["entry"] or path.stem
+
+    def slots(ranks: int) -> int:
+        return chunks * (ranks if words["ranks"] else 1)
+
+    def bind_layer(world: World, case: Any) -> Bound:
+        if slots(world.ranks) * case.segment_bytes > world.mapped.half_bytes:
+            return Unsupported(
+                f"{slots(world.ranks)} results of {case.segment_bytes} B do not fit into a slab",
+                depends_on_size=True,
+            )
+        return launch_gemv(world, case, stem, entry)
+
+    bind_entry = bind_layer if collective == LAYER else binder(stem, entry, slots)
 
     def bind(world: World, case: CollectiveCase) -> Bound:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.binding import chunk_that_fits, launch_with, row_stride, run_sequence
+from collectives.binding import chunk_that_fits, launch_gemv, launch_with, row_stride, run_sequence
 from collectives.collective import COLLECTIVES, DATATYPES, Array, Collective, Datatype
 from collectives.operation import (
     NOT_MAPPED,
@@ -24,7 +24,6 @@ from collectives.registry import ALGORITHMS
 from kernels.devices.device import Arguments
 from kernels.devices.layout import Shared
 
-BLOCK_THREADS = 256  # of a GEMV
 LEAVES = 8  # of a sum with the same bits on all numbers of ranks: see leaves.h
 EPSILON = 1e-5
 WEIGHTS = {name: DATATYPES[name] for name in ("float16", "bfloat16", "int8")}
@@ -202,18 +201,8 @@ def gemv_stable(world: World, case: GemvCase, fused: bool = False) -> Bound:
             f"{world.ranks} ranks' parts of {parts_bytes} B do not fit into a slab",
             depends_on_size=True,
         )
-    return launch_with(
-        world,
-        case,
-        world.mapped.arguments(case.send, case.receive, case.count),
-        case.layer,
-        "gemv_allreduce_stable",
-        "gemv_allreduce_stable" if fused else "gemv_stable",
-        world.device.blocks_for(1 << 30),
-        BLOCK_THREADS,
-        WT_TOKENS=case.count // case.layer.hidden,
-        WT_WEIGHT=case.weight_type.element,
-    )
+    entry = "gemv_allreduce_stable" if fused else "gemv_stable"
+    return launch_gemv(world, case, "gemv_allreduce_stable", entry)
 
 
 def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
@@ -225,18 +214,7 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
             f"{world.ranks} ranks' parts of {case.segment_bytes} B do not fit into a slab",
             depends_on_size=True,
         )
-    return launch_with(
-        world,
-        case,
-        world.mapped.arguments(case.send, case.receive, case.count),
-        case.layer,
-        "gemv_allreduce",
-        "gemv_allreduce" if fused else "gemv",
-        world.device.blocks_for(1 << 30),
-        BLOCK_THREADS,
-        WT_TOKENS=case.count // case.layer.hidden,
-        WT_WEIGHT=case.weight_type.element,
-    )
+    return launch_gemv(world, case, "gemv_allreduce", "gemv_allreduce" if fused else "gemv")
 
 
 def _gemv_then_reduce(collective: Algorithm, world: World, case: GemvCase) -> Bound:

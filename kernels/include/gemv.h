@@ -3,6 +3,9 @@
 #pragma once
 #include "pack.h"
 
+#define GEMV_KERNEL(name) \
+  extern "C" __global__ UP_TO_256_THREADS void name(LAUNCHED_WITH(Arguments) launched)
+
 constexpr long WEIGHT_BYTES = sizeof(WT_WEIGHT::bits);
 
 constexpr int ROWS = sizeof(pack) / 4;  // of a tile: its sums fill a pack of fp32

@@ -50,7 +50,7 @@ def opening(result: Result) -> list[str]:
 
     if wrong:
         lines.append(f"WRONG RESULTS: {some(wrong)}.")
-        first = where_wrong(result.blocks)
+        first = where_wrong(result.blocks, result.cases)
         lines += [f"First in case {first[0]}, {first[1]}."] if first else []
 
     flight = read_flight(result.path.with_suffix(".flight"))

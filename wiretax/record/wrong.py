@@ -15,11 +15,21 @@ def describe_wrong(wrong: FirstWrong) -> str:
     )
 
 
-def where_wrong(blocks: Iterable[Block]) -> tuple[int, str] | None:
+def row_of_layer(wrong: FirstWrong, case: Case) -> str:
+    """The token and the row of the matrix, both from 0 on, whose sum is wrong; "" if it is none."""
+    hidden = (case.shape or {}).get("hidden")
+    is_sum = case.collective == "gemv_allreduce" and wrong.did == "got"
+    if not (is_sum and isinstance(hidden, int) and hidden > 0):
+        return ""
+    return f" (token {wrong.element // hidden}, row {wrong.element % hidden})"
+
+
+def where_wrong(blocks: Iterable[Block], cases: Iterable[Case]) -> tuple[int, str] | None:
     """The case and a description of the first wrong element in these blocks, if any."""
     for block in blocks:
-        if block.first_wrong:
-            return block.case, f"block {block.block}: {describe_wrong(block.first_wrong)}"
+        if wrong := block.first_wrong:
+            rows = (row_of_layer(wrong, case) for case in cases if case.case == block.case)
+            return block.case, f"block {block.block}: {describe_wrong(wrong)}{''.join(rows)}"
 
     return None
 
@@ -42,5 +52,5 @@ def mark_wrong(cases: Sequence[Case], blocks: Sequence[Block], *ends: End) -> No
         if n_wrong and case.status != "wrong":
             case.status, case.n_wrong = "wrong", n_wrong
             case.reason = f"{n_wrong} elements were wrong"
-            if place := where_wrong(own):
+            if place := where_wrong(own, [case]):
                 case.reason += f", first in {place[1]}"

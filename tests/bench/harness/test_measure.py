@@ -106,7 +106,7 @@ def test_a_wrong_block_names_the_lowest_rank_with_a_wrong_element():
     assert first_wrong(0, 0) is None
     block = block_of()
     block.first_wrong = first_wrong(0, 4)
-    assert where_wrong([block]) == (
+    assert where_wrong([block], []) == (
         7,
         "block 3: rank 1 got 13.0 (0x41500000) at offset 1184, element 296; "
         "12.0 (0x41400000) expected",

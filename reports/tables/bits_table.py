@@ -2,11 +2,16 @@
 bits of no row."""
 
 import textwrap
-from collections import Counter
 from collections.abc import Sequence
-from statistics import fmean
 from typing import Any
 
+from reports.tables.bits_shares import changes, changing_in, share_text, steady_in
+from reports.tables.layer_bits_table import (
+    LAYERS_HEAD,
+    layers_headline,
+    sentences_of_layers,
+    texts_of_layers,
+)
 from reports.tables.sentences import (
     lay_out,
     number,
@@ -17,7 +22,7 @@ from reports.tables.sentences import (
     wrapped,
 )
 from wiretax.common.grouped import grouped
-from wiretax.record.bits_record import INVARIANCES, Bits, Difference, RowBits
+from wiretax.record.bits_record import Bits, RowBits
 
 MOST_LINES = 24  # of a terminal with 25, whose last one names the file
 MOST_ROWS = 10
@@ -42,51 +47,6 @@ def groups_of(rows: Sequence[RowBits]) -> list[list[RowBits]]:
     return [*grouped(rows, key).values()]
 
 
-def changes(row: RowBits) -> tuple[str, ...]:
-    """What changes the bits of a row, by the names of INVARIANCES."""
-    return tuple(
-        name for name, sizes in row.differences.items() if any(each.differ for each in sizes)
-    )
-
-
-def steady_in(rows: Sequence[RowBits]) -> list[str]:
-    """What was compared and changes the bits of no row, and in how many rows, if not in all."""
-    times = Counter(name for row in rows for name in row.differences)
-    return [
-        name + (f" (compared in {times[name]} of {len(rows)})" if times[name] < len(rows) else "")
-        for name in INVARIANCES
-        if times[name] and name not in changing_in(rows)
-    ]
-
-
-def changing_in(rows: Sequence[RowBits]) -> list[str]:
-    """What changes the bits of some row."""
-    return [name for name in INVARIANCES if any(name in changes(row) for row in rows)]
-
-
-def share_of(sizes: Sequence[Difference]) -> float:
-    """The mean over the sizes of the share of elements that differ."""
-    return fmean(each.differ / each.elements for each in sizes)
-
-
-def share_text(name: str, sizes: Sequence[Difference]) -> str:
-    """`same`, `2 of 17 sizes` and below it `31 % 8 ULP`, of launches the first alone, or `-` for
-    what was not compared. Each size counts the same: the share may depend on it."""
-    if not sizes:
-        return "-"
-    differ = [each for each in sizes if each.differ]
-    if not differ:
-        return "same"
-    at = f"{len(differ)} of {len(sizes)} sizes"
-    if name == "launch":
-        return at
-
-    percent = 100 * share_of(sizes)
-    most = max(each.ulp for each in sizes)
-    ulp = str(most) if most < 10_000 else f"{most:.0e}".replace("e+0", "e")
-    return f"{at}\n{'<1' if percent < 0.5 else f'{percent:.0f}'} % {ulp} ULP"
-
-
 def orders_text(row: RowBits) -> str:
     """`0+1+2+3`; of several orders the first ones, and whether they depend on the place."""
     orders = row.orders
@@ -107,18 +67,21 @@ def moved_in(rows: Sequence[RowBits]) -> list[RowBits]:
 def headline(record: Bits) -> str:
     """What was compared, and which rows change their bits other than by the order of the ranks, or
     failed."""
-    rows = record.measured
-    sizes = [size.size_bytes for row in rows for size in row.sizes]
-    datatypes = ", ".join(dict.fromkeys(row.datatype for row in rows))
-    moved = [row.name for row in moved_in(rows)]
-    failed = [row.name for row in record.failed]
-    found = f"the bits of {some([*dict.fromkeys(moved)])} change" if moved else "no bits change"
-    if failed:
-        found += f"; {some(failed)} failed"
-    return (
-        f"bits: {record.collective} of {datatypes}, {record.ranks} ranks, "
-        f"{size_text(min(sizes))} to {size_text(max(sizes))}: {found}"
-    )
+    rows, said = record.measured, list[str]()
+    if rows:
+        sizes = [size.size_bytes for row in rows for size in row.sizes]
+        datatypes = ", ".join(dict.fromkeys(row.datatype for row in rows))
+        moved = [*dict.fromkeys(row.name for row in moved_in(rows))]
+        found = f"the bits of {some(moved)} change" if moved else "no bits change"
+        said.append(
+            f"{record.collective} of {datatypes}, {record.ranks} ranks, "
+            f"{size_text(min(sizes))} to {size_text(max(sizes))}: {found}"
+        )
+    if record.measured_layers:
+        said.append(layers_headline(record.measured_layers))
+    if failed := [form.name for form in record.failed]:
+        said.append(f"{some(failed)} failed")
+    return f"bits: {'; '.join(said)}"
 
 
 def texts_of(groups: Sequence[Sequence[RowBits]]) -> list[dict[str, str]]:
@@ -153,14 +116,32 @@ def sentences_of(groups: Sequence[Sequence[RowBits]]) -> list[str]:
     return [*dict.fromkeys(said)]
 
 
+def said_of(record: Bits) -> list[str]:
+    """The sentences on the rows and the layers."""
+    return [*sentences_of(groups_of(record.measured)), *sentences_of_layers(record.measured_layers)]
+
+
+def table_of(record: Bits) -> list[dict[str, str]]:
+    """The rows and the layers in one table."""
+    rows = [*texts_of(groups_of(record.measured)), *texts_of_layers(record.measured_layers)]
+    headings = dict.fromkeys(heading for row in rows for heading in row)
+    return [{heading: row.get(heading, "-") for heading in headings} for row in rows]
+
+
 def text(record: Bits) -> str:
     """The record in at most MOST_LINES lines, and why rows failed; ends with a newline."""
-    groups = groups_of(record.measured)
-    rows = texts_of(groups)
-    head = [HEAD, f"same in every row: {', '.join(steady_in(record.measured))}"]
-    tables = [("", plain_table(rows[0], rows[:MOST_ROWS]))]
-    more = [f"{len(rows) - MOST_ROWS} more rows"] if len(rows) > MOST_ROWS else []
+    head, tables, more = list[str](), [], list[str]()
+    parts = (
+        (HEAD, record.measured, texts_of(groups_of(record.measured))),
+        (LAYERS_HEAD, record.measured_layers, texts_of_layers(record.measured_layers)),
+    )
+    for part_head, forms, rows in parts:
+        if rows:
+            head += [part_head, f"same in every row: {', '.join(steady_in(forms)) or '-'}"]
+            tables.append(("", plain_table(rows[0], rows[:MOST_ROWS])))
+        if len(rows) > MOST_ROWS:
+            more.append(f"{len(rows) - MOST_ROWS} more rows")
+
     lines = lay_out([headline(record)], head, tables, []).splitlines()
-    said = [*more, *sentences_of(groups), *record.notes]
-    shown = that_fit(said, MOST_LINES - len(lines))
+    shown = that_fit([*more, *said_of(record), *record.notes], MOST_LINES - len(lines))
     return "\n".join([*lines[:MOST_LINES], *wrapped([*record.reasons, *shown]), ""])

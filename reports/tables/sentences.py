@@ -38,7 +38,7 @@ UNSTORED = re.compile(r"<(?:path|set)(?: of \w+)?>")  # in a stored command
 MOST_HOSTS = 8  # that a line names
 MOST_LINES = 40  # that a command prints by default
 # Columns of words, which may be folded, but to no less; and those that name a row behind the first.
-WORDS = "algorithm chosen variant mode place status type sum auto model best fastest"
+WORDS = "layer algorithm chosen variant mode place status type sum auto model best fastest"
 LEFT = "", *WORDS.split()
 LEAST_FOLDED = 18
 KEYS = "algorithm", "variant", "mode"

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -114,16 +115,17 @@ def _former_baseline(folder: Path, current: Side) -> list[Side]:
 
 
 def _accept_bits(arguments: argparse.Namespace) -> int:
-    """Makes a record of bits the baseline of its machine, collective, ranks and seed; returns 0, or
-    5 if one of its rows failed. Raises ResultError."""
+    """Makes a record of bits the baseline of its machine, collective, layers, ranks and seed;
+    returns 0, or 5 if one of its rows failed. Raises ResultError."""
     record, folder = read_bits(Path(arguments.current)), arguments.baseline / ACCEPTED_BITS
     if record.failed:
-        complain(f"{record.failed[0].name} failed: {record.failed[0].reason}")
+        complain(f"{record.failed[0].name} failed: {record.failed[0].failure}")
         return UNUSABLE
 
     record.notes.append(f"{ACCEPTED_NOTE}{printable(arguments.reason)}")
     kind = record.machine_id, record.collective, record.ranks, record.hosts, record.seed
-    name = "-".join(map(str, kind)) + SUFFIX
+    layers = [sha256(repr(sorted(record.shapes)).encode()).hexdigest()[:8]] if record.layers else []
+    name = "-".join(map(str, [*kind, *layers])) + SUFFIX
     with _own_folder(folder) as inside:
         write_whole(inside / name, msgspec.json.encode(record))
 

@@ -2,64 +2,37 @@
 `--require` names; as text, JUnit, Markdown and HTML."""
 
 import argparse
-import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from reports.kit.chart import heat
-from reports.kit.page import Banner, Page, Row, Section
-from reports.tables.bits_table import (
-    HEAD,
-    MOST_LINES,
-    groups_of,
-    headline,
-    moved_in,
-    sentences_of,
-    share_of,
-    share_text,
-    steady_in,
-    text,
-    texts_of,
-)
-from reports.tables.sentences import counted, size_text, some, that_fit, wrapped
+from reports.tables.bits_table import MOST_LINES, headline, said_of, table_of, text
+from reports.tables.layer_bits_table import tps_of
+from reports.tables.sentences import counted, some, that_fit, wrapped
 from reports.tables.show import NEWEST
+from reports.verdicts.bits_checks import Check, compared, required_of
+from reports.verdicts.bits_page import page_of
 from reports.verdicts.judge import Incomparable
+from reports.verdicts.layer_checks import layer_compared, required_of_layer
 from reports.verdicts.regress import JunitCase, add_files, as_junit, to_markdown, write_page
 from wiretax.common.arguments import unknown
 from wiretax.common.grouped import grouped
-from wiretax.common.program import BENCH, REPORTS, RUN, answer, on_ranks
+from wiretax.common.program import BENCH, answer, on_ranks
 from wiretax.record.bits_record import (
     ACCEPTED_BITS,
     ACCEPTED_NOTE,
     INVARIANCES,
     SUFFIX,
+    TPS,
     Bits,
-    RowBits,
     read_bits,
     unequal,
 )
 from wiretax.record.result import ResultError
 from wiretax.record.writing import write_named
-
-ACCEPT = f'{RUN}{REPORTS} accept --baseline BASELINES --current RECORD --reason "..."'
-
-# Comparisons of one size with another. The sizes at which they are made depend on the record's
-# other sizes, so only whether they are made must stay the same, not at which sizes.
-OVER_SIZES = "size", "history"
-
-
-@dataclass
-class Check:
-    """A row against the baseline, or against something required, which `failed` or not."""
-
-    row: str
-    against: str
-    failed: bool
-    text: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,11 +80,11 @@ def bits(arguments: argparse.Namespace) -> int:
     records = [read_bits(newest(path)) for path in arguments.records]
     record, notes = with_all_rows(records), list[str]()
     checks = [
-        Check(row.name, "failure", True, f"{row.name} ({row.datatype}) failed: {row.reason}")
-        for row in record.failed
+        Check(form.name, "failure", True, f"{form.name} ({form.datatype}) failed: {form.failure}")
+        for form in record.failed
     ]
     for name in arguments.require:
-        checks += [required_of(row, name) for row in record.rows]
+        checks += required_in(record, name)
     baseline = baseline_for(records, arguments.baseline) if arguments.baseline else None
     if baseline:
         found, notes = against(record, baseline)
@@ -137,9 +110,9 @@ def bits(arguments: argparse.Namespace) -> int:
         ]
         write_named(arguments.junit, as_junit("bits", cases, [line, *notes]).encode())
     if arguments.markdown:
-        groups, title = groups_of(record.measured), f"{'✗' if failed else '✓'} {line}"
         said = [*findings, *notes, headline(record)]
-        content = to_markdown(title, said, sentences_of(groups), texts_of(groups))
+        title = f"{'✗' if failed else '✓'} {line}"
+        content = to_markdown(title, said, said_of(record), table_of(record))
         write_named(arguments.markdown, content.encode())
     if arguments.html:
         write_page(page_of(record, line, checks, notes, baseline), arguments.html)
@@ -149,6 +122,18 @@ def bits(arguments: argparse.Namespace) -> int:
         printed = "\n".join(wrapped(that_fit([line, *findings, *notes], MOST_LINES)))
     answer(arguments, printed, headline=line, checks=checks, notes=notes, record=record)
     return 1 if failed else 0
+
+
+def required_in(record: Bits, name: str) -> list[Check]:
+    """Whether each row keeps its bits under the change of this name; other numbers of ranks and
+    tokens are those of layers, if there are any."""
+    asked = [tp for tp in TPS if tp <= record.ranks]
+    checks, tps = list[Check](), sorted({*asked, *tps_of(record.layers)})
+    if not (record.layers and name in ("tp", "batch")):
+        checks += [required_of(row, name) for row in record.rows]
+    for layer in record.layers:
+        checks += required_of_layer(layer, name, tps)
+    return checks
 
 
 def newest(path: Path) -> Path:
@@ -168,8 +153,11 @@ def with_all_rows(records: Sequence[Bits]) -> Bits:
         check_comparable(first, record, f"in {first.run_id}", f"in {record.run_id}")
 
     rows = {msgspec.json.encode(row): row for record in records for row in record.rows}
+    layers = {msgspec.json.encode(each): each for record in records for each in record.layers}
     notes = [*first.notes, *(f"Also the rows of {record.run_id}." for record in others)]
-    return msgspec.structs.replace(first, rows=[*rows.values()], notes=notes)
+    return msgspec.structs.replace(
+        first, rows=[*rows.values()], layers=[*layers.values()], notes=notes
+    )
 
 
 def check_comparable(one: Bits, other: Bits, place: str, other_place: str) -> None:
@@ -182,9 +170,9 @@ def check_comparable(one: Bits, other: Bits, place: str, other_place: str) -> No
 def baseline_for(records: Sequence[Bits], path: Path) -> Bits:
     """The record to compare with: the file, or of a folder the best record without a failed row.
     In this order: one that measured the same, on the same machine, that `accept` stored, that is
-    none of these records, and the newest. Raises ResultError, Incomparable if even the best
-    measured something else."""
-    record, own = records[0], {each.run_id: each.rows for each in records}
+    none of these records, at as many ranks, and the newest. Raises ResultError, Incomparable if
+    even the best measured something else."""
+    record, own = records[0], {each.run_id: each.forms for each in records}
     files = [path]
     if path.is_dir():
         files = [*path.glob(f"*{SUFFIX}"), *path.glob(f"{ACCEPTED_BITS}/*{SUFFIX}")]
@@ -194,15 +182,20 @@ def baseline_for(records: Sequence[Bits], path: Path) -> Bits:
         found,
         key=lambda each: (
             not unequal(each, record),
+            each.shapes == record.shapes,
             each.machine_id == record.machine_id,
             bool(reasons_of(each)),
             each.run_id not in own,
+            each.ranks == record.ranks,
             each.run_id,
         ),
     )
 
     check_comparable(baseline, record, f"in {path}", "in this record")
-    if baseline.rows == own.get(baseline.run_id):
+    if record.shapes and baseline.shapes and not record.shapes & baseline.shapes:
+        here, there = (some(sorted(each.shapes)) for each in (baseline, record))
+        raise Incomparable(f"not comparable: layers: {here} in {path}, {there} in this record")
+    if baseline.forms == own.get(baseline.run_id):
         raise ResultError(f"{baseline.run_id} is the record and the baseline: keep another")
 
     return baseline
@@ -213,177 +206,35 @@ def reasons_of(record: Bits) -> list[str]:
     return [note for note in record.notes if note.startswith(ACCEPTED_NOTE)]
 
 
-def required_of(row: RowBits, name: str) -> Check:
-    """Whether the row keeps its bits under the change of this name. A row that was not compared
-    under it fails, as does one without another `launch` of each size."""
-    found = row.differences.get(name, [])
-    lacks = len(found) < (len(row.sizes) if name == "launch" else 1)
-    said = f" keeps its bits {INVARIANCES[name]}"
-    sizes = [
-        size_text(size.size_bytes)
-        for size in row.sizes
-        if name in size.compared and size.compared[name].differ
-    ]
-    if sizes:
-        share = ", ".join(share_text(name, found).splitlines())
-        said = f" changes its bits {INVARIANCES[name]}: {share}, at {some(sizes)}"
-    elif lacks:
-        said = f" was not compared {INVARIANCES[name]}"
-        said += f": {row.reason}" if row.reason else ""
-
-    return Check(row.name, name, lacks or bool(sizes), f"{row.name} ({row.datatype}){said}")
-
-
 def against(record: Bits, baseline: Bits) -> tuple[list[Check], list[str]]:
     """Each row of the baseline, of several records against several, and notes on what it lacks."""
-    known = baseline.sizes
-    rows = grouped(record.rows, attrgetter("key"))
-    new = [
-        row.name
-        for row in record.rows
-        if any((row.key, size.size_bytes) not in known for size in row.sizes)
-    ]
-    checks = [
-        compared(before, row)
-        for before in baseline.measured
-        for row in rows.get(before.key, [msgspec.structs.replace(before, sizes=[])])
-    ]
-    notes = [f"the baseline lacks rows or sizes of {some(new)}"] if new else []
+    checks, forms = list[Check](), grouped(record.forms, attrgetter("key"))
+    for row in baseline.measured:
+        none: list[Any] = [msgspec.structs.replace(row, sizes=[])]
+        checks += [compared(row, now) for now in forms.get(row.key, none)]
+    for layer in baseline.measured_layers:
+        none = [msgspec.structs.replace(layer, tps=[])]
+        checks += [
+            each for now in forms.get(layer.key, none) for each in layer_compared(layer, now)
+        ]
+
+    known, new, at_one, notes = baseline.results, list[str](), set[int](), list[str]()
+    for form in record.forms:
+        for place in form.results:
+            if (form.key, place) in known:
+                continue
+            if isinstance(place, tuple) and (form.key, (1, place[1])) in known:
+                at_one.add(place[0])
+            else:
+                new.append(form.name)
+    if at_one:
+        tps = ", ".join(map(str, sorted(at_one)))
+        notes.append(f"the baseline lacks TP {tps}: compared with its TP 1")
+    if new:
+        notes.append(f"the baseline lacks rows or sizes of {some([*dict.fromkeys(new)])}")
     if baseline.machine_id != record.machine_id:
         notes.append(f"the baseline is of machine {baseline.machine_id}")
     notes += [f"the baseline was {reason}" for reason in reasons_of(baseline)[-1:]]
     if baseline.version != record.version:
         notes.append(f"the baseline is of Wiretax {baseline.version}, this of {record.version}")
     return checks, notes
-
-
-def compared(before: RowBits, row: RowBits) -> Check:
-    """A row against the same one of the baseline: whether it has all that this one has."""
-    sizes, said = {size.size_bytes: size for size in row.sizes}, list[str]()
-    pairs = [(was, sizes.get(was.size_bytes)) for was in before.sizes]
-    if changed := [(was, now) for was, now in pairs if now and was.digest != now.digest]:
-        was, now = changed[0]
-        orders = [
-            " and ".join(dict.fromkeys(part.order for part in each.parts)) for each in (was, now)
-        ]
-        place = size_text(was.size_bytes)
-        if all(orders):
-            place += f", {' -> '.join(orders)}"
-        all_sizes = counted(len(pairs), "size")
-        said.append(f"the bits of {len(changed)} of {all_sizes} changed, first at {place}")
-    if lost := [size_text(was.size_bytes) for was, now in pairs if not now]:
-        said.append(f"only the baseline has {some(lost)}")
-    elif other := unlike_facts(facts_of(before), facts_of(row)):
-        said.append(f"not compared, or with another outcome: {', '.join(sorted(other))}")
-
-    same = f"the bits of {counted(len(pairs), 'size')} are the same"
-    name = f"{row.name} ({row.datatype})"
-    if before.name != row.name:
-        name += f", {before.name} in the baseline"
-    text = f"{name}: {'; '.join(said) or same}"
-    return Check(row.name, "baseline", bool(said), text)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What must be the same of a row in another launch, beside its digests, which tell the outcome
-    of `launch` and `size`: which of OVER_SIZES were compared, the sizes in bytes at which the order
-    of the sum changes, and whether what was compared at a size, by name and bytes, changed its
-    bits."""
-
-    over_sizes: set[str]
-    thresholds_bytes: set[int]
-    changed: dict[tuple[str, int], bool]
-
-
-def facts_of(row: RowBits) -> Facts:
-    return Facts(
-        over_sizes={*OVER_SIZES} & row.differences.keys(),
-        thresholds_bytes={each.size_bytes for each in row.thresholds},
-        changed={
-            (name, size.size_bytes): each.differ > 0
-            for size in row.sizes
-            for name, each in size.compared.items()
-            if each.elements and name not in ("launch", *OVER_SIZES)
-        },
-    )
-
-
-def unlike_facts(before: Facts, now: Facts) -> set[str]:
-    """The names of what is not compared any more, or has another outcome."""
-    names = before.over_sizes - now.over_sizes
-    if before.thresholds_bytes - now.thresholds_bytes:
-        names.add("threshold")
-    for (name, size_bytes), has_changed in before.changed.items():
-        if now.changed.get((name, size_bytes)) != has_changed:
-            names.add(name)
-    return names
-
-
-def page_of(
-    record: Bits,
-    line: str,
-    checks: Sequence[Check],
-    notes: Sequence[str],
-    baseline: Bits | None,
-) -> Page:
-    """The verdict; what to do next, which is to keep these bits, or after a failure to repeat the
-    record, also if another version is why; what failed; and the rows in groups."""
-    failed = [check.text for check in checks if check.failed]
-    command = f"{on_ranks(record.ranks, 'bits')} {shlex.join(record.argv)}".rstrip()
-    todo, to_type = "Keep these bits, to tell when they change:", ACCEPT
-    if failed:
-        todo, to_type = "Repeat the record, to see if it is chance:", command
-        if baseline and baseline.version != record.version:
-            todo = f"Wiretax changed from {baseline.version} to {record.version}. {todo}"
-
-    rows = record.measured
-    groups, moved = groups_of(rows), moved_in(rows)
-    word, _, sentence = line.partition(": ")
-    if not checks and moved:
-        word = f"{len(moved)} of {len(rows)} rows change their bits"
-    elif not checks:
-        word = "The same bits"
-    role = "steady"
-    if failed:
-        role = "worse"
-    elif checks:
-        role = "better"
-    said = [f"Same in every row: {', '.join(steady_in(rows))}.", f"{HEAD[0].upper()}{HEAD[1:]}."]
-    compared_in = {name for row in rows for name in row.differences}
-    pictures: list[Row] = [
-        texts
-        | {
-            name: heat(share_of(sizes), texts[name], 1)
-            for name, sizes in row.differences.items()
-            if name in texts
-        }
-        for texts, (row, *_) in zip(texts_of(groups), groups, strict=True)
-    ]
-    sections = [
-        Section("What to do next", [todo], text=to_type),
-        Section("What failed", failed),
-        Section(
-            "What changes the bits: rows of equal bits together",
-            [*said, *sentences_of(groups), *notes, *record.notes],
-            rows=pictures,
-        ),
-        Section(
-            "What was compared",
-            [
-                *(
-                    f"{name}: {text}{'' if name in compared_in else ' (not compared)'}"
-                    for name, text in INVARIANCES.items()
-                ),
-                *record.reasons,
-            ],
-        ),
-    ]
-    facts = [f"{headline(record)}."] if checks else []
-    if baseline:
-        facts.append(f"Baseline: {baseline.run_id}, Wiretax {baseline.version}.")
-    if moved:  # of which the headline names the first
-        facts.append(f"Changed: {', '.join(dict.fromkeys(row.name for row in moved))}.")
-    facts.append(f"{record.run_id}, Wiretax {record.version}, machine {record.machine_id}.")
-    banner = Banner(word, f"{sentence}.", facts, role)
-    return Page(line, banner, sections, {"command": command})

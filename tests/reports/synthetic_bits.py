@@ -1,10 +1,27 @@
-"""A record of bench.bits with a row whose bits change with the size, and one whose bits do not."""
+"""Records of bench.bits: with a row whose bits change with the size, and one whose bits do not; and
+of layers, whose bits one form keeps at any number of ranks."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from wiretax.record.bits_record import Bits, Difference, Error, Part, RowBits, SizeBits, Threshold
+from wiretax.record.bits_record import (
+    BatchBits,
+    Bits,
+    Difference,
+    Error,
+    LayerBits,
+    Part,
+    RowBits,
+    SizeBits,
+    Threshold,
+    TpBits,
+)
+
+TOKENS = 1, 2, 5, 8
+HIDDEN = 4096
+ONE_ORDER = "8 parts of 1792, each 64 chains, then halves; parts pairs"
 
 
 def write_bits(folder: Path, orders: tuple[str, str] = ("0+1+2", "1+2+0")) -> Path:
@@ -35,22 +52,85 @@ def write_bits(folder: Path, orders: tuple[str, str] = ("0+1+2", "1+2+0")) -> Pa
             errors=error,
         )
 
-    record = Bits(
-        run_id="2026-11-27T20-00-00Z-bits-1a2b3c",
-        version="0.1.0 (1a2b3c4)",
-        argv=["-e", "2K"],
-        collective="all_reduce",
-        ranks=3,
-        hosts=1,
-        device="cpu",
-        seed=0,
-        data="drawn",
-        machine_id="a1b2c3",
-        software_id="d4e5f6",
-        environment={},
-        rows=[row("two_shot", ("0+1+2", "0+1+2")), row("ring", orders)],
-        elapsed_s=1.0,
+    record = bits_of(rows=[row("two_shot", ("0+1+2", "0+1+2")), row("ring", orders)])
+    return written(record, folder)
+
+
+def write_layers(folder: Path, tps: tuple[int, ...] = (1, 2, 4)) -> Path:
+    """Writes a record of two layers at these numbers of ranks. `fused_stable` keeps its bits,
+    `fused` has others at each, and rounds the parts of a batch of 8."""
+
+    def form(layer: str, inner: int, algorithm: str) -> LayerBits:
+        is_stable = algorithm == "fused_stable"
+        order = ONE_ORDER if is_stable else "256 chains, then halves"
+
+        def at(ranks: int) -> TpBits:
+            keeps = is_stable or ranks == 1
+            if not keeps:
+                order_here = f"each rank: {order}; ranks {'+'.join(map(str, range(ranks)))}"
+            digest = f"{layer}-{algorithm}" + ("" if keeps else f"-{ranks}")
+            return TpBits(
+                ranks=ranks,
+                batches=[batch(tokens, f"{digest}-{tokens}", ranks, keeps) for tokens in TOKENS],
+                orders={str(tokens): order if keeps else order_here for tokens in TOKENS},
+                rounds_parts=not is_stable,
+                causes=[] if keeps else ["product", "rounding"],
+            )
+
+        return LayerBits(
+            layer=layer,
+            model="llama-3.1-8b",
+            hidden=HIDDEN,
+            inner=inner,
+            weights="float16",
+            algorithm=algorithm,
+            variant="copied",
+            datatype="float16",
+            tps=[at(ranks) for ranks in tps],
+        )
+
+    def batch(tokens: int, digest: str, ranks: int, keeps: bool) -> BatchBits:
+        elements, differ = tokens * HIDDEN, 0 if keeps else tokens * HIDDEN // 4
+        compared = {"run": Difference(elements=elements)}
+        if ranks > 1:
+            compared["tp"] = Difference(elements=elements, differ=differ, ulp=2 * (differ > 0))
+        if tokens > 1:
+            compared["batch"] = Difference(elements=HIDDEN)
+        return BatchBits(tokens=tokens, digest=digest, compared=compared)
+
+    shapes = ("attention_output", 4096), ("mlp_down", 14336)
+    layers = [form(*shape, name) for name in ("fused", "fused_stable") for shape in shapes]
+    record = bits_of(
+        layers=layers,
+        collective="gemv_allreduce",
+        ranks=max(tps),
+        argv=["--model", "llama-3.1-8b"],
     )
+    return written(record, folder)
+
+
+def bits_of(**fields: Any) -> Bits:
+    """A record with these fields, and otherwise those of a launch of three ranks."""
+    usual: dict[str, Any] = {
+        "run_id": "2026-11-27T20-00-00Z-bits-1a2b3c",
+        "version": "0.1.0 (1a2b3c4)",
+        "argv": ["-e", "2K"],
+        "collective": "all_reduce",
+        "ranks": 3,
+        "hosts": 1,
+        "device": "cpu",
+        "seed": 0,
+        "data": "drawn",
+        "machine_id": "a1b2c3",
+        "software_id": "d4e5f6",
+        "environment": {},
+        "rows": [],
+        "elapsed_s": 1.0,
+    }
+    return Bits(**(usual | fields))
+
+
+def written(record: Bits, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record.run_id}.bits.json"
     path.write_bytes(msgspec.json.encode(record))

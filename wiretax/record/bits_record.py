@@ -2,7 +2,7 @@
 gives at each size, and what changes them. docs/results.md describes the fields."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +15,12 @@ from wiretax.record.schema import NotNegative
 
 SCHEMA, SUFFIX = 1, ".bits.json"
 ACCEPTED_BITS, ACCEPTED_NOTE = "bits", "accepted: "  # the folder of `accept`, and its reason
-COMPARABLE = "collective", "ranks", "hosts", "device", "seed", "data"  # equal in both records
+COMPARABLE = "collective", "device", "seed", "data"  # equal in both records
+OF_ONE_WORLD = "ranks", "hosts"  # too, but for layers alone: each has results at several of them
 MOST_BYTES = 20_000_000
+TPS = 1, 2, 4, 8  # ranks that share a layer; a launch has those that it has ranks for
 Count = Annotated[int, msgspec.Meta(ge=0, lt=10**18)]
+Positive = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")]  # also of a file
 
 # What may not change bits: what stays the same, and what changes, in words.
@@ -34,8 +37,8 @@ INVARIANCES = {
     "history": "after other communicators and buffers",
     "order": "with the data on other ranks",
     "fewer": "without the last rank, whose data are zeros",
-    "tp": "of a layer at other numbers of ranks",
-    "batch": "of a layer in a batch of more tokens",
+    "tp": "at another number of ranks than one",
+    "batch": "in a batch of more tokens",
 }
 
 # Why a layer has other bits at another number of ranks than at one.
@@ -56,6 +59,10 @@ class Difference(msgspec.Struct, kw_only=True):
     differ: Count = 0
     wrong: Count = 0
     ulp: Count = 0
+
+    def __post_init__(self) -> None:
+        if not self.wrong <= self.differ <= self.elements:
+            raise ValueError("more elements differ than were compared")
 
     def __add__(self, other: "Difference") -> "Difference":
         return Difference(
@@ -100,61 +107,85 @@ class Error(msgspec.Struct, kw_only=True):
     right: NotNegative
 
 
-class RowBits(msgspec.Struct, kw_only=True):
+class BatchBits(msgspec.Struct, kw_only=True):
+    """A layer for a batch of so many tokens: a digest of its results, (tokens, hidden), and what
+    was compared, by the names of INVARIANCES; `tp` with TP 1 of this launch, `batch` the first
+    token with a batch of one. `chosen`: what `auto` or a library chose."""
+
+    tokens: Positive
+    digest: Name
+    compared: dict[str, Difference] = {}
+    chosen: str | None = None
+
+
+class Form(msgspec.Struct, kw_only=True):
     """An algorithm in a variant and a datatype. `setting`: the variables that set its library.
-    `reason`: why it stopped or has no sizes. `errors` is by the data's signs: `positive` sums do
-    not cancel, `signed` ones do."""
+    `reason`: why it stopped or has no results."""
 
     algorithm: str
     variant: str
     datatype: str
     library: str | None = None
     setting: str | None = None
-    sizes: list[SizeBits]
-    thresholds: list[Threshold] = []
-    errors: dict[str, Error] = {}
     reason: str | None = None
 
     @property
-    def key(self) -> tuple[str | None, ...]:
+    def key(self) -> tuple[str | int | None, ...]:
         """What names the same row in another launch, also of another version of a library, or of a
         contender's file with another digest."""
         stem = re.sub(r" \S*\d.*", "", self.library or "")
         return self.algorithm, self.variant, self.datatype, stem, self.setting
 
     @property
-    def name(self) -> str:
+    def form(self) -> str:
         """The library with its version, or the algorithm with a variant other than copied, and the
         setting."""
         variant = "" if self.variant in ("copied", "plain") else self.variant
         return " ".join(filter(None, [self.library or self.algorithm, variant, self.setting]))
 
     @property
+    def name(self) -> str:
+        """What a reader calls the row."""
+        return self.form
+
+    @property
+    def results(self) -> Mapping[Any, SizeBits | BatchBits]:
+        """What has a digest, by its place in the row."""
+        raise NotImplementedError
+
+    @property
     def differences(self) -> dict[str, list[Difference]]:
-        """What was compared at each size, by the names of INVARIANCES."""
+        """What was compared in each result, by the names of INVARIANCES."""
         found = dict[str, list[Difference]]()
-        for size in self.sizes:
-            for name, each in size.compared.items():
+        for result in self.results.values():
+            for name, each in result.compared.items():
                 if each.elements:
                     found.setdefault(name, []).append(each)
         return found
 
     @property
+    def failure(self) -> str | None:
+        """Why a row with results stopped: whatever it has not compared, nobody knows."""
+        return self.reason if self.results else None
+
+
+class RowBits(Form, kw_only=True):
+    """A form of a collective at some sizes. `errors` is by the data's signs: `positive` sums do not
+    cancel, `signed` ones do."""
+
+    sizes: list[SizeBits]
+    thresholds: list[Threshold] = []
+    errors: dict[str, Error] = {}
+
+    @property
+    def results(self) -> dict[int, SizeBits]:
+        """The sizes by their bytes."""
+        return {size.size_bytes: size for size in self.sizes}
+
+    @property
     def orders(self) -> list[str]:
         """Each order of a sum, the most frequent at the smallest sizes first."""
         return [*dict.fromkeys(part.order for size in self.sizes for part in size.parts)]
-
-
-class BatchBits(msgspec.Struct, kw_only=True):
-    """A layer for a batch of so many tokens: a digest of its results, (tokens, hidden), and what
-    was compared, by the names of INVARIANCES; `tp` with TP 1 of this launch, `batch` the first
-    token
-    with a batch of one. `chosen`: what `auto` or a library chose."""
-
-    tokens: Count
-    digest: Name
-    compared: dict[str, Difference] = {}
-    chosen: str | None = None
 
 
 class TpBits(msgspec.Struct, kw_only=True):
@@ -163,7 +194,7 @@ class TpBits(msgspec.Struct, kw_only=True):
     `rounds_parts`: whether the ranks' parts are rounded to the datatype before they are added.
     `causes`: of CAUSES, why bits differ from those of TP 1."""
 
-    ranks: Count
+    ranks: Positive
     batches: list[BatchBits]
     orders: dict[str, str] = {}
     rounds_parts: bool | None = None
@@ -171,22 +202,40 @@ class TpBits(msgspec.Struct, kw_only=True):
     reason: str | None = None
 
 
-class LayerBits(msgspec.Struct, kw_only=True):
-    """A row-parallel layer in one form, variant and datatype, at several numbers of ranks. `inner`:
-    the columns of all ranks. `reason`: why it stopped, or has no numbers of ranks."""
+class LayerBits(Form, kw_only=True):
+    """A row-parallel layer in one form, at several numbers of ranks. `inner`: the columns of all
+    ranks, each with `hidden` rows."""
 
-    layer: str
-    model: str
+    layer: Name
+    model: Name
     hidden: Count
     inner: Count
     weights: str
-    algorithm: str
-    variant: str
-    datatype: str
-    library: str | None = None
-    setting: str | None = None
     tps: list[TpBits]
-    reason: str | None = None
+
+    @property
+    def key(self) -> tuple[str | int | None, ...]:
+        own = self.layer, self.model, self.hidden, self.inner, self.weights
+        return *own, *super().key
+
+    @property
+    def name(self) -> str:
+        return f"{self.layer} {self.form}"
+
+    @property
+    def results(self) -> dict[tuple[int, int], BatchBits]:
+        """The batches by the number of ranks and their tokens."""
+        return {(tp.ranks, batch.tokens): batch for tp in self.tps for batch in tp.batches}
+
+    @property
+    def failure(self) -> str | None:
+        at_tps = [f"TP {tp.ranks}: {tp.reason}" for tp in self.tps if tp.reason and tp.batches]
+        return super().failure or "; ".join(at_tps) or None
+
+    @property
+    def at(self) -> dict[int, TpBits]:
+        """What was measured, by the number of ranks."""
+        return {tp.ranks: tp for tp in self.tps if tp.batches}
 
 
 class Bits(msgspec.Struct, kw_only=True):
@@ -212,9 +261,23 @@ class Bits(msgspec.Struct, kw_only=True):
     elapsed_s: NotNegative
 
     @property
-    def sizes(self) -> dict[tuple[Any, int], SizeBits]:
-        """The sizes of all rows, by the row's key and the size in bytes."""
-        return {(row.key, size.size_bytes): size for row in self.rows for size in row.sizes}
+    def forms(self) -> list[RowBits | LayerBits]:
+        """All rows, of the collective and of layers."""
+        return [*self.rows, *self.layers]
+
+    @property
+    def results(self) -> dict[tuple[Any, Any], SizeBits | BatchBits]:
+        """What has a digest, by the row's key and the place in the row."""
+        return {
+            (form.key, place): result
+            for form in self.forms
+            for place, result in form.results.items()
+        }
+
+    @property
+    def shapes(self) -> set[str]:
+        """The layers, as `llama-3.1-8b-mlp_down-4096x14336`."""
+        return {f"{each.model}-{each.layer}-{each.hidden}x{each.inner}" for each in self.layers}
 
     @property
     def measured(self) -> list[RowBits]:
@@ -222,14 +285,20 @@ class Bits(msgspec.Struct, kw_only=True):
         return [row for row in self.rows if row.sizes]
 
     @property
-    def reasons(self) -> list[str]:
-        """Why rows stopped or have no sizes."""
-        return [f"{row.name}: {row.reason}" for row in self.rows if row.reason]
+    def measured_layers(self) -> list[LayerBits]:
+        """The layers with results."""
+        return [layer for layer in self.layers if layer.results]
 
     @property
-    def failed(self) -> list[RowBits]:
-        """The measured rows that stopped: whatever they have not compared, nobody knows."""
-        return [row for row in self.measured if row.reason]
+    def reasons(self) -> list[str]:
+        """Why rows stopped or have no results."""
+        found = ((form.name, form.failure or form.reason) for form in self.forms)
+        return [f"{name}: {reason}" for name, reason in found if reason]
+
+    @property
+    def failed(self) -> list[RowBits | LayerBits]:
+        """The measured rows that stopped."""
+        return [form for form in self.forms if form.failure]
 
 
 def read_bits(path: Path) -> Bits:
@@ -240,24 +309,38 @@ def read_bits(path: Path) -> Bits:
     except NOT_JSON as error:
         raise ResultError(f"{path} is not a record of {BENCH}bits ({error})") from error
 
-    if not record.sizes:
-        raise ResultError(f"{path}: no row has a size")
-    if len(record.sizes) < sum(len(row.sizes) for row in record.rows):
-        raise ResultError(f"{path}: a row has a size twice")
+    if not record.results:
+        raise ResultError(f"{path}: no row has a size, and no layer a batch")
+    tps = [(layer.key, tp) for layer in record.layers for tp in layer.tps]
+    unique: dict[str, list[Any]] = {
+        "a row has a size": [
+            (row.key, size.size_bytes) for row in record.rows for size in row.sizes
+        ],
+        "a layer has a form": [layer.key for layer in record.layers],
+        "a layer has a number of ranks": [(key, tp.ranks) for key, tp in tps],
+        "a layer has a batch": [
+            (key, tp.ranks, each.tokens) for key, tp in tps for each in tp.batches
+        ],
+    }
+    for said, keys in unique.items():
+        if len({*keys}) < len(keys):
+            raise ResultError(f"{path}: {said} twice")
 
     return record
 
 
-def unequal(one: Bits, other: Bits, names: Sequence[str] = COMPARABLE) -> list[str]:
-    """The facts that must be equal and differ."""
+def unequal(one: Bits, other: Bits, *more: str) -> list[str]:
+    """The facts that must be equal and differ, of COMPARABLE, OF_ONE_WORLD and `more`."""
+    of_world = OF_ONE_WORLD if one.rows or other.rows else ()
+    names = *COMPARABLE, *of_world, *more
     return [name for name in names if getattr(one, name) != getattr(other, name)]
 
 
 def compare_launch(record: Bits, folder: Path) -> None:
-    """Compares each size of each row with the newest launch in the folder that has the same, by
-    their digests: `launch` counts sizes, not elements. A file that is no record is left out, with a
-    note."""
-    wanted = record.sizes
+    """Compares each result of each row with the newest launch in the folder that has the same, by
+    their digests: `launch` counts results, not elements. A file that is no record is left out, with
+    a note."""
+    wanted = record.results
     for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
         if not wanted:
             return
@@ -266,10 +349,9 @@ def compare_launch(record: Bits, folder: Path) -> None:
         except ResultError as error:
             record.notes.append(f"left out: {error}")
             continue
-        if unequal(earlier, record, (*COMPARABLE, "software_id", "version")):
+        if unequal(earlier, record, "software_id", "version"):
             continue
-        for key, size in earlier.sizes.items():
+        for key, result in earlier.results.items():
             if now := wanted.pop(key, None):
-                now.compared["launch"] = Difference(elements=1)
-                if now.digest != size.digest:
-                    now.compared["launch"].differ = 1
+                differ = int(now.digest != result.digest)
+                now.compared["launch"] = Difference(elements=1, differ=differ)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from reports.__main__ import main
-from reports.tables.bits_table import changes, orders_text
+from reports.tables.bits_shares import changes
+from reports.tables.bits_table import orders_text
 from tests.bench.launches import launch
 from tests.fake_gpu import fake_nccl
 from wiretax.record.bits_record import INVARIANCES, read_bits

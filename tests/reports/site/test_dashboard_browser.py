@@ -23,6 +23,7 @@ from reports.site import history_page
 from reports.site.run_page import run_page
 from tests.launch import few
 from tests.reports.breakdown.bills import two_cards, without_calls
+from tests.reports.synthetic_bits import write_layers
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_fleet import write_fleet
 from tests.reports.synthetic_run import rewrite, rewrite_head, write_run, write_run_with_few_blocks
@@ -105,11 +106,22 @@ def pages(tmp_path_factory):
     sides = ["--baseline", str(campaign / "main"), "--current", str(campaign / "new")]
     assert main(["regress", *sides, "--html", str(site / "gate.html")]) == 1
     assert main(["expect", "--gpu", "r9700", "--html", str(site / "expect.html")]) == 0
+    layers = str(write_layers(folder / "bits"))
+    assert main(["bits", layers, "--require", "tp", "--html", str(site / "bits.html")]) == 1
     bill = two_cards(one=without_calls().parts)
     (site / "breakdown.html").write_text(to_html(page_of(bill, bars_of(bill))))
     runs = (f"run-*{name}" for name in ("allreduce-000", "made-layer", "import", "onerror"))
-    parts = ["fleet", "index", "history-allreduce", "compare", "gate", "expect", "breakdown", *runs]
-    return [next(site.glob(f"{part}*.html")) for part in parts]
+    parts = [
+        "fleet",
+        "index",
+        "history-allreduce",
+        "compare",
+        "gate",
+        "expect",
+        "breakdown",
+        "bits",
+    ]
+    return [next(site.glob(f"{part}*.html")) for part in [*parts, *runs]]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,203 @@
+"""The layers of a record of bench.bits as a table: forms of equal outcome together, a column for
+each number of ranks, and in words why bits change and in which order a layer's columns are added.
+"""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from reports.tables.bits_shares import amount_text, changing_in, share_text
+from reports.tables.sentences import some
+from wiretax.common.grouped import grouped
+from wiretax.record.bits_record import CAUSES, INVARIANCES, Difference, LayerBits
+
+MOST_LETTERS = 76  # of an order in words
+LAYERS_HEAD = (
+    "TP n: the share of elements with other bits at n ranks than at one, as the mean over "
+    "batches, and the largest difference in ULP"
+)
+
+# The texts of a row by their headings, and what was compared, as `compared_in` has it.
+LayerRow = tuple[dict[str, str], dict[str, list[Difference]]]
+
+
+def type_text(layer: LayerBits) -> str:
+    """`float16`, or `float16 x int8` with weights of another type."""
+    same = layer.weights == layer.datatype
+    return layer.datatype if same else f"{layer.datatype} x {layer.weights}"
+
+
+def causes_text(causes: Iterable[str]) -> str:
+    """Some of CAUSES in words."""
+    return ", and ".join(CAUSES.get(cause, cause) for cause in dict.fromkeys(causes))
+
+
+def tps_of(layers: Iterable[LayerBits]) -> list[int]:
+    """All numbers of ranks that were asked for."""
+    return sorted({tp.ranks for layer in layers for tp in layer.tps})
+
+
+def compared_at(layer: LayerBits, ranks: int, name: str = "tp") -> list[Difference]:
+    """What was compared under a name of INVARIANCES at this number of ranks, a batch each."""
+    batches = layer.at[ranks].batches if ranks in layer.at else []
+    found = [batch.compared[name] for batch in batches if name in batch.compared]
+    return [each for each in found if each.elements]
+
+
+def compared_in(layers: Sequence[LayerBits]) -> list[dict[str, list[Difference]]]:
+    """Of each layer what was compared, a batch each, by headings: `TP 2` and so on, and the names
+    of what else changes the bits of some."""
+    tps = [ranks for ranks in tps_of(layers) if ranks > 1]
+    names = [name for name in changing_in(layers) if name != "tp"]
+    return [
+        {f"TP {ranks}": compared_at(layer, ranks) for ranks in tps}
+        | {name: layer.differences.get(name, []) for name in names}
+        for layer in layers
+    ]
+
+
+def share_at(name: str, batches: Sequence[Difference]) -> str:
+    """`same`, `31 % 8`, of launches `2 of 4 batches`, or `-` for what was not compared."""
+    if name != "launch" and any(each.differ for each in batches):
+        return amount_text(batches).removesuffix(" ULP")
+    return share_text(name, batches, "batch")
+
+
+def rows_of_layers(layers: Sequence[LayerBits]) -> list[LayerRow]:
+    """A row for each form; forms, layers and types with equal texts stand together."""
+    rows: list[LayerRow] = []
+    for layer, compared in zip(layers, compared_in(layers), strict=True):
+        texts = {
+            "algorithm": layer.form,
+            "layer": layer.layer,
+            "type": type_text(layer),
+            "model": layer.model,
+        }
+        rows.append((texts | {name: share_at(name, compared[name]) for name in compared}, compared))
+
+    for heading in ("layer", "type", "algorithm", "model"):
+        rows = together(rows, heading)
+    for heading in ("type", "model"):
+        if len({texts[heading] for texts, _ in rows}) == 1:
+            for texts, _ in rows:
+                del texts[heading]
+    return rows
+
+
+def together(rows: Sequence[LayerRow], heading: str) -> list[LayerRow]:
+    """The rows, those that differ in this column alone as one."""
+
+    def others(row: LayerRow) -> frozenset[tuple[str, str]]:
+        return frozenset(each for each in row[0].items() if each[0] != heading)
+
+    merged = []
+    for own in grouped(rows, others).values():
+        texts, compared = own[0]
+        names = dict.fromkeys(texts[heading] for texts, _ in own)
+        merged.append((texts | {heading: ", ".join(names)}, compared))
+    return merged
+
+
+def texts_of_layers(layers: Sequence[LayerBits]) -> list[dict[str, str]]:
+    return [texts for texts, _ in rows_of_layers(layers)]
+
+
+def layers_headline(layers: Sequence[LayerBits]) -> str:
+    """What was compared, and the forms that keep their bits at all numbers of ranks, and those that
+    do not, with the causes."""
+    tps = tps_of(layers)
+    what = [
+        some([*dict.fromkeys(layer.model for layer in layers)]),
+        " and ".join(dict.fromkeys(layer.layer for layer in layers)),
+        ", ".join(dict.fromkeys(map(type_text, layers))),
+        f"TP {tps[0]}" + (f" to {tps[-1]}" if len(tps) > 1 else ""),
+    ]
+    return f"{', '.join(what)}: {layers_found(layers)}"
+
+
+def layers_found(layers: Sequence[LayerBits]) -> str:
+    """Which forms keep their bits and which do not, in words."""
+    by_tp, otherwise, unknown, same = list[str](), list[str](), list[str](), list[str]()
+    tps = [ranks for ranks in tps_of(layers) if ranks > 1]
+    for form, own in grouped(layers, lambda layer: layer.form).items():
+        changed = changing_in(own)
+        if "tp" in changed:
+            by_tp.append(form)
+        elif changed:
+            otherwise.append(form)
+        elif all(compared_at(layer, ranks) for layer in own for ranks in tps):
+            same.append(form)
+        else:
+            unknown.append(form)
+
+    said = list[str]()
+    if same and tps:
+        said.append(f"the bits of {some(same)} stay the same")
+    elif same:
+        said.append("no other number of ranks to compare with")
+    if by_tp:
+        moved = (layer for layer in layers if layer.form in by_tp)
+        causes = causes_text(cause for layer in moved for tp in layer.tps for cause in tp.causes)
+        said.append(f"those of {some(by_tp)} change" + (f" ({causes})" if causes else ""))
+    if otherwise:
+        names = [INVARIANCES[name] for name in changing_in(layers) if name != "tp"]
+        said.append(f"those of {some(otherwise)} change {', '.join(names)}")
+    if unknown:
+        said.append(f"those of {some(unknown)} were not compared everywhere")
+    return "; ".join(said).replace("those of", "the bits of", 0 if same and tps else 1)
+
+
+def sentences_of_layers(layers: Sequence[LayerBits]) -> list[str]:
+    """Why bits change, or were not compared, and the order in which the columns of a layer are
+    added, each with the forms and the numbers of ranks of which this holds."""
+    causes, orders = dict[str, list[LayerBits]](), dict[str, list[LayerBits]]()
+    for layer in layers:
+        for cause in dict.fromkeys(cause for tp in layer.tps for cause in tp.causes):
+            tps = ", ".join(str(tp.ranks) for tp in layer.tps if cause in tp.causes)
+            causes.setdefault(f"{causes_text([cause])} (TP {tps})", []).append(layer)
+        if some_differ := tokens_of_some(layer):
+            causes.setdefault(some_differ, []).append(layer)
+        for tp in layer.tps:
+            if tp.reason:
+                causes.setdefault(f"TP {tp.ranks}: {tp.reason}", []).append(layer)
+        if order := order_text(layer):
+            orders.setdefault(order, []).append(layer)
+
+    return [
+        *(f"! {names_of(own, layers)}: {said}" for said, own in causes.items()),
+        *(f"sum of {names_of(own, layers)}: {said}" for said, own in orders.items()),
+    ]
+
+
+def tokens_of_some(layer: LayerBits) -> str:
+    """`only batches of 5, 8 tokens change`, unless none or all do."""
+    every, moved = set[int](), set[int]()
+    for (_, tokens), batch in layer.results.items():
+        every.add(tokens)
+        if "tp" in batch.compared and batch.compared["tp"].differ:
+            moved.add(tokens)
+    if not moved or moved == every:
+        return ""
+    return f"only batches of {', '.join(map(str, sorted(moved)))} tokens change"
+
+
+def names_of(own: Sequence[LayerBits], layers: Sequence[LayerBits]) -> str:
+    """The forms of some layers, with a layer's name unless all layers of its form are there."""
+    missing = {layer.form for layer in layers if layer not in own}
+    names = (layer.name if layer.form in missing else layer.form for layer in own)
+    return some([*dict.fromkeys(names)])
+
+
+def order_text(layer: LayerBits) -> str:
+    """The order of the sum at one rank, and each other one with the place from which on it holds;
+    empty if it is unknown."""
+    said, last = list[str](), ""
+    for ranks, tp in sorted(layer.at.items()):
+        by_tokens = sorted(tp.orders.items(), key=lambda each: (len(each[0]), each[0]))
+        for place, (tokens, order) in enumerate(by_tokens):
+            if order == last:
+                continue
+            words = textwrap.shorten(order, MOST_LETTERS, placeholder=" ...")
+            at = f", {tokens} tokens" if place else ""
+            said.append(f"from TP {ranks}{at} on {words}" if last else words)
+            last = order
+    return "; ".join(said)

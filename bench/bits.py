@@ -7,9 +7,10 @@ the sizes at which it changes."""
 
 import sys
 import time
-from argparse import ArgumentTypeError
-from collections.abc import Iterator
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -24,10 +25,13 @@ from bench.harness.console import FINE, WRONG, print_out
 from bench.harness.feature import add_features, requested
 from bench.harness.iteration import allocated
 from bench.harness.options import RunOptions, SizeOptions, SweepOptions
-from bench.harness.parser import CASES, Option, fill, listed, name_among
+from bench.harness.parser import CASES, Option, Parser, fill, listed, name_among, size_bytes
 from bench.harness.session import MEASURED, Session, program_digest, require_memory, start
 from bench.harness.suite import of_features, worlds_for
+from bench.layers.forms import WIRE, LayerOptions
 from bench.machine.environment import scrub_argv
+from bench.stability.layer_data import LAYER_DATA, Layer, layers_of
+from bench.stability.layer_measure import GEMV, TPS, measure_layers
 from bench.stability.measure import measure_row
 from bench.stability.subject import (
     COMPUTES,
@@ -36,9 +40,9 @@ from bench.stability.subject import (
     MARGIN_BYTES,
     Compute,
     Subject,
-    without_last,
 )
 from bench.stability.sums import DATA, MANTISSA_BITS
+from bench.stability.worlds import without_last
 from bench.sweep import requested_sizes
 from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES
 from collectives.communicator import Refusal
@@ -47,13 +51,15 @@ from collectives.registry import ALGORITHMS, by_default
 from kernels.devices.device import DeviceError
 from wiretax.common.launched import launched_ranks
 from wiretax.common.program import on_ranks
-from wiretax.record.bits_record import SUFFIX, Bits, compare_launch
+from wiretax.record.bits_record import SUFFIX, Bits, LayerBits, RowBits, compare_launch
 from wiretax.record.writing import write_whole
 
 KNOWN = {
     **{name: ALGORITHMS[name] for name, each in COLLECTIVES.items() if each.reduces},
     **FUSED_FORMS,
 }
+SIZES = {"minbytes": "64", "maxbytes": "4M"}  # as a user types them
+LAYER_TYPES = "float32", "float16"
 MOST_BYTES = 64 << 20  # rank 0 draws the data of all ranks
 
 
@@ -109,24 +115,20 @@ def subjects(
                 )
 
 
-def compare_bits(bits: SweepOptions, session: Session) -> int:
-    """Measures all rows, compares with the newest launch of the same in the folder, and reports.
-    Returns the exit status, the same on every rank. Raises Refusal, ResultError."""
+def compare_bits(bits: SweepOptions, layers: Sequence[Layer], session: Session) -> int:
+    """Measures all rows, or all forms of these layers, compares with the newest launch of the same
+    in the folder, and reports. Returns the exit status, the same on every rank. Raises Refusal,
+    ResultError."""
     communicator, options = session.communicator, session.options
     session.flight.note("describe the machine", text="")
     machine = head.examine(session)
     tuned.use_table(session, machine)
-    if communicator.size == 2:
-        session.notes.append("With two ranks a sum has one order: 0+1 is 1+0.")
-    rows = [measure_row(*each, bits.sizes) for each in subjects(bits, session)]
+    rows, of_layers = list[RowBits](), list[LayerBits]()
+    if layers:
+        of_layers = measure_layers(session, layers, bits.datatypes, bits.algorithms)
+    else:
+        rows = measured_rows(bits, session)
     session.flight.note("results", text="")
-    if not any(row.sizes for row in rows):
-        raise Refusal(f"no bits can be compared: {rows[0].name}: {rows[0].reason}")
-    lacking = [row for row in rows if not (row.sizes or row.library or bits.algorithms)]
-    rows = [row for row in rows if row not in lacking]
-    names = ", ".join(row.name for row in lacking)
-    if lacking:
-        session.notes.append(f"cannot run here, as --algorithm NAME explains: {names}")
     if communicator.rank == 0:
         from reports.tables.bits_table import text  # not at the top: other ranks never print
 
@@ -139,11 +141,12 @@ def compare_bits(bits: SweepOptions, session: Session) -> int:
             hosts=communicator.hosts,
             device=session.world.device.name,
             seed=options.seed,
-            data=DATA,
+            data=LAYER_DATA if layers else DATA,
             machine_id=machine.machine_id,
             software_id=machine.software_id,
             environment=machine.facts,
             rows=rows,
+            layers=of_layers,
             notes=session.notes,
             elapsed_s=time.monotonic() - STARTED_S,
         )
@@ -151,9 +154,28 @@ def compare_bits(bits: SweepOptions, session: Session) -> int:
         compare_launch(record, folder)
         path = folder / f"{record.run_id}{SUFFIX}"
         write_whole(path, msgspec.json.encode(record))
-        print_out(f"{text(record)}bits: {path}\n")
-    communicator.barrier()
-    return WRONG if any(row.sizes and row.reason for row in rows) else FINE
+        said = text(record) if rows else f"{len(of_layers)} forms of layers\n"
+        print_out(f"{said}bits: {path}\n")
+    has_failed = any(row.sizes and row.reason for row in rows) or any(
+        tp.batches and tp.reason for row in of_layers for tp in row.tps
+    )
+    status: int = communicator.broadcast(WRONG if has_failed else FINE)
+    return status
+
+
+def measured_rows(bits: SweepOptions, session: Session) -> list[RowBits]:
+    """The rows of the collective, but those that cannot run here. Raises Refusal."""
+    if session.communicator.size == 2:
+        session.notes.append("With two ranks a sum has one order: 0+1 is 1+0.")
+    rows = [measure_row(*each, bits.sizes) for each in subjects(bits, session)]
+    if not any(row.sizes for row in rows):
+        raise Refusal(f"no bits can be compared: {rows[0].name}: {rows[0].reason}")
+    lacking = [row for row in rows if not (row.sizes or row.library or bits.algorithms)]
+    rows = [row for row in rows if row not in lacking]
+    names = ", ".join(row.name for row in lacking)
+    if lacking:
+        session.notes.append(f"cannot run here, as --algorithm NAME explains: {names}")
+    return rows
 
 
 def rounding_type(text: str) -> str:
@@ -162,6 +184,30 @@ def rounding_type(text: str) -> str:
     if not DATATYPES[name].is_float:
         raise ArgumentTypeError(f"{name} adds exactly in any order: no bits can differ")
     return name_among("datatype", list(MANTISSA_BITS), name)
+
+
+def requested_layers(parser: Parser, namespace: Namespace) -> list[Layer]:
+    """The layers of --model, [] without it, and the options that go with it; or the end of the
+    process with status 2 and one sentence."""
+    model = namespace.model
+    if not model:
+        if namespace.scale:
+            parser.error("--scale shrinks the layers of a model: add --model NAME")
+        return []
+    if namespace.collective not in (None, GEMV):
+        parser.error(f"--model compares {GEMV}, not {namespace.collective}")
+    if fill(SizeOptions, namespace) != SizeOptions(*map(size_bytes, SIZES.values())):
+        parser.error("-b, -e and -f are for a collective: a layer has batches of 1 to 8 tokens")
+    namespace.collective, namespace.datatypes = GEMV, namespace.datatypes or [*LAYER_TYPES]
+    for name in namespace.datatypes:
+        if name not in WIRE:
+            parser.error(f"--model: a layer has no form for {name}, but for {', '.join(WIRE)}")
+    layers = [*layers_of(model, namespace.scale or Fraction(1))]
+    ranks = launched_ranks() or 1
+    reasons = [layer.reason_against(ranks) for layer in layers if ranks in TPS]
+    if reason := next(filter(None, reasons), None):
+        parser.error(f"{ranks} ranks cannot share {reason} alike")
+    return layers
 
 
 def main() -> NoReturn:
@@ -176,29 +222,44 @@ def main() -> NoReturn:
         CASES,
         ["-d", "--datatype"],
         **listed(rounding_type),
-        default="float",
-        help="float, half, bfloat16 or double (%(default)s)",
+        help="float, half, bfloat16 or double (float; with --model float,half)",
     )
     collectives = options.collective_option([*KNOWN])
     parser.add(SweepOptions, "algorithms", collective=collectives)
     parser.add(SizeOptions)
     parser.add_option("datatypes", types)
+    parser.add(LayerOptions, "model", "scale")
     add_features(parser, [Contenders])
     options.add_run_options(parser)
-    parser.set_defaults(minbytes="64", maxbytes="4M", tuned=None)
-    parser.set_help(algorithms="only these (all but lossy ones)")
+    parser.set_defaults(collective=None, model=None, tuned=None, **SIZES)
+    parser.set_help(
+        collective=f"{', '.join(KNOWN)} (all_reduce)",
+        algorithms="only these (all but lossy ones)",
+        model="in place of a collective, the row-parallel layers of a model such as "
+        "llama-3.1-8b, at 1, 2, 4 and 8 ranks",
+        scale="with --model: shrink the matrices' columns, as 1/64 (1)",
+    )
     namespace = parser.parse_args()
-    collective = (COLLECTIVES | COLLECTIVE)[namespace.collective]
-    sizes = requested_sizes(parser, fill(SizeOptions, namespace), namespace.datatypes)
+    layers = requested_layers(parser, namespace)
+    collective = (COLLECTIVES | COLLECTIVE)[namespace.collective or "all_reduce"]
+    datatypes = namespace.datatypes or ["float32"]
+    sizes = requested_sizes(parser, fill(SizeOptions, namespace), datatypes)
     if max(sizes) > MOST_BYTES:
         parser.error(f"-e {namespace.maxbytes} is above the {MOST_BYTES >> 20}M that are compared")
     algorithms = options.named_algorithms(parser, KNOWN[collective.name], namespace.algorithms)
     parser.require_ranks()
-    if launched_ranks() == 1:
+    if launched_ranks() == 1 and not layers:
         parser.error(f"one rank adds nothing: {on_ranks(4, 'bits')}")
-    bits = fill(SweepOptions, namespace, collective=collective, sizes=sizes, algorithms=algorithms)
+    bits = fill(
+        SweepOptions,
+        namespace,
+        collective=collective,
+        sizes=sizes,
+        datatypes=datatypes,
+        algorithms=algorithms,
+    )
     run = fill(RunOptions, namespace, features=requested([Contenders], namespace))
-    start(run, partial(compare_bits, bits))
+    start(run, partial(compare_bits, bits, layers))
 
 
 if __name__ == "__main__":

@@ -20,11 +20,8 @@ from bench.machine.environment import settings_of
 from bench.stability.sums import MANTISSA_BITS, SIGNED, draw
 from collectives.binding import first_failure
 from collectives.collective import DATATYPES, Array, Collective, Datatype
-from collectives.communicator import Refusal
-from collectives.connect import connect
 from collectives.layers.fused import EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
-from collectives.peer_buffer import PeerBuffer
 from wiretax.record.bits_record import RowBits
 
 MARGIN_BYTES = 4 << 10  # of a buffer, for other addresses
@@ -53,23 +50,6 @@ class Way:
 
 
 PLAIN = Way()
-
-
-def without_last(world: World) -> World | None:
-    """The world of all ranks but the last, where it is None, as it is with two ranks. Ranks on
-    several hosts have the library alone there. All ranks call it. Raises Refusal."""
-    every, rest = world.communicator, range(world.ranks - 1)
-    few = None
-    with every.all_or_none(Refusal):
-        if every.rank in rest and len(rest) > 1:
-            few = world.among(rest)
-            # No agreement of these ranks needs the last one.
-            few.communicator.whole = few.communicator
-            if isinstance(world.peers, PeerBuffer):
-                waits, modes = world.peers.waits, [world.peers.sharing]
-                peers = connect(few.communicator, world.device, waits, modes)
-                few = replace(few, peers=peers)
-    return few
 
 
 @dataclass(frozen=True)
@@ -209,15 +189,20 @@ class Subject:
         """This rank's result of stored inputs, (segments, count), while rank `late` comes late;
         None where the algorithm cannot. Raises Refusal."""
         count = inputs.shape[1]
-        case, operation = self.case(count, way), self.bind(count, [way])
-        if isinstance(operation, Unsupported):
+        if isinstance(self.bind(count, [way]), Unsupported):  # a contender's first call is in here
             return None
+        source = self.buffers.receive if way.in_place else self.buffers.send
+        source.write(inputs, self.case(count, way).send - source.address)
+        return self.performed(count, way, late)
+
+    def performed(self, count: int, way: Way = PLAIN, late: int | None = None) -> Array:
+        """As `result`, of the inputs that are there already, of a case that it can."""
+        case, operation = self.case(count, way), self.bind(count, [way])
+        assert isinstance(operation, Operation)
         receive = self.buffers.receive
         offset = case.receive - receive.address
         if not way.in_place:  # nobody takes an earlier result for this one
             receive.write(np.full(case.segment_bytes, 0xFF, np.uint8), offset)
-        source = receive if way.in_place else self.buffers.send
-        source.write(inputs, case.send - source.address)
         if late == self.rank:
             time.sleep(LATE_S)
         self.world.device.caller(operation.step)()

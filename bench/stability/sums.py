@@ -32,15 +32,17 @@ UNEXPLAINED = "no order explains"
 ROUNDED_ONCE = "rounded once"
 
 
-@cache
-def draw(seed: tuple[int, ...], count: int) -> Array:
+def drawn(seed: tuple[int, ...], count: int) -> Array:
     """`count` numbers in float64, of four binades; a longer draw begins with a shorter one."""
     raw = np.random.PCG64(list(seed)).random_raw(count)
     exponent = (raw >> 61 & 3) + ONE
     sign = raw >> 63 << 63
     numbers: Array = (sign | exponent << 52 | raw & (1 << 52) - 1).view(np.float64)
-    numbers.flags.writeable = False  # the cache has it
+    numbers.flags.writeable = False  # the cache of `draw` has it
     return numbers
+
+
+draw = cache(drawn)
 
 
 def difference(one: Array, other: Array, datatype: Datatype, rounding: float | Array) -> Difference:

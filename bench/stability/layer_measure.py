@@ -1,0 +1,231 @@
+"""Whether a row-parallel layer, its matrix product and its collective together, has the same bits
+at any number of ranks and in any batch, and why not."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+
+import numpy as np
+
+from bench.harness.session import Session, require_memory
+from bench.harness.suite import of_features
+from bench.stability.layer_data import DISTINCT, TOKENS, Layer, Room, tokens_in, weights_for
+from bench.stability.layer_orders import add_orders
+from bench.stability.subject import FUSED_FORMS, PLAIN, Subject
+from bench.stability.sums import difference
+from bench.stability.worlds import of_first, while_others_sleep
+from collectives.collective import DATATYPES, Array
+from collectives.communicator import Refusal
+from collectives.layers.fused import COLLECTIVE, contender_forms
+from collectives.operation import Algorithm, Unsupported, World
+from kernels.devices.compilers import side_by_side
+from wiretax.record.bits_record import BatchBits, Difference, LayerBits, TpBits
+
+TPS = 1, 2, 4, 8
+GEMV = "gemv_allreduce"
+USUAL = "then_library", "then_auto", "fused", "fused_stable"
+Firsts = dict[tuple[str, ...], Array]  # rank 0's results at TP 1, by the form and the batch
+
+
+def measure_layers(
+    session: Session,
+    layers: Sequence[Layer],
+    datatypes: Sequence[str],
+    algorithms: Sequence[Algorithm],
+) -> list[LayerBits]:
+    """Examines each layer in each datatype and form, by default the usual ones, and the contenders,
+    at each of TPS that these ranks can form. All ranks call it; rank 0 gets the results. Raises
+    Refusal."""
+    _ = session.world.mapped  # refused here, before anything is allocated
+    session.flight.note("map the peers")
+    worlds, launched = list[World | None](), session.world.ranks
+    if launched not in TPS:
+        session.notes.append(f"of {launched} ranks the first {', '.join(map(str, TPS))} are used")
+    for ranks in [each for each in TPS if each <= launched]:
+        if reasons := [*filter(None, (layer.reason_against(ranks) for layer in layers))]:
+            session.notes.append(f"{ranks} ranks cannot share {reasons[0]} alike")
+        else:
+            worlds.append(of_first(session.world, ranks))
+    found = dict[tuple[str, ...], LayerBits]()
+    for number, layer in enumerate(layers):
+        matrix_bytes = 2 * layer.hidden * layer.inner + 8 * DISTINCT * layer.inner
+        require_memory(session, matrix_bytes // session.world.ranks)
+        for weights in dict.fromkeys(map(weights_for, datatypes)):
+            own = [name for name in datatypes if weights_for(name) == weights]
+            firsts: Firsts = {}
+            for world in worlds:
+                work = partial(
+                    measure_tp,
+                    session,
+                    layer,
+                    number,
+                    own,
+                    algorithms,
+                    found,
+                    firsts,
+                )
+                while_others_sleep(session, world, work)
+    for row in found.values():
+        if not any(tp.batches for tp in row.tps):
+            row.reason, row.tps = row.tps[0].reason, []
+    nothing = None if any(row.tps for row in found.values()) else [*found.values()][:1]
+    for row in session.communicator.broadcast(nothing) or []:
+        raise Refusal(f"no bits can be compared: {row.algorithm}: {row.reason}")
+    return [*found.values()]
+
+
+def measure_tp(
+    session: Session,
+    layer: Layer,
+    number: int,
+    datatypes: Sequence[str],
+    algorithms: Sequence[Algorithm],
+    found: dict[tuple[str, ...], LayerBits],
+    firsts: Firsts,
+    world: World,
+) -> None:
+    """Examines all forms of a layer between the ranks of `world`, which call it, and adds what is
+    found to each form's row in `found`, and at TP 1 the results to `firsts`. Raises Refusal."""
+    notes = session.notes if world.ranks == session.world.ranks else []
+    session = replace(session, world=world, notes=notes)  # said once
+    flight = session.flight
+    flight.note("allocate", text=f"{layer.name} TP {world.ranks}")
+    room = Room(session, layer, weights_for(datatypes[0]), number)
+    room.fill_weights(room.rows)
+    named = algorithms or [FUSED_FORMS[GEMV][name] for name in USUAL]
+    forms = [*named, *contender_forms(GEMV, of_features(session))]
+    subjects = [
+        Subject(
+            session,
+            world,
+            room.buffers[form.is_library],
+            room.compute,
+            COLLECTIVE[GEMV],
+            form,
+            variant,
+            DATATYPES[name],
+        )
+        for name in datatypes
+        for form in forms
+        for variant in form.variants_in(world)
+    ]
+    with side_by_side(world.device):
+        for subject in subjects:
+            flight.note("compile", text=f"{layer.name} {subject.row().name} TP {world.ranks}")
+            for batch in TOKENS:
+                room.fill_activations(subject.datatype, batch)
+                subject.bind(batch * layer.hidden, [PLAIN])
+        with world.communicator.all_or_none():
+            world.device.finish_builds()
+    measured = list[tuple[Subject, TpBits]]()
+    for name in datatypes:
+        exact = room.exact(DATATYPES[name])
+        for subject in subjects:
+            if subject.datatype.name == name:
+                tp = measure_form(subject, room, exact, firsts)
+                row = row_of(subject, room)
+                found.setdefault(key_of(row), row).tps.append(tp)
+                measured.append((subject, tp))
+    flight.note("bits", text=f"orders of {layer.name} TP {world.ranks}")
+    add_orders(room, [(subject, tp) for subject, tp in measured if tp.batches and not tp.reason])
+
+
+def row_of(subject: Subject, room: Room) -> LayerBits:
+    """The row of a form, without numbers of ranks."""
+    row, layer = subject.row(), room.layer
+    return LayerBits(
+        layer=layer.name,
+        model=layer.model,
+        hidden=layer.hidden,
+        inner=layer.inner,
+        weights=room.weight_type.name,
+        algorithm=row.algorithm,
+        variant=row.variant,
+        datatype=row.datatype,
+        library=row.library,
+        setting=row.setting,
+        tps=[],
+    )
+
+
+def key_of(row: LayerBits) -> tuple[str, ...]:
+    return row.layer, row.algorithm, row.variant, row.datatype, row.library or ""
+
+
+def measure_form(
+    subject: Subject, room: Room, exact: tuple[Array, Array], firsts: Firsts
+) -> TpBits:
+    """Examines a form for each batch of TOKENS that it can. All ranks call it. Raises Refusal."""
+    world, layer = subject.world, room.layer
+    tp = TpBits(ranks=world.ranks, batches=[])
+    text = f"{layer.name} {subject.row().name} {subject.datatype.name} TP {world.ranks}"
+    alone: Array | None = None
+    for number, batch in enumerate(TOKENS):
+        subject.session.flight.note("bits", text=f"{text}, {batch} tokens")
+        subject.session.flight.progress.show("compare", text)
+        operation = subject.bind(batch * layer.hidden, [PLAIN])
+        if isinstance(operation, Unsupported):
+            tp.reason = operation.reason
+            continue
+        room.fill_activations(subject.datatype, batch)
+        plain = subject.performed(batch * layer.hidden).reshape(batch, -1)
+        alone = plain if alone is None else alone
+        differ = partial(difference, datatype=subject.datatype, rounding=np.inf)
+        compared = [
+            (name, differ(got, expected))
+            for name, got, expected in comparisons_of(subject, room, plain, alone, number)
+        ]
+        key = *key_of(row_of(subject, room)), str(batch)
+        if world.ranks == 1:
+            firsts[key] = plain
+        elif world.rank == 0 and key in firsts:
+            compared.append(("tp", differ(plain, firsts[key])))
+        sums, rounding = (each[tokens_in(batch)] for each in exact)
+        expected = subject.datatype.encode(sums)
+        wrong = difference(plain, expected, subject.datatype, rounding).wrong
+        every = world.communicator.all_gather((compared, wrong, subject.failure()))
+        all_compared, all_wrong, failures = zip(*every, strict=True)
+        differences = dict[str, Difference]()
+        for name, of_rank in chain(*all_compared):
+            differences[name] = differences.get(name, Difference()) + of_rank
+        found = BatchBits(
+            tokens=batch,
+            digest=hashlib.sha256(plain.tobytes()).hexdigest()[:16],  # rank 0 stores its own
+            compared=differences,
+            chosen=operation.choice,
+        )
+        tp.batches.append(found)
+        if any(failures):  # a contender's failure stops loops
+            tp.reason, world.watch.stop = next(filter(None, failures)), 0
+            return tp
+        if sum(all_wrong):
+            elements = world.ranks * plain.size
+            tp.reason = (
+                f"its results are no sums ({sum(all_wrong):,} of {elements:,} elements for "
+                f"{batch} tokens)"
+            )
+            return tp
+    if tp.batches:
+        tp.reason = None
+    return tp
+
+
+def comparisons_of(
+    subject: Subject, room: Room, plain: Array, alone: Array, number: int
+) -> Iterator[tuple[str, Array, Array]]:
+    """What must be alike in a batch, whose results are `plain`, (tokens, hidden): of each its name,
+    one of INVARIANCES, and both arrays. `alone` are the results of a batch of one. `number` counts
+    the batches. All ranks call it."""
+    world, rows = subject.world, room.layer.rows
+    # A batch of one is short. In longer ones the ranks come late in turn.
+    late = [number % world.ranks] if number else [None, *range(world.ranks)]
+    for rank in late:
+        yield "run", subject.performed(plain.size, late=rank).reshape(plain.shape), plain
+    yield "ranks", plain, world.communicator.broadcast(plain)
+    if rows < room.layer.hidden:
+        yield "place", plain[:, rows:], plain[:, :-rows]
+    if number:
+        for token in (0, -1):
+            yield "batch", plain[token], alone[0]

@@ -3,7 +3,7 @@ at any number of ranks and in any batch, and why not."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 
@@ -12,7 +12,7 @@ import numpy as np
 from bench.harness.session import Session, require_memory
 from bench.harness.suite import of_features
 from bench.stability.layer_data import DISTINCT, TOKENS, Layer, Room, tokens_in, weights_for
-from bench.stability.layer_orders import add_orders
+from bench.stability.layer_orders import Key, Trees, add_orders
 from bench.stability.subject import FUSED_FORMS, PLAIN, Subject
 from bench.stability.sums import difference
 from bench.stability.worlds import of_first, while_others_sleep
@@ -26,7 +26,16 @@ from wiretax.record.bits_record import BatchBits, Difference, LayerBits, TpBits
 TPS = 1, 2, 4, 8
 GEMV = "gemv_allreduce"
 USUAL = "then_library", "then_auto", "fused", "fused_stable"
-Firsts = dict[tuple[str, ...], Array]  # rank 0's results at TP 1, by the form and the batch
+
+
+@dataclass
+class Found:
+    """What is known of each form, on rank 0. Others lack the numbers of ranks that they are not
+    among. `results` of batches of tokens and `trees` are those of TP 1."""
+
+    rows: dict[Key, LayerBits] = field(default_factory=dict)
+    results: dict[tuple[Key, int], Array] = field(default_factory=dict)
+    trees: dict[Key, Trees] = field(default_factory=dict)
 
 
 def measure_layers(
@@ -48,13 +57,12 @@ def measure_layers(
             session.notes.append(f"{ranks} ranks cannot share {reasons[0]} alike")
         else:
             worlds.append(of_first(session.world, ranks))
-    found = dict[tuple[str, ...], LayerBits]()
+    found = Found()
     for number, layer in enumerate(layers):
         matrix_bytes = 2 * layer.hidden * layer.inner + 8 * DISTINCT * layer.inner
         require_memory(session, matrix_bytes // session.world.ranks)
         for weights in dict.fromkeys(map(weights_for, datatypes)):
             own = [name for name in datatypes if weights_for(name) == weights]
-            firsts: Firsts = {}
             for world in worlds:
                 work = partial(
                     measure_tp,
@@ -64,16 +72,15 @@ def measure_layers(
                     own,
                     algorithms,
                     found,
-                    firsts,
                 )
                 while_others_sleep(session, world, work)
-    for row in found.values():
+    for row in found.rows.values():
         if not any(tp.batches for tp in row.tps):
             row.reason, row.tps = row.tps[0].reason, []
-    nothing = None if any(row.tps for row in found.values()) else [*found.values()][:1]
+    nothing = None if any(row.tps for row in found.rows.values()) else [*found.rows.values()][:1]
     for row in session.communicator.broadcast(nothing) or []:
         raise Refusal(f"no bits can be compared: {row.algorithm}: {row.reason}")
-    return [*found.values()]
+    return [*found.rows.values()]
 
 
 def measure_tp(
@@ -82,12 +89,11 @@ def measure_tp(
     number: int,
     datatypes: Sequence[str],
     algorithms: Sequence[Algorithm],
-    found: dict[tuple[str, ...], LayerBits],
-    firsts: Firsts,
+    found: Found,
     world: World,
 ) -> None:
     """Examines all forms of a layer between the ranks of `world`, which call it, and adds what is
-    found to each form's row in `found`, and at TP 1 the results to `firsts`. Raises Refusal."""
+    found. Raises Refusal."""
     notes = session.notes if world.ranks == session.world.ranks else []
     session = replace(session, world=world, notes=notes)  # said once
     flight = session.flight
@@ -119,17 +125,19 @@ def measure_tp(
                 subject.bind(batch * layer.hidden, [PLAIN])
         with world.communicator.all_or_none():
             world.device.finish_builds()
-    measured = list[tuple[Subject, TpBits]]()
+    measured = list[tuple[Key, Subject, TpBits]]()
     for name in datatypes:
         exact = room.exact(DATATYPES[name])
         for subject in subjects:
             if subject.datatype.name == name:
-                tp = measure_form(subject, room, exact, firsts)
                 row = row_of(subject, room)
-                found.setdefault(key_of(row), row).tps.append(tp)
-                measured.append((subject, tp))
+                key = key_of(row)
+                tp = measure_form(key, subject, room, exact, found)
+                found.rows.setdefault(key, row).tps.append(tp)
+                if tp.batches and not tp.reason:
+                    measured.append((key, subject, tp))
     flight.note("bits", text=f"orders of {layer.name} TP {world.ranks}")
-    add_orders(room, [(subject, tp) for subject, tp in measured if tp.batches and not tp.reason])
+    add_orders(room, measured, found.trees)
 
 
 def row_of(subject: Subject, room: Room) -> LayerBits:
@@ -150,12 +158,12 @@ def row_of(subject: Subject, room: Room) -> LayerBits:
     )
 
 
-def key_of(row: LayerBits) -> tuple[str, ...]:
+def key_of(row: LayerBits) -> Key:
     return row.layer, row.algorithm, row.variant, row.datatype, row.library or ""
 
 
 def measure_form(
-    subject: Subject, room: Room, exact: tuple[Array, Array], firsts: Firsts
+    key: Key, subject: Subject, room: Room, exact: tuple[Array, Array], found: Found
 ) -> TpBits:
     """Examines a form for each batch of TOKENS that it can. All ranks call it. Raises Refusal."""
     world, layer = subject.world, room.layer
@@ -177,11 +185,10 @@ def measure_form(
             (name, differ(got, expected))
             for name, got, expected in comparisons_of(subject, room, plain, alone, number)
         ]
-        key = *key_of(row_of(subject, room)), str(batch)
         if world.ranks == 1:
-            firsts[key] = plain
-        elif world.rank == 0 and key in firsts:
-            compared.append(("tp", differ(plain, firsts[key])))
+            found.results[key, batch] = plain
+        elif world.rank == 0 and (key, batch) in found.results:
+            compared.append(("tp", differ(plain, found.results[key, batch])))
         sums, rounding = (each[tokens_in(batch)] for each in exact)
         expected = subject.datatype.encode(sums)
         wrong = difference(plain, expected, subject.datatype, rounding).wrong
@@ -190,13 +197,13 @@ def measure_form(
         differences = dict[str, Difference]()
         for name, of_rank in chain(*all_compared):
             differences[name] = differences.get(name, Difference()) + of_rank
-        found = BatchBits(
+        result = BatchBits(
             tokens=batch,
             digest=hashlib.sha256(plain.tobytes()).hexdigest()[:16],  # rank 0 stores its own
             compared=differences,
             chosen=operation.choice,
         )
-        tp.batches.append(found)
+        tp.batches.append(result)
         if any(failures):  # a contender's failure stops loops
             tp.reason, world.watch.stop = next(filter(None, failures)), 0
             return tp

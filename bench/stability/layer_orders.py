@@ -1,11 +1,152 @@
-"""In which order a layer adds its columns, from the results of probes: `fprev` has the method."""
+"""In which order a layer adds its columns, from the results of probes (see `fprev`), where the
+order changes between batches, and why its bits differ from those of TP 1."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from math import gcd
 
-from bench.stability.layer_data import Room
-from bench.stability.subject import Subject
+import numpy as np
+
+from bench.stability.fprev import (
+    TINY,
+    Tree,
+    causes,
+    layout,
+    probe_rows,
+    rounding_rows,
+    samples,
+    trees_of,
+)
+from bench.stability.layer_data import MOST_TOKENS, Room
+from bench.stability.order_words import words_of
+from bench.stability.subject import PLAIN, Subject
+from bench.stability.sums import changes
+from collectives.collective import Array
+from collectives.operation import Unsupported
 from wiretax.record.bits_record import TpBits
 
+Trees = dict[int, list[Tree | None]]  # of each part of a message, by the tokens of the batch
+Key = tuple[str, ...]  # of a form
+words_once = cache(words_of)  # of a tree that several forms and batches have: 0.1 s
 
-def add_orders(room: Room, measured: Sequence[tuple[Subject, TpBits]]) -> None:
-    pass
+
+@dataclass
+class Orders:
+    """Probes a layer between the ranks of `room`. All ranks call each method together; only rank 0
+    uses what they return."""
+
+    room: Room
+
+    @cached_property
+    def columns(self) -> tuple[int, ...]:
+        """The sampled ones, of all ranks."""
+        return tuple(samples(self.room.layer.inner))
+
+    @property
+    def ranks(self) -> int:
+        return self.room.session.world.ranks
+
+    def fill(self, weights: Array) -> None:
+        """Stores these weights of the samples, (any rows, samples), and zeros in other columns."""
+        room, own = self.room, self.room.own
+        is_own = [own.start <= column < own.stop for column in self.columns]
+        places = np.array(self.columns)[is_own] - own.start
+        rows: Array = np.zeros((len(weights), room.columns), room.weight_type.storage)
+        rows[:, places] = room.weight_type.encode(weights[:, is_own])
+        room.fill_weights(rows)
+
+    def result(self, subject: Subject, batch: int) -> Array:
+        """The decoded results of a batch whose activations are 1, (tokens, hidden)."""
+        datatype, room = subject.datatype, self.room
+        room.activations.write(datatype.encode(np.ones((batch, room.columns))))
+        got = subject.performed(batch * room.layer.hidden)
+        return datatype.decode(got).reshape(batch, -1)
+
+    def trees(self, subjects: Sequence[Subject], batch: int) -> list[list[Tree | None]]:
+        """Of each subject the trees of as many equal parts of a message as there are ranks: some
+        algorithms add each in an order of its own. A part begins at a fraction of a token."""
+        hidden, count, ranks = self.room.layer.hidden, len(self.columns), self.ranks
+        shared = gcd(batch, ranks)
+        fractions, rows = ranks // shared, probe_rows(count)
+        results: list[list[Array]] = [[] for _ in subjects]
+        for probes in layout(hidden, count, fractions):
+            self.fill(rows[probes])
+            for subject, own in zip(subjects, results, strict=True):
+                own.append(self.result(subject, batch))
+        if self.room.session.world.rank:
+            return []
+        found = list[list[Tree | None]]()
+        for own in results:
+            by_token = [trees_of(each, count, fractions) for each in np.stack(own, axis=1)]
+            starts = [divmod(part * batch, ranks) for part in range(ranks)]
+            found.append([by_token[token][rest // shared] for token, rest in starts])
+        return found
+
+    def words(self, trees: Sequence[Tree | None], alone: Sequence[Tree | None]) -> str:
+        """The orders of all parts, the same words for an order that is also that of TP 1, `alone`;
+        "" if one is unknown."""
+        words = [
+            words_of(tree, self.columns, self.room.layer.inner, 1 if tree in alone else self.ranks)
+            for tree in dict.fromkeys(trees)
+            if tree is not None
+        ]
+        return "" if None in trees else "; ".join(words)
+
+    def rounds_parts(self, subject: Subject, tree: Tree | None) -> bool | None:
+        """Whether a sum in this tree is rounded to the datatype before it is added further."""
+        weights = rounding_rows(tree, len(self.columns))[1] if tree is not None else None
+        weights = self.room.session.communicator.broadcast(weights)
+        if weights is None:
+            return None
+        self.fill(weights)
+        return bool((self.result(subject, 1)[0, : len(weights)] != TINY).any())
+
+    def by_batch(self, subject: Subject, trees: Trees, alone: Trees) -> dict[str, str]:
+        """The order in words by the tokens of a batch, from those of the least and the greatest
+        batch; where they differ, also from which batch on it is another. `alone`: those of TP 1."""
+        communicator = self.room.session.communicator
+
+        def orders(batch: int) -> list[str] | None:
+            if batch not in trees:
+                if isinstance(subject.bind(batch * self.room.layer.hidden, [PLAIN]), Unsupported):
+                    return None
+                trees[batch] = next(iter(self.trees([subject], batch)), [])
+            same = [tree for own in alone.values() for tree in own]
+            words = communicator.broadcast(self.words(trees[batch], same))
+            return [words] if words else []
+
+        least, *_, most = sorted(trees)
+        found = {str(batch): orders(batch) or [] for batch in (least, most)}
+        found |= {str(batch): after for batch, _, after in changes([least, most], orders)}
+        return {batch: words for batch, [words] in found.items()}
+
+
+def add_orders(
+    room: Room, measured: Sequence[tuple[Key, Subject, TpBits]], alone: dict[Key, Trees]
+) -> None:
+    """Adds to each form at this number of ranks its orders, and why its bits differ from those of
+    TP 1, whose trees are `alone`. At TP 1 it adds them there. All ranks call it; rank 0 gets it.
+    Raises Refusal."""
+    orders, batches = Orders(room), (1, MOST_TOKENS)
+    ranks = orders.ranks
+    owners = [column * ranks // room.layer.inner for column in orders.columns]
+    every = [orders.trees([subject for _, subject, _ in measured], batch) for batch in batches]
+    for number, (key, subject, tp) in enumerate(measured):
+        trees = {
+            batch: own[number] if own else [] for batch, own in zip(batches, every, strict=True)
+        }
+        tp.orders = orders.by_batch(subject, trees, alone.get(key, {}))
+        if ranks == 1:
+            alone[key] = trees
+            continue
+        tp.rounds_parts = orders.rounds_parts(subject, next(iter(trees[1]), None))
+        differs = any("tp" in each.compared and each.compared["tp"].differ for each in tp.batches)
+        if differs and key in alone and trees[1]:
+            tp.causes = causes(
+                {batch: own * ranks for batch, own in alone[key].items()},
+                trees,
+                owners,
+                rounds_parts=bool(tp.rounds_parts),
+                differs=True,
+            )

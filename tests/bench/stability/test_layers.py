@@ -55,6 +55,20 @@ def test_no_form_changes_its_bits_in_a_batch_or_from_call_to_call(layers):
             assert not changed(row, name)
 
 
+def test_the_order_of_the_sum_says_what_changes_the_bits(layers):
+    for (_, form), row in layers.items():
+        alone, *split = row.tps
+        assert alone.orders.keys() == {"1", "8"}
+        for tp in split:
+            assert tp.rounds_parts == (form != "fused_stable")
+            assert tp.causes == ([] if form == "fused_stable" else ["product", "rounding"])
+            assert (tp.orders == alone.orders) == (form == "fused_stable")
+    library = layers["mlp_down", "then_library"].tps[-1].orders["8"]
+    assert library.endswith("; ranks ((0+1)+(2+3))+((4+5)+(6+7))")
+    fused = layers["mlp_down", "fused"].tps[-1].orders["8"]
+    assert fused.endswith("; ranks 0+1+2+3+4+5+6+7")
+
+
 @pytest.mark.parametrize(
     ("words", "ranks", "sentence"),
     [

@@ -154,8 +154,7 @@ def compare_bits(bits: SweepOptions, layers: Sequence[Layer], session: Session) 
         compare_launch(record, folder)
         path = folder / f"{record.run_id}{SUFFIX}"
         write_whole(path, msgspec.json.encode(record))
-        said = text(record) if rows else f"{len(of_layers)} forms of layers\n"
-        print_out(f"{said}bits: {path}\n")
+        print_out(f"{text(record)}bits: {path}\n")
     has_failed = any(row.sizes and row.reason for row in rows) or any(
         tp.batches and tp.reason for row in of_layers for tp in row.tps
     )

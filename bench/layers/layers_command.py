@@ -14,7 +14,7 @@ from bench.harness.session import Session, start
 from bench.harness.suite import Suite
 from bench.layers import fused_cases, overlap_cases, step_splits, traced_steps
 from bench.layers.forms import FORMS, LayerOptions
-from collectives.layers.overlap import CHUNKS, OVERLAPPED
+from collectives.layers.overlap import CHUNKS, NO_STABLE_MATMUL, OVERLAPPED
 from wiretax.common.arguments import whole_number
 from wiretax.common.launched import launched_ranks
 from wiretax.common.program import on_ranks
@@ -25,10 +25,6 @@ ROUNDS = 256
 HIDES = "one after the other, to show how much communication the compute does not hide."
 SPLIT = "split by tensor, with our kernels and with the library's,"
 MATMULS = *OVERLAPPED, "prefill"  # a vendor's
-NO_STABLE = (
-    "--stable: a vendor's matmul chooses the order of its sums, which may change with the number "
-    "of ranks; gemv_allreduce has a form with the same bits"
-)
 
 
 def counts(number: Callable[[str], int], default: str, text: str, flag: str = "--tokens") -> Option:
@@ -96,7 +92,7 @@ COMMANDS = {
         f"Times all-reduce + residual + RMSNorm, fused and {HIDES}",
         fused_cases.prepare_norm,
         counts(up_to_4096, "1,16,256,2048", "tokens at once"),
-        ["hidden"],
+        ["hidden", "stable"],
         # A round of all forms with 2048 tokens takes two CPU cores 5 s; 60 s hold too few.
         defaults={"max_time_s": 120.0},
         texts={
@@ -116,7 +112,7 @@ COMMANDS = {
         f"Times a whole decode step of a model: {SPLIT} and as a pipeline.",
         step_splits.prepare,
         counts(up_to_8, "1,2", "chats that decode at once, with a token per step each", "--slots"),
-        ["scale", "weights", "lateness"],
+        ["scale", "weights", "stable", "lateness"],
         defaults={"datatype": "half", "graph": None},
         texts={"graph": "launch from a graph, GPUs only (where the device has graphs)"},
         policy=RunPolicy(trace=traced_steps.trace),
@@ -157,7 +153,7 @@ def parse(name: str, features: Sequence[type[Feature]] = ()) -> tuple[RunOptions
     parser.set_help(iterations=iterations, **command.texts)
     namespace = parser.parse_args()
     if unstable and namespace.stable:
-        parser.error(NO_STABLE)
+        parser.error(f"--stable: {NO_STABLE_MATMUL}")
     if forms:
         namespace.algorithms = named_algorithms(parser, forms, namespace.algorithms)
     parser.require_ranks()

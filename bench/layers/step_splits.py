@@ -23,11 +23,12 @@ from collectives.layers.fused import WEIGHTS
 from collectives.layers.model_step import StepWeights, TokenBatch
 from collectives.layers.overlap import require_matmul
 from collectives.models import LAYERS, MODELS
-from collectives.operation import Bound, Operation, Unsupported
+from collectives.operation import ONE_HOST, Bound, Operation, Unsupported
 from collectives.registry import LIBRARY
 from kernels.devices.device import Step
 from kernels.devices.shared_memory import available_bytes
 from reports.tables.sentences import number
+from wiretax.record.case import TENSOR, TENSOR_LIBRARY, TENSOR_STABLE
 from wiretax.record.lateness_file import Lateness as LateUs
 
 MEMORY_SHARE = 0.6  # of the free memory, for matrices
@@ -96,7 +97,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
     if held < layers:
         shape["layers_held"] = held
     late_us = communicator.broadcast(options.lateness)
-    suite = Suite()
+    suite = Suite(named=[TENSOR_STABLE] if options.stable else [])
     for tokens in batches:
         session.flight.note("plan the splits", text=f"{tokens} tokens")
         with communicator.all_or_none():
@@ -110,7 +111,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
         expected = communicator.broadcast(expected)
         step_shape = {**shape, "tokens" if is_prefill else "slots": tokens}
         splits = SplitCases(session, batch, step_shape, suite, start, expected)
-        splits.add_by_tensor(late_us)
+        splits.add_by_tensor(late_us, options.stable)
         if is_prefill:
             splits.add_by_sequence()
         # As many groups as ranks, or fewer if they would not be equal.
@@ -146,8 +147,9 @@ class SplitCases(StepCases):
     start: Array
     expected: Array
 
-    def add_by_tensor(self, late_us: LateUs | None) -> None:
-        """Each leaves the whole result on each rank."""
+    def add_by_tensor(self, late_us: LateUs | None, stable: bool) -> None:
+        """Each leaves the whole result on each rank; with `stable` one has the same bits at other
+        numbers of ranks."""
         batch, residual = self.batch, self.batch.residual
         normed = model_step.normed(self.start)
         prepare = self.prepare({batch.activations: normed, residual: self.start})
@@ -160,16 +162,31 @@ class SplitCases(StepCases):
         bound, (name, variant) = self.fastest(forms) if fused else (unfused, plain)
         chosen = getattr(bound, "choice", None) or name
         end = prepare, (residual, self.expected)
-        self.add("tensor_parallel", bound, *end, chosen=chosen, variant=variant)
+        self.add(TENSOR, bound, *end, chosen=chosen, variant=variant)
         self.trace(plain, self.operations(plain), *end)
+        if stable:
+            self.add_stable(*end)
         for variant in LIBRARY.variants_in(world):
             bound = model_step.split_by_tensor(batch, "library", variant)
             library = world.library.name
-            self.add("tensor_parallel_library", bound, *end, library=library, variant=variant)
+            self.add(TENSOR_LIBRARY, bound, *end, library=library, variant=variant)
             form = "library", variant
             self.trace(form, self.operations(form), *end)
         if late_us is not None:
             self.add_late(plain, late_us, *end)
+
+    def add_stable(self, prepare: Step, end: tuple[int, Array]) -> None:
+        """The split whose layers all have the same bits at 1, 2, 4 and 8 ranks, in its fastest
+        form."""
+        if self.session.world.node:
+            self.add(TENSOR_STABLE, ONE_HOST, prepare, end)
+            return
+        forms = {
+            (name, "copied"): model_step.split_by_tensor(self.batch, name, "copied")
+            for name in model_step.STABLE_FORMS
+        }
+        bound, (name, variant) = self.fastest(forms)
+        self.add(TENSOR_STABLE, bound, prepare, end, chosen=name, variant=variant)
 
     def add_late(self, form: Form, late_us: LateUs, prepare: Step, end: tuple[int, Array]) -> None:
         """The unfused split with ranks as late as a file says, and with the same launches that wait
@@ -228,7 +245,7 @@ class SplitCases(StepCases):
     def fastest(self, forms: Mapping[Form, Bound]) -> tuple[Bound, Form]:
         """The fastest of these forms, and its name and variant."""
         steps = {form: each.step for form, each in forms.items() if isinstance(each, Operation)}
-        best = ("auto", "copied")
+        best = [*forms][-1]
         if steps:
             best = fastest(self.session.world, steps, TRIES, 1)
         return forms[best], best

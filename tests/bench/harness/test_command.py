@@ -95,8 +95,8 @@ allgather_gemm --tokens 256,100 -> 100 is not a multiple of 16: of 8 chunks time
 prefill --scale 0 -> '0' is not a fraction such as 1/64, above 0 and at most 1
 decode --scale 2 -> '2' is not a fraction such as 1/64, above 0 and at most 1
 decode --scale 1/0 -> '1/0' is not a fraction
-prefill --stable -> --stable: a vendor's matmul chooses the order of its sums, which may change with
-gemm_reduce_scatter --stable --footprint -> --stable: a vendor's matmul chooses the order of its
+prefill --stable -> --stable: the vendor's matmul adds in an order of its own, which nobody can fix
+gemm_reduce_scatter --stable --footprint -> --stable: the vendor's matmul adds in an order of its
 decode --slots 1,9 -> '9' is not a whole number from 1 to 8
 """
 BAD_LINES = [row.split(" -> ") for row in BAD.strip().splitlines()]

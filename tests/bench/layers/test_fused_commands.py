@@ -122,15 +122,15 @@ SEQUENCE_PARALLEL = {"sequence_parallel", "sequence_parallel_library"}
 # small messages have only one_shot_pull and the library; MPICH has no bfloat16.
 RUNS = {
     "allreduce_rmsnorm": (
-        "--hidden 1000 --tokens 1,3 -n 6 --max-time 100",
-        {"fused", "then_auto", "then_library"},
+        "--hidden 1000 --tokens 1,3 -n 6 --max-time 100 --stable",
+        {"fused", "then_auto", "then_library", "fused_stable"},
     ),
     "gemv_allreduce": (
         f"{SMALL} --weights int8 -d bf16 --stable",
         {"fused", "then_auto", "fused_stable"},
     ),
     "gemm_reduce_scatter": (f"{SMALL} --tokens 16", {"then_auto", "then_library"}),
-    "decode": (f"{SMALL} --slots 2", TENSOR_PARALLEL),
+    "decode": (f"{SMALL} --slots 2 --stable", TENSOR_PARALLEL | {"tensor_parallel_stable"}),
     "prefill": (f"{SMALL} --tokens 16 --layers 2", TENSOR_PARALLEL | SEQUENCE_PARALLEL),
     "allgather_gemm": (f"{SMALL} --tokens 16", {"then_auto", "then_library"}),
 }

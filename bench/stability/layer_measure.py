@@ -49,14 +49,16 @@ def measure_layers(
     Refusal."""
     _ = session.world.mapped  # refused here, before anything is allocated
     session.flight.note("map the peers")
-    worlds, launched = list[World | None](), session.world.ranks
-    if launched not in TPS:
-        session.notes.append(f"of {launched} ranks the first {', '.join(map(str, TPS))} are used")
-    for ranks in [each for each in TPS if each <= launched]:
-        if reasons := [*filter(None, (layer.reason_against(ranks) for layer in layers))]:
-            session.notes.append(f"{ranks} ranks cannot share {reasons[0]} alike")
+    worlds, numbers = list[World | None](), list[int]()
+    for ranks in [each for each in TPS if each <= session.world.ranks]:
+        if reason := next(filter(None, (layer.reason_against(ranks) for layer in layers)), None):
+            session.notes.append(f"{ranks} ranks cannot share {reason} alike")
         else:
             worlds.append(of_first(session.world, ranks))
+            numbers.append(ranks)
+    if session.world.ranks not in numbers:
+        used = ", ".join(map(str, numbers))
+        session.notes.append(f"of {session.world.ranks} ranks the first {used} are measured")
     found = Found()
     for number, layer in enumerate(layers):
         matrix_bytes = 2 * layer.hidden * layer.inner + 8 * DISTINCT * layer.inner

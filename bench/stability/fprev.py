@@ -202,11 +202,13 @@ def causes(
     """Why a layer has other bits than at TP 1, by the names of CAUSES. `alone` and `split` are the
     trees of `trees_of` at TP 1 and at this TP by the tokens of a batch; `owners` are the ranks of
     the samples. Equal trees whose parts are not rounded are no cause."""
+    every = np.array(owners)
+    own = [frozenset(np.flatnonzero(every == rank).tolist()) for rank in np.unique(every)]
     found = set[str]()
     for tokens in alone.keys() & split.keys():
         for one, other in zip(alone[tokens], split[tokens], strict=True):
             if one is not None and other is not None:
-                found |= changes(one, other, owners)
+                found |= changes(one, other, own)
     if rounds_parts:
         found.add("rounding")
     for part in (part for trees in (alone, split) for part in zip(*trees.values(), strict=True)):
@@ -217,12 +219,8 @@ def causes(
     return [name for name in CAUSES if name in found]
 
 
-def changes(one: Tree, other: Tree, owners: Sequence[int]) -> set[str]:
-    """What differs between the tree of one rank and that of several."""
-    own = [
-        frozenset(place for place, owner in enumerate(owners) if owner == rank)
-        for rank in sorted({*owners})
-    ]
+def changes(one: Tree, other: Tree, own: Sequence[frozenset[int]]) -> set[str]:
+    """What differs between the tree of one rank and that of several with their `own` samples."""
     alone, sent = ([subtrees(tree).get(places) for places in own] for tree in (one, other))
     # A rank without a sum of its own sends several.
     known = [(part, each) for part, each in zip(alone, sent, strict=True) if each is not None]

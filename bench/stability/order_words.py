@@ -4,10 +4,11 @@ samples."""
 import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 from itertools import groupby, product, zip_longest
 
 from bench.stability.fprev import Tree, node, of_parts, subtrees
+from bench.stability.sums import text
 
 MOST_CHAINS = 1024  # as many as a GPU's block has threads
 PACKS = 1, 2, 4, 8, 16, 32  # columns that a thread loads, or a tensor core adds, at once
@@ -67,19 +68,21 @@ def endings(count: int) -> Iterator[tuple[str, Adder]]:
         inner *= 2
 
 
-def rules(width: int) -> Iterator[tuple[str, int, int, bool]]:
-    """Ways to deal so many columns to chains, in words and for `chains_of`; few chains first."""
-    yield "one after another", 1, 1, False
+def rules(width: int) -> Iterator[tuple[int, int, bool]]:
+    """Ways for `chains_of` to deal so many columns, few chains first. A chain has several steps."""
     for power in range(MOST_CHAINS.bit_length()):
-        count = 1 << power
-        chains = f"{count} chains of " if count > 1 else ""
-        for pack in PACKS:
-            if count * pack > width // 2:
-                break  # a chain has more than one step
-            if count > 1:
-                yield f"{chains}packs of {pack}" if pack > 1 else chains[:-4], count, pack, False
-            if pack > 1:
-                yield f"{chains}{pack} columns at once", count, pack, True
+        for pack, is_fused in product(PACKS, (False, True)):
+            if (pack << power) * 2 <= width or pack << power == 1:
+                yield 1 << power, pack, is_fused
+
+
+def dealt_words(count: int, pack: int, is_fused: bool) -> str:
+    chains = [f"{count} chains"] if count > 1 else []
+    if is_fused:
+        chains.append(f"{pack} columns at once")
+    elif pack > 1:
+        chains.append(f"packs of {pack}")
+    return " of ".join(chains) or "one after another"
 
 
 def chains_of(columns: Columns, count: int, pack: int, is_fused: bool) -> list[Tree | None]:
@@ -95,13 +98,13 @@ def chains_of(columns: Columns, count: int, pack: int, is_fused: bool) -> list[T
 def common_order(blocks: Sequence[Block], width: int) -> str | None:
     """The order in words in which each of these blocks of `width` columns is added."""
     known = [{*subtrees(tree).values()} for tree, _ in blocks]
-    for words, count, pack, is_fused in rules(width):
-        dealt = [chains_of(columns, count, pack, is_fused) for _, columns in blocks]
+    for rule in rules(width):
+        dealt = [chains_of(columns, *rule) for _, columns in blocks]
         if not all({*chains} - {None} <= own for chains, own in zip(dealt, known, strict=True)):
             continue
-        for ending, add in endings(count):
+        for ending, add in endings(rule[0]):
             if all(add(chains) == tree for chains, (tree, _) in zip(dealt, blocks, strict=True)):
-                return f"{words}, then {ending}" if count > 1 else words
+                return dealt_words(*rule) + (f", then {ending}" if rule[0] > 1 else "")
     for name, add in ADDERS.items():
         if all(add(chains_of(columns, width, 1, False)) == tree for tree, columns in blocks):
             return f"{name}, over all columns"
@@ -153,30 +156,22 @@ def order_in_parts(blocks: Sequence[Block], width: int) -> str | None:
     return None
 
 
-def text(tree: Tree) -> str:
-    """`(0+1)+(2+3)`; sums are read from the left, those in brackets are made at once."""
-    if isinstance(tree, int):
-        return str(tree)
-    first, *others = sorted(tree, key=lambda branch: isinstance(branch, int))
-    terms = [str(each) if isinstance(each, int) else f"({text(each)})" for each in others]
-    if len(tree) == 2 and isinstance(others[0], int):
-        return f"{text(first)}+{terms[0]}"
-    terms.insert(0, str(first) if isinstance(first, int) else f"({text(first)})")
-    return "+".join(terms) if len(tree) == 2 else f"[{'+'.join(terms)}]"
-
-
 def words_of(tree: Tree, columns: Sequence[int], inner: int, ranks: int) -> str:
     """The order in words, of sampled `columns` of `inner`, which `ranks` have in equal shares.
     Different trees have different words: an order without a name has a digest. A tree that is also
     that of TP 1 has the same words as there with `ranks` of 1."""
+    return words_of_samples(tree, tuple(columns), inner, ranks)
+
+
+@lru_cache(maxsize=256)
+def words_of_samples(tree: Tree, columns: tuple[int, ...], inner: int, ranks: int) -> str:
     unnamed = f"another order {hashlib.sha256(repr(tree).encode()).hexdigest()[:8]}"
+    places = [*zip(columns, range(len(columns)), strict=True)]
     try:
-        places = [*zip(columns, range(len(columns)), strict=True)]
-        parts = parts_of((tree, places), range(0, inner, inner // ranks))
+        parts = [*filter(None, parts_of((tree, places), range(0, inner, inner // ranks)))]
     except KeyError:
         return f"ranks mixed, {unnamed}"
-    own = [part for part in parts if part]
-    words = order_in_parts(own, inner // ranks) or unnamed
+    words = order_in_parts(parts, inner // ranks) or unnamed
     if ranks == 1:
         return words
-    return f"each rank: {words}; ranks {text(of_parts(tree, [part for part, _ in own]))}"
+    return f"each rank: {words}; ranks {text(of_parts(tree, [part for part, _ in parts]))}"

@@ -19,8 +19,9 @@ MANTISSA_BITS = {"float32": 23, "float64": 52, "float16": 10, "bfloat16": 7}
 ONE = np.uint64(1023)  # the exponent of 1.0 in float64
 SIGNED, POSITIVE = "signed", "positive"
 
-# A rank, or the sum of two trees. A sum is commutative: the tree with the lowest rank stands left.
-Tree = int | tuple["Tree", "Tree"]
+# A rank (or a column), or the sum of two trees, or of more that an adder takes at once. A sum is
+# commutative: the tree with the lowest rank stands left.
+Tree = int | tuple["Tree", ...]
 
 LEAST_ELEMENTS = 32  # fewer may have the bits of several orders
 SEARCHED = 48  # elements: of 135,135 trees of eight ranks no two agree in as many
@@ -107,13 +108,15 @@ def value(tree: Tree, parts: Array, datatype: Datatype) -> Array:
 
 
 def text(tree: Tree) -> str:
-    """`0+1+2+3`, `(0+1)+(2+3)`; sums are read from the left."""
+    """`0+1+2+3`, `(0+1)+(2+3)`; sums are read from the left, and in brackets they are made at once,
+    `[0+1+2+3]`."""
     if isinstance(tree, int):
         return str(tree)
-    first, second = sorted(tree, key=lambda branch: isinstance(branch, int))
-    if isinstance(second, int):
-        return f"{text(first)}+{second}"
-    return f"({text(first)})+({text(second)})"
+    terms = sorted(tree, key=lambda branch: isinstance(branch, int))
+    if len(terms) == 2 and isinstance(terms[1], int):
+        return f"{text(terms[0])}+{terms[1]}"
+    total = "+".join(text(each) if isinstance(each, int) else f"({text(each)})" for each in terms)
+    return total if len(terms) == 2 else f"[{total}]"
 
 
 def find_tree(parts: Array, got: Array, datatype: Datatype) -> Tree | None:

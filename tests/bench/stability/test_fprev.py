@@ -3,6 +3,7 @@ libraries."""
 
 import functools
 import random
+from itertools import product
 
 import numpy as np
 import pytest
@@ -19,22 +20,20 @@ COLUMNS = samples(INNER)
 COUNT = len(COLUMNS)
 
 
-def dense(weights, columns=COLUMNS, inner=INNER):
-    """Each column's products, (inner, probes), of the weights of samples, (probes, samples)."""
-    products = np.zeros((inner, len(weights)), np.float32)
-    products[columns] = weights.T
+def dense(weights):
+    """Each column's products, (INNER, probes), of the weights of samples, (probes, samples)."""
+    products = np.zeros((INNER, len(weights)), np.float32)
+    products[COLUMNS] = weights.T
     return products
 
 
 PROBES = dense(probe_rows(COUNT))
 
 
-def tree_with(add, columns=COLUMNS, inner=INNER, datatype="float32"):
+def tree_with(add, datatype="float32"):
     """The tree of a sum over the first axis, whose result is rounded."""
-    count = len(columns)
-    products = PROBES if columns is COLUMNS else dense(probe_rows(count), columns, inner)
-    results = DATATYPES[datatype].rounded(np.asarray(add(products), np.float64))
-    return tree_of(fprev.sizes_of(results, count))
+    results = DATATYPES[datatype].rounded(np.asarray(add(PROBES), np.float64))
+    return tree_of(fprev.sizes_of(results, COUNT))
 
 
 # Ways to add, over the first axis.
@@ -189,12 +188,12 @@ RANKS_WORDS = {
 }
 
 
-def layer(ranks, product, collective=pairs, sent="float32", rounds=()):
-    """A layer's sum over `ranks`. `product` makes the part of a rank, or a list of them makes that
+def layer(ranks, compute, collective=pairs, sent="float32", rounds=()):
+    """A layer's sum over `ranks`. `compute` makes the part of a rank, or a list of them makes that
     of each; parts are rounded to `sent`, all or those of the ranks `rounds`."""
 
     def add(x):
-        products = product if isinstance(product, list) else [product] * ranks
+        products = compute if isinstance(compute, list) else [compute] * ranks
         split = zip(products, np.split(x, ranks), strict=True)
         own = np.array([each(part) for each, part in split])
         for rank in rounds or range(ranks):
@@ -205,8 +204,8 @@ def layer(ranks, product, collective=pairs, sent="float32", rounds=()):
 
 
 def test_ranks_are_named_as_a_collective_names_them():
-    for words, (ranks, product, collective) in RANKS_WORDS.items():
-        tree = tree_with(layer(ranks, product, collective))
+    for words, (ranks, compute, collective) in RANKS_WORDS.items():
+        tree = tree_with(layer(ranks, compute, collective))
         assert words in words_of(tree, COLUMNS, INNER, ranks).replace("((", "(")
 
 
@@ -327,13 +326,20 @@ def test_an_unchanged_order_has_no_cause_and_unexplained_bits_an_unknown_one(nam
 def test_another_order_for_larger_batches_is_a_choice():
     """As of an algorithm that changes above a size; at TP 1 or at this TP."""
     few, many = tree_with(LEAVES), tree_with(layer(4, leaves_of(4), sequence))
-    own = {"rounds_parts": False, "differs": True, "owners": owners(4)}
-    assert causes({1: [few], 8: [few]}, {1: [few], 8: [many]}, **own) == ["ranks", "choice"]
-    assert causes({1: [few], 8: [many]}, {1: [few], 8: [few]}, **own) == ["ranks", "choice"]
-    assert causes({1: [few], 8: [few]}, {1: [many], 8: [many]}, **own) == ["ranks"]
-    assert causes({1: [few], 8: [None]}, {1: [few], 8: [many]}, **own) == ["choice"]
-    assert causes({1: [few], 8: [many]}, {1: [few], 8: [None]}, **own) == ["choice"]
-    assert causes({1: [few], 8: [None]}, {1: [few], 8: [None]}, **own) == ["unknown"]
+    why = functools.partial(causes, owners=owners(4), rounds_parts=False, differs=True)
+    assert why({1: [few], 8: [few]}, {1: [few], 8: [many]}) == ["ranks", "choice"]
+    assert why({1: [few], 8: [many]}, {1: [few], 8: [few]}) == ["ranks", "choice"]
+    assert why({1: [few], 8: [few]}, {1: [many], 8: [many]}) == ["ranks"]
+    assert why({1: [few], 8: [None]}, {1: [few], 8: [many]}) == ["choice"]
+    assert why({1: [few], 8: [many]}, {1: [few], 8: [None]}) == ["choice"]
+    assert why({1: [few], 8: [None]}, {1: [few], 8: [None]}) == ["unknown"]
+
+
+def test_a_product_across_the_columns_of_ranks_is_another_product():
+    """As of a kernel that computes with the columns of its peers."""
+    one, other = tree_with(chains(16, halves)), tree_with(chains(8, halves))
+    found = causes({1: [one]}, {1: [other]}, owners(2), rounds_parts=False, differs=True)
+    assert found == ["product"]
 
 
 def test_rounded_sums_are_found_wherever_they_are():
@@ -366,6 +372,19 @@ def test_what_has_no_order_has_no_tree(name):
     assert tree_with(NO_TREE[name]) is None
 
 
+@pytest.mark.parametrize(("count", "choices", "number"), [(3, range(5), 4), (4, range(2, 5), 26)])
+def test_only_the_sizes_of_a_tree_have_one(count, choices, number):
+    """Of so many leaves there are so many trees, each once (OEIS A000311)."""
+    found = list[fprev.Tree | None]()
+    places = np.triu_indices(count, 1)
+    for choice in product(choices, repeat=len(places[0])):
+        sizes = np.ones((count, count), int)
+        sizes[places] = sizes.T[places] = choice
+        found.append(tree_of(sizes))
+    trees = [tree for tree in found if tree is not None]
+    assert len(trees) == len({*trees}) == number
+
+
 def ring(x, ranks):
     """A quarter of the rows each begins at another rank."""
     own = [LEAF(part) for part in np.split(x, ranks)]
@@ -379,16 +398,14 @@ def ring(x, ranks):
 
 
 def test_each_part_of_the_rows_has_its_own_tree():
-    columns = samples(512)
-    count, ranks, rows = len(columns), 4, 640
-    layout = fprev.layout(rows, count, ranks)
-    weights = probe_rows(count)
-    results = np.array([ring(dense(weights[call], columns, 512), ranks) for call in layout])
-    trees = fprev.trees_of(results, count, ranks)
-    words = [words_of(tree or 0, columns, 512, ranks).split("ranks ")[1] for tree in trees]
+    ranks, weights = 4, probe_rows(COUNT)
+    calls = fprev.layout(640, COUNT, ranks)
+    results = np.array([ring(dense(weights[call]), ranks) for call in calls])
+    trees = fprev.trees_of(results, COUNT, ranks)
+    words = [words_of(tree or 0, COLUMNS, INNER, ranks).split("ranks ")[1] for tree in trees]
     assert words == ["1+2+3+0", "2+3+0+1", "0+3+1+2", "0+1+2+3"]
     results[-1, -1] += fprev.UNIT  # a probe that was made twice
-    assert fprev.trees_of(results, count, ranks) == [*trees[:3], None]
+    assert fprev.trees_of(results, COUNT, ranks) == [*trees[:3], None]
 
 
 def test_samples_are_the_same_columns_in_each_eighth_and_no_more_than_the_units_allow():

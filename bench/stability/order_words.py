@@ -46,6 +46,19 @@ ADDERS: dict[str, Adder] = {
 }
 
 
+def backwards(sums: Sums) -> Tree | None:
+    return in_sequence([sums[0], *reversed(sums[1:])])
+
+
+# What a chain does with a pack of columns, after the sum before it: a tensor core adds all at once,
+# and x86's VDPBF16PS the second of two columns first.
+STEPS: dict[str, Adder] = {
+    "packs of {}": in_sequence,
+    "packs of {}, each backwards": backwards,
+    "{} columns at once": node,
+}
+
+
 def along(inner: int, first: Adder, second: Adder, is_strided: bool) -> Adder:
     """Adds sums in a grid with rows of `inner`, first along its columns (strided) or its rows."""
 
@@ -68,30 +81,27 @@ def endings(count: int) -> Iterator[tuple[str, Adder]]:
         inner *= 2
 
 
-def rules(width: int) -> Iterator[tuple[int, int, bool]]:
+def rules(width: int) -> Iterator[tuple[int, int, str]]:
     """Ways for `chains_of` to deal so many columns, few chains first. A chain has several steps."""
     for power in range(MOST_CHAINS.bit_length()):
-        for pack, is_fused in product(PACKS, (False, True)):
+        for pack, step in product(PACKS, STEPS):
             if (pack << power) * 2 <= width or pack << power == 1:
-                yield 1 << power, pack, is_fused
+                yield 1 << power, pack, step
 
 
-def dealt_words(count: int, pack: int, is_fused: bool) -> str:
-    chains = [f"{count} chains"] if count > 1 else []
-    if is_fused:
-        chains.append(f"{pack} columns at once")
-    elif pack > 1:
-        chains.append(f"packs of {pack}")
-    return " of ".join(chains) or "one after another"
+def dealt_words(count: int, pack: int, step: str) -> str:
+    chains = f"{count} chains" if count > 1 else ""
+    packs = step.format(pack) if pack > 1 else ""
+    return " of ".join(filter(None, (chains, packs))) or "one after another"
 
 
-def chains_of(columns: Columns, count: int, pack: int, is_fused: bool) -> list[Tree | None]:
-    """Packs of columns are dealt to chains in turn. A chain adds its columns by ascending number,
-    or (fused) a pack and the sum before it at once, as tensor cores do."""
+def chains_of(
+    columns: Columns, count: int, pack: int = 1, step: str = next(iter(STEPS))
+) -> list[Tree | None]:
+    """Packs of columns are dealt to chains in turn, by ascending column."""
     chains: list[Tree | None] = [None] * count
-    add = node if is_fused else in_sequence
     for at, group in groupby(columns, key=lambda each: each[0] // pack):
-        chains[at % count] = add([chains[at % count], *(place for _, place in group)])
+        chains[at % count] = STEPS[step]([chains[at % count], *(place for _, place in group)])
     return chains
 
 
@@ -106,7 +116,7 @@ def common_order(blocks: Sequence[Block], width: int) -> str | None:
             if all(add(chains) == tree for chains, (tree, _) in zip(dealt, blocks, strict=True)):
                 return dealt_words(*rule) + (f", then {ending}" if rule[0] > 1 else "")
     for name, add in ADDERS.items():
-        if all(add(chains_of(columns, width, 1, False)) == tree for tree, columns in blocks):
+        if all(add(chains_of(columns, width)) == tree for tree, columns in blocks):
             return f"{name}, over all columns"
     return None
 

@@ -152,6 +152,9 @@ NAMED = {
     "64 chains, then all at once": chains(64, at_once),
     "32 chains, then every 8th one after another, then pairs": chains(32, grid(8, sequence, pairs)),
     "32 chains of packs of 8, then halves": packs(32, 8, halves),
+    "packs of 2, each backwards": lambda x: sequence(
+        x.reshape(-1, 2, x.shape[1])[:, ::-1].reshape(x.shape)
+    ),
     "8 parts of 64, each 16 chains, then halves; parts pairs": LEAVES,
     "4 parts of 128, each 8 chains, then pairs; parts one after another": parts(
         [128] * 4, chains(8, pairs), sequence

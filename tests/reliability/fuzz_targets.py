@@ -24,7 +24,7 @@ from reports.site.dashboard import MARKER
 from tests.reports.imports.test_import_damage import GATHER, IMB, OSU
 from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_benchmarks import BENCHMARKS, write_benchmark
-from tests.reports.synthetic_bits import write_bits
+from tests.reports.synthetic_bits import write_bits, write_layers
 from tests.reports.synthetic_campaign import (
     no_effect,
     slower,
@@ -95,6 +95,7 @@ TARGETS = targets("""
     baseline        kept       kept/*.jsonl  5  regress --baseline kept --current new --junit j
     baseline        kept       kept/*.jsonl  5  accept --baseline kept --current new --reason x
     bits            bits       new/*         4  bits new --baseline old --require size --html h
+    bits            layers     new/*         4  bits new --baseline old --require tp,batch --html h
     mark_of_a_site  site       site/.*       -  dashboard . -o site
     config          models     *             -  advise MACHINE --config config.json
     specification   boxes      *.toml        3  procure --html h SPEC.toml
@@ -184,6 +185,8 @@ def write_stores(root: Path) -> None:
     report("accept", "--baseline", kept, "--current", root / "runs" / "base", "--reason", "first")
     write_bits(root / "bits" / "new")
     write_bits(root / "bits" / "old", ("0+1+2", "0+1+2"))
+    write_layers(root / "layers" / "new")
+    write_layers(root / "layers" / "old", (1,))
     for folder in ("cut", "campaigns", "every/decode"):
         shutil.copytree(root / folder, root / "site" / folder)
     (root / "site" / "site").mkdir()

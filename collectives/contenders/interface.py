@@ -72,6 +72,7 @@ class ContenderWorld:
         distributed = self.torch.distributed
         if TORCH_RANKS and any(ranks != self.ranks_of_run for ranks in every):
             distributed.destroy_process_group()
+            TORCH_RANKS.clear()
         if not distributed.is_initialized():
             distributed.init_process_group(
                 "gloo",

@@ -2,7 +2,7 @@
 order changes between batches, and why its bits differ from those of TP 1."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import gcd
 
@@ -59,6 +59,8 @@ class Orders:
     def result(self, subject: Subject, batch: int) -> Array:
         """The decoded results of a batch whose activations are 1, (tokens, hidden)."""
         datatype, room = subject.datatype, self.room
+        if subject.collective.name in subject.algorithm.contender_collectives:
+            subject = replace(subject)  # its file may have kept the last weights in another form
         room.activations.write(datatype.encode(np.ones((batch, room.columns))))
         got = subject.performed(batch * room.layer.hidden)
         return datatype.decode(got).reshape(batch, -1)
@@ -119,7 +121,7 @@ class Orders:
         least, *_, most = sorted(trees)
         found = {str(batch): orders(batch) or [] for batch in (least, most)}
         found |= {str(batch): after for batch, _, after in changes([least, most], orders)}
-        return {batch: words for batch, [words] in found.items()}
+        return {batch: words for batch, known in found.items() for words in known}
 
 
 def add_orders(

@@ -12,6 +12,7 @@ from collectives.communicator import Mistake
 from collectives.contenders.kernel import read_kernel
 from tests.bench.launches import launch, stored
 from tests.launch import MPIRUN, ROOT, SLOW_TEST, end_of, few
+from wiretax.record.bits_record import read_bits
 
 _, SECTION = (ROOT / "docs/judge.md").read_text().split("### Your layer\n")
 TINY = "--model llama-3.1-8b --scale 1/1024 -d half -n 2 --max-time 60 --quiet --algorithm fused"
@@ -153,3 +154,43 @@ def test_a_kernel_of_a_layer_has_no_other_variant(tmp_path, word):
     path.write_text(f"// wiretax: gemv_allreduce {word}\n")
     with pytest.raises(Mistake, match="gemv_allreduce has one form: neither registered nor in_"):
         read_kernel(str(path))
+
+
+# Adds columns from the last one down in messages above 4 KiB, and keeps weights as it needs them.
+CHOICE = """
+import numpy as np
+from mpi4py import MPI
+
+COLLECTIVES = "gemv_allreduce"
+
+def bind(case):
+    way = slice(None, None, -1 if case.size_bytes > 4096 else 1)
+    weights = case.weights.astype("f")[:, way].copy()
+    def layer():
+        activations = case.activations.astype("f")[:, way].copy()
+        parts = np.einsum("tc,rc->tr", activations, weights)
+        case.mpi.Allreduce(MPI.IN_PLACE, parts)
+        case.arrays[1][:] = parts
+    return layer
+"""
+
+
+def test_bits_find_the_order_of_a_layer_and_that_another_one_takes_longer_messages(tmp_path):
+    """Their probes are other weights than those with which the file began."""
+    (tmp_path / "choice.py").write_text(CHOICE)
+    _, kernel = printed_files(tmp_path)
+    words = "--model llama-3.2-1b --scale 1/64 -d half --quiet --algorithm fused_stable"
+    options = "--contender", tmp_path / "choice.py", "--kernel", kernel
+    done = launch(tmp_path, words, *options, command="bits")
+    assert (done.returncode, done.stderr) == (0, "")
+    [path] = tmp_path.glob("*.bits.json")
+    rows = [row for row in read_bits(path).layers if row.layer == "mlp_down"]
+    forms = {row.algorithm: row.tps for row in rows}
+    stable, own = forms["fused_stable"], forms["fused_own_leaves"]
+    assert [tp.orders for tp in own] == [tp.orders for tp in stable]
+    assert not any(batch.compared["tp"].differ for batch in own[1].batches)
+    alone, two = forms["fused_choice"]
+    assert alone.orders.keys() == two.orders.keys() == {"1", "2", "8"}
+    assert alone.orders["2"] == alone.orders["8"] != alone.orders["1"]
+    assert two.causes == ["product", "choice"]
+    assert all(batch.compared["batch"].differ for batch in alone.batches[1:])

@@ -2,8 +2,9 @@
 // parts are subtrees of leaves.h in fp32, as gemv_stable leaves them, and stable_norm.h has the
 // order of the norm. The bits are those of gemv_allreduce_stable and add_rmsnorm_stable. A rank
 // pushes its parts into its peers' slabs, (n-1) 4/ELEMENT_BYTES S bytes, whole tokens at a time.
+#include "include/stable_norm.h"  // first: it sets the width of vectors
+
 #include "include/exchange.h"
-#include "include/stable_norm.h"
 
 RANK_KERNEL(allreduce_rmsnorm_stable) {
   const Norm& n = more_of<Norm>(a);

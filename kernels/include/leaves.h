@@ -12,6 +12,7 @@
 // addition or not it has the same bits. A product with fp32 activations is rounded before it is
 // added, everywhere: `rounded_product`.
 #pragma once
+#define WT_MOST_VECTOR_BYTES 32  // a sum over the lanes of wider vectors takes longer
 #include "gemv.h"
 
 constexpr int LEAVES = 8, CHAINS = 64;
@@ -63,6 +64,8 @@ DEVICE Sum sum_of_tree(Sum (&sums)[N]) {
   return sums[0];
 }
 
+#include "leaves_cpu.h"
+
 struct Leaves {
   const Gemv& g;
 
@@ -105,6 +108,7 @@ struct Leaves {
   // One tile, by a group of threads: this rank's subtree of ROWS rows for each token, in a pack of
   // its first thread.
   DEVICE void compute_tile(const char* rows, pack (&tile_sums)[WT_TOKENS]) const {
+    if constexpr (ON_CPU) return compute_tile_on_cpu<WT_WEIGHT, Element>(g, rows, tile_sums);
     const long leaf_columns = g.inner / OWN_LEAVES, row_bytes = g.inner * WEIGHT_BYTES;
     floats row_sums[WT_TOKENS][OWN_LEAVES][ROWS_OF_THREAD];
     const int own_row = ON_CPU ? 0 : thread_in_block() % GROUP_THREADS / ROW_THREADS;

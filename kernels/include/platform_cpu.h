@@ -10,7 +10,10 @@
 #define LAUNCHED_WITH(T) const T&  // by reference: the timed loop calls a `void (*)(void*)`
 constexpr int REGISTERS = 1;
 // WORD_NUMBERS lists its argument of each number of a vector's words.
-#if defined(__AVX512F__)
+#ifndef WT_MOST_VECTOR_BYTES
+#define WT_MOST_VECTOR_BYTES 64
+#endif
+#if defined(__AVX512F__) && WT_MOST_VECTOR_BYTES == 64
 #define VECTOR_BYTES 64
 #define WORD_NUMBERS(_) \
   _(0), _(1), _(2), _(3), _(4), _(5), _(6), _(7), _(8), _(9), _(10), _(11), _(12), _(13), _(14), _(15)
@@ -73,7 +76,9 @@ DEVICE void fence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 #if defined(__AVX2__)
 // In assembly: g++ 12 converts byte by byte.
 CONVERTS(ints_from_chars, ints, chars, "vm", "vpmovsxbd %1, %0")
+CONVERTS(words_from_shorts, words, shorts, "vm", "vpmovzxwd %1, %0")
 #else
+DEVICE words words_from_shorts(shorts s) { return __builtin_convertvector(s, words); }
 DEVICE ints ints_from_chars(chars c) { return __builtin_convertvector(c, ints); }
 #endif
 
@@ -99,7 +104,7 @@ DEVICE half_words halves_from_floats(floats f) {
 }
 #endif
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && VECTOR_BYTES == 64
 typedef unsigned short all_shorts __attribute__((VECTOR));
 DEVICE unsigned short subnormals(floats x) {
   unsigned short lanes;
@@ -306,26 +311,55 @@ DEVICE floats sum_of_chains(floats (&chains)[N]) {
     for (int i = 0; i < n; ++i) chains[i] += chains[i + n];
   return chains[0];
 }
-// The further halves, of which each step leaves two rows in a register; then a lane has a row's.
-#define LOWER(i, half) 2 * (i) - ((i) & (half - 1))
-#define ADDS_HALVES(half, lower, upper)                                                   \
-  if (half < VECTOR_BYTES / 4)                                                             \
-    for (int i = 0; i < half; ++i)                                                         \
-      rows[i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], WORD_NUMBERS(lower)) + \
-                __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], WORD_NUMBERS(upper));
-#define LOWER_8(i) (LOWER(i, 8)) % (VECTOR_BYTES / 2)
-#define UPPER_8(i) (LOWER(i, 8) + 8) % (VECTOR_BYTES / 2)
-#define LOWER_4(i) (LOWER(i, 4)) % (VECTOR_BYTES / 2)
-#define UPPER_4(i) (LOWER(i, 4) + 4) % (VECTOR_BYTES / 2)
-#define LOWER_2(i) (LOWER(i, 2))
-#define UPPER_2(i) (LOWER(i, 2) + 2)
-#define LOWER_1(i) (LOWER(i, 1))
-#define UPPER_1(i) (LOWER(i, 1) + 1)
+// Registers of fp32 from memory, for leaves.h.
+#if defined(__AVX512VL__)
+constexpr int VECTOR_REGISTERS = 32;
+#else
+constexpr int VECTOR_REGISTERS = 16;
+#endif
+template <class Part>
+DEVICE Part load_part(const char* at) {
+  typedef Part any_part __attribute__((aligned(1), may_alias));
+  return *(const any_part*)at;
+}
+struct Float32;  // of pack.h, as the others
+struct Float16;
+struct Bfloat16;
+struct Int8;
+DEVICE floats load_floats(const Float32*, const char* at) {
+  return reinterpret<floats>(load_aligned_pack(at, 0).r[0]);
+}
+DEVICE floats load_floats(const Float16*, const char* at) {
+  return floats_from_halves(load_part<half_words>(at));
+}
+DEVICE floats load_floats(const Bfloat16*, const char* at) {
+  return reinterpret<floats>(words_from_shorts(load_part<shorts>(at)) << 16);
+}
+DEVICE floats load_floats(const Int8*, const char* at) {
+  return __builtin_convertvector(ints_from_chars(load_part<chars>(at)), floats);
+}
+// The further halves. A step adds two rows at once, each in its lanes, and leaves both in a
+// register: a blend has the lanes that stay, a shuffle those that are added. At the end a lane has
+// a row's sum.
+#define FROM_SECOND(i, half) ((i) & half ? VECTOR_BYTES / 4 : 0)
+#define ADDS_HALVES(half, stay, come)                                                  \
+  if (half < VECTOR_BYTES / 4)                                                         \
+    for (int i = 0; i < half; ++i)                                                     \
+      rows[i] = __builtin_shufflevector(rows[i], rows[i + half], WORD_NUMBERS(stay)) + \
+                __builtin_shufflevector(rows[i], rows[i + half], WORD_NUMBERS(come));
+#define STAY_8(i) (i) % (VECTOR_BYTES / 4) + FROM_SECOND(i, 8)
+#define COME_8(i) ((i) ^ 8) % (VECTOR_BYTES / 4) + FROM_SECOND(i, 8)
+#define STAY_4(i) (i) % (VECTOR_BYTES / 4) + FROM_SECOND(i, 4)
+#define COME_4(i) ((i) ^ 4) % (VECTOR_BYTES / 4) + FROM_SECOND(i, 4)
+#define STAY_2(i) (i) + FROM_SECOND(i, 2)
+#define COME_2(i) ((i) ^ 2) + FROM_SECOND(i, 2)
+#define STAY_1(i) (i) + FROM_SECOND(i, 1)
+#define COME_1(i) ((i) ^ 1) + FROM_SECOND(i, 1)
 DEVICE floats sum_of_halves(floats (&rows)[VECTOR_BYTES / 4]) {
-  ADDS_HALVES(8, LOWER_8, UPPER_8)
-  ADDS_HALVES(4, LOWER_4, UPPER_4)
-  ADDS_HALVES(2, LOWER_2, UPPER_2)
-  ADDS_HALVES(1, LOWER_1, UPPER_1)
+  ADDS_HALVES(8, STAY_8, COME_8)
+  ADDS_HALVES(4, STAY_4, COME_4)
+  ADDS_HALVES(2, STAY_2, COME_2)
+  ADDS_HALVES(1, STAY_1, COME_1)
   return rows[0];
 }
 // Memory of a block, for N fp32.

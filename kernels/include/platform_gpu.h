@@ -98,6 +98,7 @@ DEVICE pack sums_over_lanes(floats (&rows)[REGISTERS]) {
   return p;
 }
 DEVICE pack load_words(const char* from, int count) { return load_pieces<u64>(from, count / 2); }
+constexpr int VECTOR_REGISTERS = 0;  // of a CPU: see leaves_cpu.h
 // For leaves.h: of the chains of a row, of which eight threads hold eight each. First halves that lie
 // in different threads: each step hands over half of the chains. Then those of one thread.
 DEVICE float sum_of_chains(float (&chains)[8]) {

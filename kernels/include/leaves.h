@@ -168,8 +168,9 @@ struct Leaves {
   DEVICE pack scaled(pack sums, long row) const {
     const pack scales = load_aligned_pack(g.row_scales + row * 4, 0);
     for (int j = 0; j < REGISTERS; ++j)
-      sums.r[j] = reinterpret<words>(reinterpret<floats>(sums.r[j]) *
-                                     reinterpret<floats>(scales.r[j]));
+      // Rounded to fp32 before it is to fp16: AMD's compiler would use one instruction for both.
+      sums.r[j] = reinterpret<words>(rounded_product(reinterpret<floats>(sums.r[j]),
+                                                     reinterpret<floats>(scales.r[j])));
     return sums;
   }
 };

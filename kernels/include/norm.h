@@ -21,8 +21,10 @@ struct Norm {
 constexpr int PACKS_AT_ONCE = WT_WORLD <= 4 ? 4 : 2;  // a GPU has 128 registers a thread
 
 // The second pass, over places of residual_out that this thread has stored or a barrier has shown.
+// `product(a, b)` is what is rounded to WT_ELEMENT.
+template <class Product>
 DEVICE void scale_row(const char* residual_out, const char* weight, char* normed, long hidden,
-                      bool aligned, float factor) {
+                      bool aligned, float factor, Product product) {
   for_places<PACKS_AT_ONCE>(hidden, aligned, this_block(), [&](auto at) INLINED {
     constexpr int N = decltype(at)::COUNT;
     pack old[N], weights[N];
@@ -34,7 +36,7 @@ DEVICE void scale_row(const char* residual_out, const char* weight, char* normed
     for (int k = 0; k < N; ++k) {
       auto x = Element::widen(old[k]);
       const auto w = Element::widen(weights[k]);
-      for (unsigned j = 0; j < VALUES; ++j) x.v[j] = x.v[j] * factor * w.v[j];
+      for (unsigned j = 0; j < VALUES; ++j) x.v[j] = product(x.v[j] * factor, w.v[j]);
       at.store(normed, k, Element::narrow(x));
     }
   });
@@ -71,5 +73,6 @@ DEVICE void norm_row(const Norm& n, long token, const Sources<SOURCES>& inputs) 
   });
   const float mean = sum_over_block(squares) / (float)hidden;
   const float factor = 1.0f / square_root(mean + (float)n.epsilon);
-  scale_row(residual_out, weight, normed, hidden, aligned, factor);
+  const auto product = [](floats a, floats b) INLINED { return a * b; };
+  scale_row(residual_out, weight, normed, hidden, aligned, factor, product);
 }

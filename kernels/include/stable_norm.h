@@ -170,5 +170,7 @@ DEVICE void stable_norm_row(const Norm& n, long token, const Source& source) {
   if constexpr (ON_CPU) for_places<AT_ONCE>(hidden, aligned, this_block(), add);
   const float mean = chains.sum() / (float)hidden;
   const float factor = 1.0f / square_root(mean + (float)n.epsilon);
-  scale_row(residual_out, weight, normed, hidden, aligned, factor);
+  // AMD's compiler would multiply, add 0 and round to fp16 in one instruction, which loses a -0.
+  const auto product = [](floats a, floats b) INLINED { return rounded_product(a, b); };
+  scale_row(residual_out, weight, normed, hidden, aligned, factor, product);
 }

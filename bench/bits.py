@@ -129,6 +129,7 @@ def compare_bits(bits: SweepOptions, layers: Sequence[Layer], session: Session) 
     else:
         rows = measured_rows(bits, session)
     session.flight.note("results", text="")
+    has_failed = False
     if communicator.rank == 0:
         from reports.tables.bits_table import text  # not at the top: other ranks never print
 
@@ -155,11 +156,8 @@ def compare_bits(bits: SweepOptions, layers: Sequence[Layer], session: Session) 
         path = folder / f"{record.run_id}{SUFFIX}"
         write_whole(path, msgspec.json.encode(record))
         print_out(f"{text(record)}bits: {path}\n")
-    has_failed = any(row.sizes and row.reason for row in rows) or any(
-        tp.batches and tp.reason for row in of_layers for tp in row.tps
-    )
-    status: int = communicator.broadcast(WRONG if has_failed else FINE)
-    return status
+        has_failed = bool(record.failed)
+    return WRONG if communicator.broadcast(has_failed) else FINE
 
 
 def measured_rows(bits: SweepOptions, session: Session) -> list[RowBits]:
@@ -197,6 +195,8 @@ def requested_layers(parser: Parser, namespace: Namespace) -> list[Layer]:
         parser.error(f"--model compares {GEMV}, not {namespace.collective}")
     if fill(SizeOptions, namespace) != SizeOptions(*map(size_bytes, SIZES.values())):
         parser.error("-b, -e and -f are for a collective: a layer has batches of 1 to 8 tokens")
+    if "," in namespace.memory:
+        parser.error("--model: a layer is measured over one kind of --memory at a time")
     namespace.collective, namespace.datatypes = GEMV, namespace.datatypes or [*LAYER_TYPES]
     for name in namespace.datatypes:
         if name not in WIRE:

@@ -114,9 +114,15 @@ class Room:
         """The distinct tokens' activations for this rank, (MOST_TOKENS, columns)."""
         return self._drawn(ACTIVATIONS, MOST_TOKENS)
 
-    def fill_weights(self, rows: Array) -> None:
-        """Stores encoded rows, (any number, columns), again and again as all rows."""
-        self.weights.write(np.resize(rows, (self.layer.hidden, self.columns)))
+    def fill_weights(self, rows: Array, first: int = 0) -> None:
+        """Stores encoded rows, (number, columns), as those from `first` on."""
+        self.weights.write(rows, first * self.columns * self.weight_type.size_bytes)
+
+    def draw_weights(self) -> None:
+        """Stores the distinct rows again and again."""
+        hidden = self.layer.hidden
+        for first in range(0, hidden, self.layer.rows):
+            self.fill_weights(self.rows[: hidden - first], first)
 
     def fill_activations(self, datatype: Datatype, batch: int) -> None:
         self.activations.write(datatype.encode(self.tokens[tokens_in(batch)]))

@@ -101,7 +101,7 @@ def measure_tp(
     flight = session.flight
     flight.note("allocate", text=f"{layer.name} TP {world.ranks}")
     room = Room(session, layer, weights_for(datatypes[0]), number)
-    room.fill_weights(room.rows)
+    room.draw_weights()
     named = algorithms or [FUSED_FORMS[GEMV][name] for name in USUAL]
     forms = [*named, *contender_forms(GEMV, of_features(session))]
     subjects = [

@@ -2,8 +2,8 @@
 order changes between batches, and why its bits differ from those of TP 1."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import gcd
 
 import numpy as np
@@ -18,17 +18,16 @@ from bench.stability.fprev import (
     samples,
     trees_of,
 )
-from bench.stability.layer_data import MOST_TOKENS, Room
+from bench.stability.layer_data import DISTINCT, TOKENS, Room
 from bench.stability.order_words import words_of
 from bench.stability.subject import PLAIN, Subject
 from bench.stability.sums import changes
 from collectives.collective import Array
-from collectives.operation import Unsupported
+from collectives.operation import Bound, Unsupported
 from wiretax.record.bits_record import TpBits
 
 Trees = dict[int, list[Tree | None]]  # of each part of a message, by the tokens of the batch
 Key = tuple[str, ...]  # of a form
-words_once = cache(words_of)  # of a tree that several forms and batches have: 0.1 s
 
 
 @dataclass
@@ -37,6 +36,7 @@ class Orders:
     uses what they return."""
 
     room: Room
+    failures: dict[int, str] = field(default_factory=dict)  # of a library or contender, by its id
 
     @cached_property
     def columns(self) -> tuple[int, ...]:
@@ -48,22 +48,35 @@ class Orders:
         return self.room.session.world.ranks
 
     def fill(self, weights: Array) -> None:
-        """Stores these weights of the samples, (any rows, samples), and zeros in other columns."""
+        """Stores these weights of the samples, (rows, samples), in the first rows, and zeros in the
+        other columns."""
         room, own = self.room, self.room.own
         is_own = [own.start <= column < own.stop for column in self.columns]
         places = np.array(self.columns)[is_own] - own.start
-        rows: Array = np.zeros((len(weights), room.columns), room.weight_type.storage)
-        rows[:, places] = room.weight_type.encode(weights[:, is_own])
-        room.fill_weights(rows)
+        rows: Array = np.zeros((DISTINCT, room.columns), room.weight_type.storage)
+        for first in range(0, len(weights), DISTINCT):
+            encoded = room.weight_type.encode(weights[first : first + DISTINCT, is_own])
+            rows[: len(encoded), places] = encoded
+            room.fill_weights(rows[: len(encoded)], first)
+
+    def bind(self, subject: Subject, batch: int) -> Bound:
+        """The form for a batch whose activations are 1."""
+        ones = np.ones((batch, self.room.columns))
+        self.room.activations.write(subject.datatype.encode(ones))
+        return subject.bind(batch * self.room.layer.hidden, [PLAIN])
 
     def result(self, subject: Subject, batch: int) -> Array:
         """The decoded results of a batch whose activations are 1, (tokens, hidden)."""
-        datatype, room = subject.datatype, self.room
+        world, own = subject.world, subject
         if subject.collective.name in subject.algorithm.contender_collectives:
             subject = replace(subject)  # its file may have kept the last weights in another form
-        room.activations.write(datatype.encode(np.ones((batch, room.columns))))
-        got = subject.performed(batch * room.layer.hidden)
-        return datatype.decode(got).reshape(batch, -1)
+        self.bind(subject, batch)
+        got = subject.performed(batch * self.room.layer.hidden)
+        if subject.algorithm.is_baseline and (
+            reason := world.communicator.first_reason(subject.failure())
+        ):
+            self.failures[id(own)], world.watch.stop = reason, 0
+        return subject.datatype.decode(got).reshape(batch, -1)
 
     def trees(self, subjects: Sequence[Subject], batch: int) -> list[list[Tree | None]]:
         """Of each subject the trees of as many equal parts of a message as there are ranks: some
@@ -77,7 +90,7 @@ class Orders:
             for subject, own in zip(subjects, results, strict=True):
                 own.append(self.result(subject, batch))
         if self.room.session.world.rank:
-            return []
+            return [[] for _ in subjects]
         found = list[list[Tree | None]]()
         for own in results:
             by_token = [trees_of(each, count, fractions) for each in np.stack(own, axis=1)]
@@ -111,14 +124,14 @@ class Orders:
 
         def orders(batch: int) -> list[str] | None:
             if batch not in trees:
-                if isinstance(subject.bind(batch * self.room.layer.hidden, [PLAIN]), Unsupported):
+                if isinstance(self.bind(subject, batch), Unsupported):
                     return None
-                trees[batch] = next(iter(self.trees([subject], batch)), [])
+                [trees[batch]] = self.trees([subject], batch)
             same = [tree for own in alone.values() for tree in own]
             words = communicator.broadcast(self.words(trees[batch], same))
             return [words] if words else []
 
-        least, *_, most = sorted(trees)
+        least, most = min(trees), max(trees)
         found = {str(batch): orders(batch) or [] for batch in (least, most)}
         found |= {str(batch): after for batch, _, after in changes([least, most], orders)}
         return {batch: words for batch, known in found.items() for words in known}
@@ -130,21 +143,27 @@ def add_orders(
     """Adds to each form at this number of ranks its orders, and why its bits differ from those of
     TP 1, whose trees are `alone`. At TP 1 it adds them there. All ranks call it; rank 0 gets it.
     Raises Refusal."""
-    orders, batches = Orders(room), (1, MOST_TOKENS)
+    orders, every = Orders(room), [Trees() for _ in measured]
     ranks = orders.ranks
     owners = [column * ranks // room.layer.inner for column in orders.columns]
-    every = [orders.trees([subject for _, subject, _ in measured], batch) for batch in batches]
-    for number, (key, subject, tp) in enumerate(measured):
-        trees = {
-            batch: own[number] if own else [] for batch, own in zip(batches, every, strict=True)
-        }
+    for batch in TOKENS:
+        ends = [
+            (subject, trees)
+            for (_, subject, tp), trees in zip(measured, every, strict=True)
+            if batch in (tp.batches[0].tokens, tp.batches[-1].tokens)
+        ]
+        found = orders.trees([subject for subject, _ in ends], batch) if ends else []
+        for (_, trees), own in zip(ends, found, strict=True):
+            trees[batch] = own
+    for (key, subject, tp), trees in zip(measured, every, strict=True):
         tp.orders = orders.by_batch(subject, trees, alone.get(key, {}))
         if ranks == 1:
             alone[key] = trees
-            continue
-        tp.rounds_parts = orders.rounds_parts(subject, next(iter(trees[1]), None))
+        else:
+            tp.rounds_parts = orders.rounds_parts(subject, next(iter(trees[min(trees)]), None))
+        tp.reason = orders.failures.get(id(subject))
         differs = any("tp" in each.compared and each.compared["tp"].differ for each in tp.batches)
-        if differs and key in alone and trees[1]:
+        if differs and key in alone and room.session.world.rank == 0:
             tp.causes = causes(
                 {batch: own * ranks for batch, own in alone[key].items()},
                 trees,

@@ -108,9 +108,10 @@ class Error(msgspec.Struct, kw_only=True):
 
 
 class BatchBits(msgspec.Struct, kw_only=True):
-    """A layer for a batch of so many tokens: a digest of its results, (tokens, hidden), and what
-    was compared, by the names of INVARIANCES; `tp` with TP 1 of this launch, `batch` the first
-    token with a batch of one. `chosen`: what `auto` or a library chose."""
+    """A layer for a batch of so many tokens: a digest of rank 0's results, (tokens, hidden), and
+    what was compared, by the names of INVARIANCES; `tp` with TP 1 of this launch, `batch` the first
+    and the last token, which are alike, with a batch of one. `chosen`: what `auto` or a library
+    chose."""
 
     tokens: Positive
     digest: Name
@@ -189,9 +190,10 @@ class RowBits(Form, kw_only=True):
 
 
 class TpBits(msgspec.Struct, kw_only=True):
-    """A layer split among so many `ranks`. `orders`: by size of a batch, in words, in which order
-    the layer's columns are added, {} where that is unknown; equal words only for equal orders.
-    `rounds_parts`: whether the ranks' parts are rounded to the datatype before they are added.
+    """A layer split among so many `ranks`. `orders`: by the tokens of a batch, in words, in which
+    order the layer's columns are added; {} where that is unknown, those of the least and of the
+    greatest batch, and the first batch with another order; equal words only for equal orders.
+    `rounds_parts`: whether sums are rounded to the datatype before they are added further.
     `causes`: of CAUSES, why bits differ from those of TP 1."""
 
     ranks: Positive

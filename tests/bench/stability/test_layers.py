@@ -87,6 +87,7 @@ def test_the_order_of_the_sum_says_what_changes_the_bits(layers):
         ("--model llama-2-7b", 8, "8 ranks cannot share the 11008 columns of mlp_down"),
         ("--model llama-3.2-1b -d double", 2, "a layer has no form for float64"),
         ("--model llama-3.2-1b -d int8", 2, "int8 adds exactly"),
+        ("--model llama-3.2-1b --memory mapped,host_staged", 2, "one kind of --memory"),
         ("--model llama-3.2-1b -e 4K", 2, "a layer has batches of 1 to 8 tokens"),
         ("--model llama-3.2-1b --collective reduce_scatter", 2, "not reduce_scatter"),
         ("--scale 1/64", 2, "add --model NAME"),
@@ -129,7 +130,7 @@ def test_a_collective_that_goes_wrong_at_some_ranks_or_tokens_is_named(tmp_path)
 
 
 def test_a_rank_that_hangs_while_others_sleep_is_named(tmp_path):
-    words = f"{MODEL} -d float -T 2 --algorithm fused_stable"
+    words = f"{MODEL} -d float -T 1 --algorithm fused_stable"
     done = bits(tmp_path, words, *unstable(tmp_path, "hanging"), ranks=3, program=ONE_LAYER)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.search(r"rank 1 .*did not go on", done.stderr)

@@ -3,7 +3,9 @@ each number of ranks, and in words why bits change and in which order a layer's 
 """
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from reports.tables.bits_shares import amount_text, changing_in, share_text
 from reports.tables.sentences import some
@@ -16,8 +18,15 @@ LAYERS_HEAD = (
     "batches, and the largest difference in ULP"
 )
 
-# The texts of a row by their headings, and what was compared, as `compared_in` has it.
-LayerRow = tuple[dict[str, str], dict[str, list[Difference]]]
+
+@dataclass
+class LayerRow:
+    """The texts of a row by their headings, the forms that share it, and what was compared, as
+    `compared_in` has it."""
+
+    texts: dict[str, str]
+    forms: list[str]
+    compared: dict[str, list[Difference]]
 
 
 def type_text(layer: LayerBits) -> str:
@@ -63,42 +72,56 @@ def share_at(name: str, batches: Sequence[Difference]) -> str:
 
 
 def rows_of_layers(layers: Sequence[LayerBits]) -> list[LayerRow]:
-    """A row for each form; forms, layers and types with equal texts stand together."""
-    rows: list[LayerRow] = []
+    """A row for each form, those that keep their bits first; forms, layers and types with equal
+    texts stand together."""
+    types = {(layer.datatype, layer.weights) for layer in layers}
+    are_types = len(types) == len({datatype for datatype, _ in types})
+    rows = list[LayerRow]()
     for layer, compared in zip(layers, compared_in(layers), strict=True):
         texts = {
             "algorithm": layer.form,
             "layer": layer.layer,
-            "type": type_text(layer),
+            "type": layer.datatype if are_types else type_text(layer),
             "model": layer.model,
         }
-        rows.append((texts | {name: share_at(name, compared[name]) for name in compared}, compared))
+        texts |= {name: share_at(name, each) for name, each in compared.items()}
+        rows.append(LayerRow(texts, [layer.form], compared))
 
-    for heading in ("layer", "type", "algorithm", "model"):
+    for heading in ("layer", "type", "model", "algorithm"):
         rows = together(rows, heading)
     for heading in ("type", "model"):
-        if len({texts[heading] for texts, _ in rows}) == 1:
-            for texts, _ in rows:
-                del texts[heading]
-    return rows
+        if len({row.texts[heading] for row in rows}) == 1:
+            for row in rows:
+                del row.texts[heading]
+    return sorted(rows, key=lambda row: any(map(is_moved, row.compared.values())))
+
+
+def is_moved(compared: Sequence[Difference]) -> bool:
+    return any(each.differ for each in compared)
 
 
 def together(rows: Sequence[LayerRow], heading: str) -> list[LayerRow]:
-    """The rows, those that differ in this column alone as one."""
+    """The rows, those that differ in this column alone as one: `all`, `a, b`, or of algorithms
+    `a and 2 more`."""
 
     def others(row: LayerRow) -> frozenset[tuple[str, str]]:
-        return frozenset(each for each in row[0].items() if each[0] != heading)
+        return frozenset(each for each in row.texts.items() if each[0] != heading)
 
-    merged = []
+    every, merged = {row.texts[heading] for row in rows}, list[LayerRow]()
     for own in grouped(rows, others).values():
-        texts, compared = own[0]
-        names = dict.fromkeys(texts[heading] for texts, _ in own)
-        merged.append((texts | {heading: ", ".join(names)}, compared))
+        names = [*dict.fromkeys(row.texts[heading] for row in own)]
+        text = ", ".join(names)
+        if heading == "algorithm":
+            text = some(names, 1)
+        elif len(names) == len(every) > 1:
+            text = "all"
+        forms = [*dict.fromkeys(form for row in own for form in row.forms)]
+        merged.append(LayerRow(own[0].texts | {heading: text}, forms, own[0].compared))
     return merged
 
 
 def texts_of_layers(layers: Sequence[LayerBits]) -> list[dict[str, str]]:
-    return [texts for texts, _ in rows_of_layers(layers)]
+    return [row.texts for row in rows_of_layers(layers)]
 
 
 def layers_headline(layers: Sequence[LayerBits]) -> str:
@@ -108,7 +131,7 @@ def layers_headline(layers: Sequence[LayerBits]) -> str:
     what = [
         some([*dict.fromkeys(layer.model for layer in layers)]),
         " and ".join(dict.fromkeys(layer.layer for layer in layers)),
-        ", ".join(dict.fromkeys(map(type_text, layers))),
+        ", ".join(dict.fromkeys(layer.datatype for layer in layers)),
         f"TP {tps[0]}" + (f" to {tps[-1]}" if len(tps) > 1 else ""),
     ]
     return f"{', '.join(what)}: {layers_found(layers)}"
@@ -149,6 +172,7 @@ def layers_found(layers: Sequence[LayerBits]) -> str:
 def sentences_of_layers(layers: Sequence[LayerBits]) -> list[str]:
     """Why bits change, or were not compared, and the order in which the columns of a layer are
     added, each with the forms and the numbers of ranks of which this holds."""
+    every = Counter(label for layer in layers for label in labels(layer))
     causes, orders = dict[str, list[LayerBits]](), dict[str, list[LayerBits]]()
     for layer in layers:
         for cause in dict.fromkeys(cause for tp in layer.tps for cause in tp.causes):
@@ -162,9 +186,15 @@ def sentences_of_layers(layers: Sequence[LayerBits]) -> list[str]:
         if order := order_text(layer):
             orders.setdefault(order, []).append(layer)
 
+    like = [
+        f"like {row.forms[0]}: {', '.join(row.forms[1:])}"
+        for row in rows_of_layers(layers)
+        if len(row.forms) > 1
+    ]
     return [
-        *(f"! {names_of(own, layers)}: {said}" for said, own in causes.items()),
-        *(f"sum of {names_of(own, layers)}: {said}" for said, own in orders.items()),
+        *(f"! {names_of(own, every)}: {said}" for said, own in causes.items()),
+        *dict.fromkeys(like),
+        *(f"sum of {names_of(own, every)}: {said}" for said, own in orders.items()),
     ]
 
 
@@ -180,11 +210,20 @@ def tokens_of_some(layer: LayerBits) -> str:
     return f"only batches of {', '.join(map(str, sorted(moved)))} tokens change"
 
 
-def names_of(own: Sequence[LayerBits], layers: Sequence[LayerBits]) -> str:
-    """The forms of some layers, with a layer's name unless all layers of its form are there."""
-    missing = {layer.form for layer in layers if layer not in own}
-    names = (layer.name if layer.form in missing else layer.form for layer in own)
+def names_of(own: Sequence[LayerBits], every: "Counter[str]") -> str:
+    """The forms of some layers; those of a type or a layer alone with its name. `every` counts the
+    `labels` of all layers."""
+    here, names = Counter(label for layer in own for label in labels(layer)), list[str]()
+    for layer in own:
+        *shared, alone = labels(layer)
+        names.append(next((each for each in shared if here[each] == every[each]), alone))
     return some([*dict.fromkeys(names)])
+
+
+def labels(layer: LayerBits) -> list[str]:
+    """What a layer can be called with others, and last alone."""
+    kind = f" ({layer.datatype})"
+    return [layer.form, layer.form + kind, layer.name, layer.name + kind]
 
 
 def order_text(layer: LayerBits) -> str:

@@ -88,7 +88,7 @@ def of_layers(layers: Sequence[LayerBits]) -> Section:
     return Section(
         "Layers by the number of ranks: rows of equal outcome together",
         [*head_of(LAYERS_HEAD, layers), *sentences_of_layers(layers)],
-        rows=[heated(*row) for row in rows_of_layers(layers)],
+        rows=[heated(row.texts, row.compared) for row in rows_of_layers(layers)],
     )
 
 

@@ -246,13 +246,27 @@ def test_a_buyer_reads_which_form_keeps_its_bits_and_why_others_do_not(tmp_path)
     )
     headings = next(at for at, line in enumerate(lines) if line.startswith("algorithm"))
     rows = [line.split() for line in lines[headings + 1 :][:2]]
-    assert [row[:3] for row in rows] == [
-        ["fused", "attention_output,", "mlp_down"],
-        ["fused_stable", "attention_output,", "mlp_down"],
+    assert rows == [
+        ["fused_stable", "all", "same", "same", "same"],
+        ["fused", "all", *["25", "%", "2"] * 3],
     ]
-    assert rows[1][-3:] == ["same"] * 3
     assert "! fused: the product adds its columns in another order (TP 2, 4, 8)" in said
     assert "; from TP 4 on each rank: 256 chains, then halves; ranks 0+1+2+3;" in said
+
+
+def test_what_holds_of_some_layers_names_them(tmp_path):
+    """Rounding may be of one type alone, and an order of one layer."""
+    record = read_bits(write_layers(tmp_path))
+    fused, *_ = record.layers
+    record.layers.append(msgspec.structs.replace(fused, datatype="float32", algorithm="like_it"))
+    fused.tps = [*fused.tps[:2], msgspec.structs.replace(fused.tps[2], causes=["ranks"])]
+    said = " ".join(text(record).split())
+    assert f"! attention_output fused: {CAUSES['ranks']} (TP 4)" in said
+    assert f"! mlp_down fused, like_it: {CAUSES['rounding']} (TP 2, 4)" in said
+    fused.datatype = "float32"
+    said = " ".join(text(record).split())
+    assert f"! fused (float32): {CAUSES['ranks']} (TP 4)" in said
+    assert "like fused: like_it" in said
 
 
 def test_a_form_that_was_not_compared_everywhere_is_not_called_the_same(edited, report):

@@ -119,7 +119,9 @@ def bits(arguments: argparse.Namespace) -> int:
 
     printed = text(record)
     if arguments.require or arguments.baseline:
-        printed = "\n".join(wrapped(that_fit([line, *findings, *notes], MOST_LINES)))
+        # A note may say why something was not measured.
+        said = [line, *findings, *notes, *(record.notes if failed else [])]
+        printed = "\n".join(wrapped(that_fit(said, MOST_LINES)))
     answer(arguments, printed, headline=line, checks=checks, notes=notes, record=record)
     return 1 if failed else 0
 

@@ -74,6 +74,7 @@ def stopped(record, layer):
 
 
 def without_any_tp(record, layer):
+    record["notes"] = ["4 ranks cannot share 9 heads alike"]
     for each in record["layers"]:
         del each["tps"][2]
 
@@ -105,6 +106,7 @@ def test_a_layer_that_changes_or_was_not_compared_fails_the_gate(edited, report,
     assert report(edited(), *words) == (0, "SAME: 10 checks passed")
     status, said = report(edited(edit), *words)
     assert (status, said.startswith("CHANGED: "), sentence in said) == (1, True, True), said
+    assert (edit is without_any_tp) == said.endswith("4 ranks cannot share 9 heads alike")
 
 
 def test_a_record_of_one_rank_has_not_compared_ranks(edited, report):

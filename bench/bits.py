@@ -31,7 +31,7 @@ from bench.harness.suite import of_features, worlds_for
 from bench.layers.forms import WIRE, LayerOptions
 from bench.machine.environment import scrub_argv
 from bench.stability.layer_data import LAYER_DATA, Layer, layers_of
-from bench.stability.layer_measure import GEMV, TPS, measure_layers
+from bench.stability.layer_measure import GEMV, measure_layers
 from bench.stability.measure import measure_row
 from bench.stability.subject import (
     COMPUTES,
@@ -51,7 +51,7 @@ from collectives.registry import ALGORITHMS, by_default
 from kernels.devices.device import DeviceError
 from wiretax.common.launched import launched_ranks
 from wiretax.common.program import on_ranks
-from wiretax.record.bits_record import SUFFIX, Bits, LayerBits, RowBits, compare_launch
+from wiretax.record.bits_record import SUFFIX, TPS, Bits, LayerBits, RowBits, compare_launch
 from wiretax.record.writing import write_whole
 
 KNOWN = {

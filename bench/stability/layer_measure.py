@@ -21,9 +21,8 @@ from collectives.communicator import Refusal
 from collectives.layers.fused import COLLECTIVE, contender_forms
 from collectives.operation import Algorithm, Unsupported, World
 from kernels.devices.compilers import side_by_side
-from wiretax.record.bits_record import BatchBits, Difference, LayerBits, TpBits
+from wiretax.record.bits_record import TPS, BatchBits, Difference, LayerBits, TpBits
 
-TPS = 1, 2, 4, 8
 GEMV = "gemv_allreduce"
 USUAL = "then_library", "then_auto", "fused", "fused_stable"
 

@@ -15,8 +15,9 @@ from wiretax.record.schema import NotNegative
 
 SCHEMA, SUFFIX = 1, ".bits.json"
 ACCEPTED_BITS, ACCEPTED_NOTE = "bits", "accepted: "  # the folder of `accept`, and its reason
-COMPARABLE = "collective", "device", "seed", "data"  # equal in both records
-OF_ONE_WORLD = "ranks", "hosts"  # too, but for layers alone: each has results at several of them
+COMPARABLE = "collective", "seed", "data"  # equal in both records
+# Too, but for layers alone: each has results at several of them, and fused_stable the same on all.
+OF_ONE_WORLD = "device", "ranks", "hosts"
 MOST_BYTES = 20_000_000
 TPS = 1, 2, 4, 8  # ranks that share a layer; a launch has those that it has ranks for
 Count = Annotated[int, msgspec.Meta(ge=0, lt=10**18)]

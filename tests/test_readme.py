@@ -12,7 +12,7 @@ import pytest
 
 from reports.__main__ import COMMANDS
 from reports.tables.table import render
-from tests import figures_table
+from tests import figures_table, stable_table
 from tests.launch import ROOT, end_of
 from tests.reports.synthetic_run import write_run
 from tests.test_locks import PROJECT
@@ -66,6 +66,11 @@ def test_the_page_of_commands_has_the_current_options(help_texts):
 def test_the_table_of_figures_is_that_of_the_schema():
     page = figures_table.PAGE.read_text()
     assert figures_table.with_table(page) == page, "write it anew: python -m tests.figures_table"
+
+
+def test_the_prices_of_stable_bits_are_those_of_the_archived_runs():
+    page = stable_table.PAGE.read_text()
+    assert stable_table.with_table(page) == page, "write it anew: python -m tests.stable_table"
 
 
 def test_the_table_has_the_current_columns(tmp_path):

@@ -232,8 +232,7 @@ def comparisons_of(
     for rank in late:
         yield "run", subject.performed(plain.size, late=rank).reshape(plain.shape), plain
     yield "ranks", plain, world.communicator.broadcast(plain)
-    if rows < room.layer.hidden:
-        yield "place", plain[:, rows:], plain[:, :-rows]
+    yield "place", plain[:, rows:], plain[:, :-rows]
     if number:
         for token in (0, -1):
             yield "batch", plain[token], alone[0]

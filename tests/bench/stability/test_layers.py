@@ -9,11 +9,10 @@ import msgspec
 import pytest
 
 from bench.bits import main
-from bench.stability.layer_measure import TPS
 from collectives.models import LAYERS
 from tests import fake_gpu
 from tests.bench.launches import launch
-from wiretax.record.bits_record import Bits
+from wiretax.record.bits_record import TPS, Bits
 
 UNSTABLE = Path(__file__).with_name("unstable.py")
 MODEL = "--model llama-3.2-1b --scale 1/64 --quiet"

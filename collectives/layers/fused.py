@@ -25,6 +25,7 @@ from kernels.devices.device import Arguments
 from kernels.devices.layout import Shared
 
 LEAVES = 8  # of a sum with the same bits on all numbers of ranks: see leaves.h
+GROUP_THREADS = 32  # of a GPU, that compute a tile there
 EPSILON = 1e-5
 WEIGHTS = {name: DATATYPES[name] for name in ("float16", "bfloat16", "int8")}
 COLLECTIVE = {
@@ -195,6 +196,11 @@ def gemv_stable(world: World, case: GemvCase, fused: bool = False) -> Bound:
     world = world.node or world
     if refused := uneven_leaves(world):
         return refused
+    if not world.device.is_cpu and world.device.threads % GROUP_THREADS:
+        return Unsupported(
+            f"a block of {world.device.threads} threads does not consist of groups of "
+            f"{GROUP_THREADS}, which sum in the stable order"
+        )
     parts_bytes = 4 * case.count
     if fused and world.ranks * parts_bytes > world.mapped.half_bytes:
         return Unsupported(

@@ -300,6 +300,7 @@ class Device(Protocol):
     sharing: tuple[str, ...]  # the modes in which peers can reach its memory, best first
     is_cpu: bool  # a peer's memory is as near as the rank's own, and ranks share a clock
     sharers: int = 1  # ranks on it
+    threads: int = 1  # that a block has at most
     over_xgmi: Collection[str] = ()  # bus ids of peers without a PCIe link, as the kernel says
     may_flush_hdp: bool = False  # a peer's host data path may have to be flushed
     flushes_hdp: bool = False  # builds from now on flush peers' host data paths before a flag

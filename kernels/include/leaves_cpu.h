@@ -103,9 +103,8 @@ struct LeafSums {
     };
     const auto finish = [&] INLINED {
       UNROLLED
-      for (int t = 0; t < T; ++t)
-        UNROLLED
-        for (int r = 0; r < R; ++r) sums[token + t][leaf][row + r] = sum_of_chains(chains[t][r]);
+      for (int t = 0; t < T; ++t) UNROLLED
+      for (int r = 0; r < R; ++r) sums[token + t][leaf][row + r] = sum_of_chains(chains[t][r]);
     };
     add(0, Count<N>{}, true);
     if (!LONGER) return finish();
@@ -134,7 +133,7 @@ DEVICE void compute_tile_on_cpu(const Gemv& g, const char* rows, pack (&tile_sum
   for (int t = 0; t < WT_TOKENS; ++t) {
     floats of_leaves[OWN_LEAVES];
     for (int leaf = 0; leaf < OWN_LEAVES; ++leaf) of_leaves[leaf] = sum_of_halves(sums[t][leaf]);
-    tile_sums[t] = of_rows(sum_of_tree(of_leaves));
+    tile_sums[t] = of_rows<OWN_LEAVES>(sum_of_tree(of_leaves));
   }
 }
 }  // namespace

@@ -15,8 +15,9 @@ constexpr int REGISTERS = 1;
 #endif
 #if defined(__AVX512F__) && WT_MOST_VECTOR_BYTES == 64
 #define VECTOR_BYTES 64
-#define WORD_NUMBERS(_) \
-  _(0), _(1), _(2), _(3), _(4), _(5), _(6), _(7), _(8), _(9), _(10), _(11), _(12), _(13), _(14), _(15)
+#define WORD_NUMBERS(_)                                                                          \
+  _(0), _(1), _(2), _(3), _(4), _(5), _(6), _(7), _(8), _(9), _(10), _(11), _(12), _(13), _(14), \
+      _(15)
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
 #define WORD_NUMBERS(_) _(0), _(1), _(2), _(3), _(4), _(5), _(6), _(7)
@@ -174,25 +175,6 @@ DEVICE bool is_aligned(const char*) { return true; }  // packs may begin anywher
 DEVICE pack load_aligned_pack(const char* buffer, unsigned i) {
   return {{(words)((const any_words*)buffer)[i]}};
 }
-// The first `count` words of a pack; the others are zeros. Touches no memory behind them.
-DEVICE pack load_words(const char* from, int count) {
-  struct Bytes {
-    char of[VECTOR_BYTES];
-  };
-  words x;
-#if defined(__AVX512F__)
-  asm("vmovdqu32 %1, %0%{%2%}%{z%}"
-      : "=v"(x)
-      : "m"(*(const Bytes*)from), "Yk"((unsigned short)((1u << count) - 1)));
-#elif defined(__AVX2__)
-#define ITSELF(i) i
-  const ints numbers = {WORD_NUMBERS(ITSELF)};
-  asm("vpmaskmovd %1, %2, %0" : "=x"(x) : "m"(*(const Bytes*)from), "x"(numbers < count));
-#else
-  return load_pieces<unsigned>(from, count);
-#endif
-  return {{x}};
-}
 // A streaming store at an address that is not aligned would fault.
 DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, Stores stores = CACHED) {
   if (stores == STREAMED && (u64)buffer % VECTOR_BYTES == 0)
@@ -306,9 +288,8 @@ DEVICE floats rounded_product(floats a, floats b) {
 template <int N>
 DEVICE floats sum_of_chains(floats (&chains)[N]) {
   UNROLLED
-  for (int n = N / 2; n > 0; n /= 2)
-    UNROLLED
-    for (int i = 0; i < n; ++i) chains[i] += chains[i + n];
+  for (int n = N / 2; n > 0; n /= 2) UNROLLED
+  for (int i = 0; i < n; ++i) chains[i] += chains[i + n];
   return chains[0];
 }
 // Registers of fp32 from memory, for leaves.h.
@@ -368,4 +349,7 @@ struct BlockMemory {
   floats of[N * 4 / VECTOR_BYTES];
   DEVICE floats* at() { return of; }
 };
-DEVICE pack of_rows(floats sums) { return {{reinterpret<words>(sums)}}; }
+template <int>
+DEVICE pack of_rows(floats sums) {
+  return {{reinterpret<words>(sums)}};
+}

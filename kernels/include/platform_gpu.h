@@ -97,10 +97,9 @@ DEVICE pack sums_over_lanes(floats (&rows)[REGISTERS]) {
   for (int i = 0; i < REGISTERS; ++i) p.r[i] = reinterpret<words>(rows[i]);
   return p;
 }
-DEVICE pack load_words(const char* from, int count) { return load_pieces<u64>(from, count / 2); }
 constexpr int VECTOR_REGISTERS = 0;  // of a CPU: see leaves_cpu.h
-// For leaves.h: of the chains of a row, of which eight threads hold eight each. First halves that lie
-// in different threads: each step hands over half of the chains. Then those of one thread.
+// For leaves.h: of the chains of a row, of which eight threads hold eight each. First halves that
+// lie in different threads: each step hands over half of the chains. Then those of one thread.
 DEVICE float sum_of_chains(float (&chains)[8]) {
   for (int distance = 4; distance > 0; distance /= 2) {
     const bool is_upper = thread_in_block() & distance;
@@ -114,8 +113,11 @@ DEVICE float sum_of_chains(float (&chains)[8]) {
   return sum;
 }
 DEVICE float sum_of_halves(float (&rows)[1]) { return rows[0]; }
-// The sums of four rows, each of eight threads, in the first thread.
+// The sums of four rows, in the first thread. Of a row eight threads have a leaf each, and add
+// neighbours.
+template <int LEAVES>
 DEVICE pack of_rows(float sum) {
+  for (int distance = 1; distance < LEAVES; distance *= 2) sum += shuffle_xor(sum, distance);
   pack p;
   for (int i = 0; i < REGISTERS; ++i)
     p.r[i] = reinterpret<words>(i ? shuffle_xor(sum, 8 * i) : sum);

@@ -65,6 +65,7 @@ STREAMLESS = {
     "allreduce_one_shot_sentinel",
     "allreduce_copy_engine",
     "gemv_allreduce",
+    "gemv_allreduce_stable",
 }
 
 
@@ -124,6 +125,7 @@ WRITE_BACK = (
     "allreduce_rmsnorm_stable",
     "experts/alltoall_routed",
     "gemv_allreduce",
+    "gemv_allreduce_stable",
 )
 BY_SLAB_ALONE = [stem for stem in COLLECTIVES if stem not in WRITE_BACK]
 
@@ -174,6 +176,7 @@ def macros(words: str, *wide: tuple[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 GEMV, QUANTIZED = "gemv_allreduce", "allreduce_two_shot_quantized"
+STABLE = "gemv_allreduce_stable"
 QUANTIZED_ONCE = "allreduce_one_shot_quantized"
 TYPES = (
     "WT_ELEMENT=Float8_e4m3 WT_REDOP=Sum",
@@ -187,6 +190,7 @@ TYPES = (
 )
 FORMATS = [
     (GEMV, macros("WT_WEIGHT=Int8 WT_TOKENS=8", *WIDE)),
+    (STABLE, macros("WT_WEIGHT=Int8 WT_TOKENS=8 WT_ELEMENT=Float32 WT_WORLD=1")),
     (QUANTIZED, macros("WT_WIRE_BITS=6", *WIDE)),
     (QUANTIZED_ONCE, macros("WT_WIRE_BITS=6", *WIDE)),
     (QUANTIZED, macros("WT_WIRE_BITS=4")),
@@ -195,13 +199,15 @@ FORMATS = [
     (QUANTIZED_ONCE, macros("WT_WIRE_BITS=4 WT_ELEMENT=Float16 WT_WORLD=3")),
     (GEMV, macros("WT_WEIGHT=Bfloat16 WT_TOKENS=8")),
     (GEMV, macros("WT_WEIGHT=Int8 WT_TOKENS=5 WT_ELEMENT=Float16")),
+    (STABLE, macros("WT_WEIGHT=Bfloat16 WT_TOKENS=4 WT_ELEMENT=Float32 WT_WORLD=1")),
+    (STABLE, macros("WT_TOKENS=2 WT_ELEMENT=Float16")),
 ]
 TYPED = [
     (stem, macros(words))
     for stem in ("allreduce_two_shot", "reduce_scatter", "allgather", "link_probe")
     for words in TYPES
 ]
-VARIANTS = [*FORMATS[:4], *TYPED[:2], *FORMATS[4:], *TYPED[2:]]
+VARIANTS = [*FORMATS[:5], *TYPED[:2], *FORMATS[5:], *TYPED[2:]]
 
 
 STREAMING = {
@@ -215,7 +221,7 @@ STREAMING = {
     ("variant", "architecture"),
     [
         *product([(stem, WIDE) for stem in COLLECTIVES], ARCHITECTURES),
-        *few(product(VARIANTS, ("sm_90", "gfx1201")), 10),
+        *few(product(VARIANTS, ("sm_90", "gfx1201")), 12),
     ],
     ids=str,
 )

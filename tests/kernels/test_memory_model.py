@@ -309,6 +309,7 @@ NOT_MODELLED = {
     "include/sync.h": "it defines both",
     "allreduce_copy_engine.cu": "a stream orders a copy and the kernel behind it",
     "gemv_allreduce.cu": "each launch meets once, as a push of one chunk does",
+    "gemv_allreduce_stable.cu": "as gemv_allreduce.cu",
     "sendrecv.cu": "one sender and one receiver, which wait as a ring's neighbours do",
     "link.cu": "it measures, between meetings",
     "link_probe.cu": "it measures, between meetings",

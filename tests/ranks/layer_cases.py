@@ -118,7 +118,13 @@ def norm_item(
 
 
 def gemv_item(
-    bed: LocalRanks, name: str, datatype: Datatype, tokens: int, hidden: int, inner: int
+    bed: LocalRanks,
+    name: str,
+    datatype: Datatype,
+    tokens: int,
+    hidden: int,
+    inner: int,
+    form: str = "fused",
 ) -> None:
     """A matrix of +1 and -1 times a few tokens, and the all-reduce."""
     size, count = datatype.size_bytes, tokens * hidden
@@ -142,4 +148,4 @@ def gemv_item(
             Segments(case.receive, hidden * size, datatype.encode(results)),
         )
 
-    bed.add(name, cases, FUSED["gemv_allreduce"]["fused"].bind, contents)
+    bed.add(name, cases, FUSED["gemv_allreduce"][form].bind, contents)

@@ -59,6 +59,7 @@ from kernels.devices.device import (
     Watch,
 )
 from tests.ranks.layer_cases import LocalRanks, gemv_item, norm_item, routed_item
+from tests.ranks.stable_layer import LEAVES, drawn_item
 
 SMALL_CHUNKS = Build(chunk_bytes=4 << 10)
 LAUNCHES = 6  # of each item
@@ -288,6 +289,8 @@ def fused_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     if wanted(name := "gemv_allreduce"):
         hidden, inner = (bed.draw.choice([64, 320]) for _ in range(2))
         gemv_item(bed, name, datatype, 1 + bed.seed % 8, hidden, inner)
+    if wanted(name := "gemv_allreduce stable") and LEAVES % bed.ranks == 0:
+        drawn_item(bed, name, datatype)
 
 
 def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
@@ -445,33 +448,36 @@ def actions_of(bed: Bed, rank: int, order: list[str]) -> list[Action]:
     return actions
 
 
+def run_in_threads(bed: Bed, order: list[str]) -> None:
+    """Launches these items on every rank of a CPU, in this order, and waits for their end."""
+
+    def run(rank: int, world: World) -> None:
+        actions, idle = actions_of(bed, rank, order), nothing(world)
+        world.device.run(actions, idle, Counts(1, 0), world.watch)
+
+    threads = [threading.Thread(target=run, args=numbered) for numbered in enumerate(bed.worlds)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def main(ranks: int, seed: int, plant: str, names: list[str]) -> None:
     FLAGS[FLAGS.index("-O3")] = (
         "-Og"  # compiles in a sixth of the time, and reports name the right lines
     )
-    device = ExactDevice()
-    bed = open_bed([device] * ranks, seed, plant)
-    watches = [world.watch for world in bed.worlds]
+    bed = open_bed([ExactDevice()] * ranks, seed, plant)
     for make in (plain_items, routed_items, fused_items, link_items):
         make(bed, lambda name: not names or any(name.startswith(prefix) for prefix in names))
     order = bed.draw.sample(
         [name for name in bed.items for _ in range(LAUNCHES)], LAUNCHES * len(bed.items)
     )
-
-    def run(rank: int, watch: Watch) -> None:
-        actions, idle = actions_of(bed, rank, order), nothing(bed.worlds[rank])
-        device.run(actions, idle, Counts(1, 0), watch)
-
-    threads = [threading.Thread(target=run, args=numbered) for numbered in enumerate(watches)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(bed, order)
     report = {
         "items": len(bed.items),
         "launches": len(order),
         "wrong": {name: wrong for name in bed.items if (wrong := bed.wrong_elements(name))},
-        "timed_out": any(watch.timed_out for watch in watches),
+        "timed_out": any(world.watch.timed_out for world in bed.worlds),
     }
     print(json.dumps(report))
 

@@ -188,7 +188,8 @@ def add_gemvs(bed: OneRank) -> None:
     datatype = DATATYPES[("float32", "float16", "bfloat16")[bed.seed % 3]]
     for _ in range(5):
         hidden, inner = bed.draw.choice([64, 320, 2048]), bed.draw.choice([64, 128, 320])
-        gemv_item(bed, "gemv", datatype, 1 + bed.seed % 8, hidden, inner)
+        form = bed.draw.choice(["fused", STABLE] if LEAVES % bed.ranks == 0 else ["fused"])
+        gemv_item(bed, "gemv", datatype, 1 + bed.seed % 8, hidden, inner, form)
 
 
 LAYERS = {"routed": add_routed, "allreduce_rmsnorm": add_norms, "gemv_allreduce": add_gemvs}

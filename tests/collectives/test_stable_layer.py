@@ -123,7 +123,7 @@ PART, SUBTREE = (
 )
 COLUMNS = f"columns = g.inner / OWN_LEAVES, {FIRST}"
 PERIOD = "add(column, Count<N>{}, false);"
-SCALED, ROUNDED = "reinterpret<floats>(sums.r[j]) *", "rounded_to_bfloat16({}) & 0xffff0000u"
+SCALED, ROUNDED = "reinterpret<floats>(sums.r[j])", "rounded_to_bfloat16({}) & 0xffff0000u"
 SCALE = "reinterpret<floats>(load_aligned_pack(g.row_scales + row * 4, 0).r[j]);"
 HALF = Layer(
     datatype=DATATYPES["float16"],
@@ -196,7 +196,7 @@ PLANTED = {
     "rounded before the scale of a row": (
         2,
         INT8,
-        [changes(SCALED, rounded(SCALED[:-2]) + " *")],
+        [changes(f"rounded_product({SCALED},", f"rounded_product({rounded(SCALED)},")],
     ),
     "each part scaled": (
         2,

@@ -173,7 +173,7 @@ def main(device: str, *threads: str) -> None:
     world, _ = connect(30.0, device)
     found: dict[str, list[str]] = {name: [] for name in TYPES}
     for name, number in product(TYPES, threads):
-        world.device.threads = int(number)  # type: ignore[attr-defined]
+        world.device.threads = int(number)
         for from_sums, shift in ((False, 0), (False, 1), (True, 0)):
             [arrays] = results([world], drawn(name), from_sums, shift)
             found[name].append(digest(arrays))

@@ -9,9 +9,9 @@
 // Neighbouring leaves are added in a binary tree, of which a rank has a subtree with the leaves of
 // its own columns. The rest of the tree adds what the ranks exchange, in fp32. The sum is scaled by
 // its row (int8), and rounded to WT_ELEMENT, once.
-// A product of 16-bit elements or int8 has at most 22 bits: fp32 holds it, unless bf16 leaves its
-// range, and fused with its addition or not it has the same bits. A product with fp32 activations
-// is rounded before it is added, everywhere: `rounded_product`.
+// A product is rounded to fp32 before it is added, on every machine. That of two fp16 elements, or
+// of int8 and fp16, has at most 22 bits and is within fp32's range, so it needs no rounding: there a
+// compiler may fuse multiplication and addition.
 #pragma once
 #define WT_MOST_VECTOR_BYTES 32  // a sum over the lanes of wider vectors takes longer
 #include "gemv.h"
@@ -20,8 +20,15 @@ constexpr int LEAVES = 8, CHAINS = 64;
 constexpr int OWN_LEAVES = LEAVES / WT_WORLD;
 static_assert(OWN_LEAVES * WT_WORLD == LEAVES, "a rank has a subtree: 1, 2, 4 or 8 ranks");
 
+template <class Weight, class Vector>
+constexpr bool IS_EXACT = false;
+template <>
+constexpr bool IS_EXACT<Float16, Float16> = true;
+template <>
+constexpr bool IS_EXACT<Int8, Float16> = true;
+
 DEVICE floats plus_product(floats sum, floats w, floats x) {
-  return ELEMENT_BYTES == 4 ? sum + rounded_product(w, x) : sum + w * x;
+  return sum + (IS_EXACT<WT_WEIGHT, Element> ? w * x : rounded_product(w, x));
 }
 
 // Adds neighbours, then their sums, until one is left, in the first.

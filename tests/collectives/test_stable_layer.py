@@ -114,6 +114,19 @@ def test_neither_vectors_nor_fused_additions_nor_the_compiler_change_bits(name, 
     assert not any(wrong_of(2, layers(turns)))
 
 
+@pytest.mark.parametrize("exponent", [-70, 62])
+def test_products_outside_of_fp32_have_the_same_bits(exponent):
+    """A product in bf16 may overflow fp32, or be too small for all of its bits."""
+    layer = Layer(
+        datatype=DATATYPES["bfloat16"],
+        weight_type=WEIGHTS["bfloat16"],
+        tokens=2,
+        columns=LEAVES * 72,
+        exponent=exponent,
+    )
+    assert not any(wrong_of(2, [layer]))
+
+
 LEAVES_H, LEAVES_CPU = "kernels/include/leaves.h", "kernels/include/leaves_cpu.h"
 NODE = "sums[i] = sums[2 * i] + sums[2 * i + 1];"
 LEAF, FIRST = "of_leaves[leaf] =", "first = leaf * columns;"
@@ -256,8 +269,8 @@ def test_nothing_is_noticed_in_the_unchanged_kernel(ranks):
 @pytest.mark.skipif("fma" not in Path("/proc/cpuinfo").read_text(), reason="a CPU without FMA")
 @pytest.mark.parametrize("element", TYPES)
 def test_only_fp32_activations_need_a_product_that_is_rounded_by_itself(element, tmp_path):
-    """A product of 16-bit elements is exact in fp32."""
-    plain = Patch(LEAVES_H, "sum + rounded_product(w, x)", "sum + w * x")
+    """A product of fp16 elements is exact in fp32, and one of bf16 within fp32's range."""
+    plain = Patch(LEAVES_H, "IS_EXACT = false", "IS_EXACT = true")
     layer = Layer(
         datatype=DATATYPES[element],
         weight_type=WEIGHTS["float16"],

@@ -52,6 +52,7 @@ class Layer:
     copies: int = 1
     gap: int = 0  # elements between two tokens' activations
     seed: int = 0
+    exponent: int = 0  # of 2, by which all elements are multiplied
     matrix: Array = field(init=False)  # stored, (copies, hidden, columns)
     activations: Array = field(init=False)  # stored, (tokens, columns)
     scales: Array = field(init=False)  # of rows, float32
@@ -74,8 +75,8 @@ class Layer:
         vectors = draw.normal(size=(self.tokens, self.columns))
         vectors[:, half:] = vectors[:, half - 1 :: -1]
         vectors *= 10.0 ** draw.integers(-2, 2, (self.tokens, 1))
-        self.matrix = self.weight_type.encode(values)
-        self.activations = self.datatype.encode(vectors)
+        self.matrix = self.weight_type.encode(values * 2.0**self.exponent)
+        self.activations = self.datatype.encode(vectors * 2.0**self.exponent)
         self.scales = draw.lognormal(-4, 2, self.hidden).astype(np.float32)
 
     @cached_property

@@ -10,8 +10,8 @@
 // its own columns. The rest of the tree adds what the ranks exchange, in fp32. The sum is scaled by
 // its row (int8), and rounded to WT_ELEMENT, once.
 // A product is rounded to fp32 before it is added, on every machine. That of two fp16 elements, or
-// of int8 and fp16, has at most 22 bits and is within fp32's range, so it needs no rounding: there a
-// compiler may fuse multiplication and addition.
+// of int8 and fp16, has at most 22 bits and is within fp32's range, so it needs no rounding: there
+// a compiler may fuse multiplication and addition.
 #pragma once
 #define WT_MOST_VECTOR_BYTES 32  // a sum over the lanes of wider vectors takes longer
 #include "gemv.h"
@@ -90,8 +90,8 @@ struct Leaves {
     const pack scales = load_aligned_pack(g.row_scales + row * 4, 0);
     for (int j = 0; j < REGISTERS; ++j)
       // Rounded to fp32 before it is to fp16: AMD's compiler would use one instruction for both.
-      sums.r[j] = reinterpret<words>(rounded_product(reinterpret<floats>(sums.r[j]),
-                                                     reinterpret<floats>(scales.r[j])));
+      sums.r[j] = reinterpret<words>(
+          rounded_product(reinterpret<floats>(sums.r[j]), reinterpret<floats>(scales.r[j])));
     return sums;
   }
 };

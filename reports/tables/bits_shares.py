@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from reports.tables.sentences import counted
-from wiretax.record.bits_record import INVARIANCES, Difference, Form
+from wiretax.record.bits_record import INVARIANCES, Difference, SubjectBits
 
 
-def changes(row: Form) -> tuple[str, ...]:
+def changes(row: SubjectBits) -> tuple[str, ...]:
     """What changes the bits of a row, by the names of INVARIANCES."""
     return tuple(
         name for name, sizes in row.differences.items() if any(each.differ for each in sizes)
     )
 
 
-def steady_in(rows: Sequence[Form]) -> list[str]:
+def steady_in(rows: Sequence[SubjectBits]) -> list[str]:
     """What was compared and changes the bits of no row, and in how many rows, if not in all."""
     times = Counter(name for row in rows for name in row.differences)
     return [
@@ -25,7 +25,7 @@ def steady_in(rows: Sequence[Form]) -> list[str]:
     ]
 
 
-def changing_in(rows: Sequence[Form]) -> list[str]:
+def changing_in(rows: Sequence[SubjectBits]) -> list[str]:
     """What changes the bits of some row."""
     return [name for name in INVARIANCES if any(name in changes(row) for row in rows)]
 

@@ -79,7 +79,7 @@ def headline(record: Bits) -> str:
         )
     if record.measured_layers:
         said.append(layers_headline(record.measured_layers))
-    if failed := [form.name for form in record.failed]:
+    if failed := [row.name for row in record.failed]:
         said.append(f"{some(failed)} failed")
     return f"bits: {'; '.join(said)}"
 
@@ -135,12 +135,12 @@ def text(record: Bits) -> str:
         (HEAD, record.measured, texts_of(groups_of(record.measured))),
         (LAYERS_HEAD, record.measured_layers, texts_of_layers(record.measured_layers)),
     )
-    for part_head, forms, rows in parts:
+    for part_head, rows, texts in parts:
         if rows:
-            head += [part_head, f"same in every row: {', '.join(steady_in(forms)) or '-'}"]
-            tables.append(("", plain_table(rows[0], rows[:MOST_ROWS])))
-        if len(rows) > MOST_ROWS:
-            more.append(f"{len(rows) - MOST_ROWS} more rows")
+            head += [part_head, f"same in every row: {', '.join(steady_in(rows)) or '-'}"]
+            tables.append(("", plain_table(texts[0], texts[:MOST_ROWS])))
+        if len(texts) > MOST_ROWS:
+            more.append(f"{len(texts) - MOST_ROWS} more rows")
 
     lines = lay_out([headline(record)], head, tables, []).splitlines()
     shown = that_fit([*more, *said_of(record), *record.notes], MOST_LINES - len(lines))

@@ -79,13 +79,13 @@ def rows_of_layers(layers: Sequence[LayerBits]) -> list[LayerRow]:
     rows = list[LayerRow]()
     for layer, compared in zip(layers, compared_in(layers), strict=True):
         texts = {
-            "algorithm": layer.form,
+            "algorithm": layer.label,
             "layer": layer.layer,
             "type": layer.datatype if are_types else type_text(layer),
             "model": layer.model,
         }
         texts |= {name: share_at(name, each) for name, each in compared.items()}
-        rows.append(LayerRow(texts, [layer.form], compared))
+        rows.append(LayerRow(texts, [layer.label], compared))
 
     for heading in ("layer", "type", "model", "algorithm"):
         rows = together(rows, heading)
@@ -141,7 +141,7 @@ def layers_found(layers: Sequence[LayerBits]) -> str:
     """Which forms keep their bits and which do not, in words."""
     by_tp, otherwise, unknown, same = list[str](), list[str](), list[str](), list[str]()
     tps = [ranks for ranks in tps_of(layers) if ranks > 1]
-    for form, own in grouped(layers, lambda layer: layer.form).items():
+    for form, own in grouped(layers, lambda layer: layer.label).items():
         changed = changing_in(own)
         if "tp" in changed:
             by_tp.append(form)
@@ -158,7 +158,7 @@ def layers_found(layers: Sequence[LayerBits]) -> str:
     elif same:
         said.append("no other number of ranks to compare with")
     if by_tp:
-        moved = (layer for layer in layers if layer.form in by_tp)
+        moved = (layer for layer in layers if layer.label in by_tp)
         causes = causes_text(cause for layer in moved for tp in layer.tps for cause in tp.causes)
         said.append(f"those of {some(by_tp)} change" + (f" ({causes})" if causes else ""))
     if otherwise:
@@ -223,7 +223,7 @@ def names_of(own: Sequence[LayerBits], every: "Counter[str]") -> str:
 def labels(layer: LayerBits) -> list[str]:
     """What a layer can be called with others, and last alone."""
     kind = f" ({layer.datatype})"
-    return [layer.form, layer.form + kind, layer.name, layer.name + kind]
+    return [layer.label, layer.label + kind, layer.name, layer.name + kind]
 
 
 def order_text(layer: LayerBits) -> str:

@@ -10,7 +10,14 @@ from reports.tables.bits_table import HEAD, groups_of, headline, moved_in, sente
 from reports.tables.layer_bits_table import LAYERS_HEAD, rows_of_layers, sentences_of_layers
 from reports.verdicts.bits_checks import Check
 from wiretax.common.program import REPORTS, RUN, on_ranks
-from wiretax.record.bits_record import INVARIANCES, Bits, Difference, Form, LayerBits, RowBits
+from wiretax.record.bits_record import (
+    INVARIANCES,
+    Bits,
+    Difference,
+    LayerBits,
+    RowBits,
+    SubjectBits,
+)
 
 ACCEPT = f'{RUN}{REPORTS} accept --baseline BASELINES --current RECORD --reason "..."'
 
@@ -39,7 +46,7 @@ def page_of(
         word = f"{len(moved)} of {len(rows) + len(layers)} rows change their bits"
     elif not checks:
         word = "The same bits"
-    compared_in = {name for form in record.forms for name in form.differences}
+    compared_in = {name for row in record.every_row for name in row.differences}
     role = "steady"
     if failed:
         role = "worse"
@@ -66,7 +73,7 @@ def page_of(
     if baseline:
         facts.append(f"Baseline: {baseline.run_id}, Wiretax {baseline.version}.")
     if moved:  # of which the headline names the first
-        facts.append(f"Changed: {', '.join(dict.fromkeys(row.form for row in moved))}.")
+        facts.append(f"Changed: {', '.join(dict.fromkeys(row.label for row in moved))}.")
     facts.append(f"{record.run_id}, Wiretax {record.version}, machine {record.machine_id}.")
     banner = Banner(word, f"{sentence}.", facts, role)
     return Page(line, banner, sections, {"command": command})
@@ -92,8 +99,8 @@ def of_layers(layers: Sequence[LayerBits]) -> Section:
     )
 
 
-def head_of(head: str, forms: Sequence[Form]) -> list[str]:
-    same = ", ".join(steady_in(forms)) or "-"
+def head_of(head: str, rows: Sequence[SubjectBits]) -> list[str]:
+    same = ", ".join(steady_in(rows)) or "-"
     return [f"Same in every row: {same}.", f"{head[0].upper()}{head[1:]}."]
 
 

@@ -80,8 +80,8 @@ def bits(arguments: argparse.Namespace) -> int:
     records = [read_bits(newest(path)) for path in arguments.records]
     record, notes = with_all_rows(records), list[str]()
     checks = [
-        Check(form.name, "failure", True, f"{form.name} ({form.datatype}) failed: {form.failure}")
-        for form in record.failed
+        Check(row.name, "failure", True, f"{row.name} ({row.datatype}) failed: {row.failure}")
+        for row in record.failed
     ]
     for name in arguments.require:
         checks += required_in(record, name)
@@ -174,7 +174,7 @@ def baseline_for(records: Sequence[Bits], path: Path) -> Bits:
     In this order: one that measured the same, on the same machine, that `accept` stored, that is
     none of these records, at as many ranks, and the newest. Raises ResultError, Incomparable if
     even the best measured something else."""
-    record, own = records[0], {each.run_id: each.forms for each in records}
+    record, own = records[0], {each.run_id: each.every_row for each in records}
     files = [path]
     if path.is_dir():
         files = [*path.glob(f"*{SUFFIX}"), *path.glob(f"{ACCEPTED_BITS}/*{SUFFIX}")]
@@ -197,7 +197,7 @@ def baseline_for(records: Sequence[Bits], path: Path) -> Bits:
     if record.shapes and baseline.shapes and not record.shapes & baseline.shapes:
         here, there = (some(sorted(each.shapes)) for each in (baseline, record))
         raise Incomparable(f"not comparable: layers: {here} in {path}, {there} in this record")
-    if baseline.forms == own.get(baseline.run_id):
+    if baseline.every_row == own.get(baseline.run_id):
         raise ResultError(f"{baseline.run_id} is the record and the baseline: keep another")
 
     return baseline
@@ -210,25 +210,23 @@ def reasons_of(record: Bits) -> list[str]:
 
 def against(record: Bits, baseline: Bits) -> tuple[list[Check], list[str]]:
     """Each row of the baseline, of several records against several, and notes on what it lacks."""
-    checks, forms = list[Check](), grouped(record.forms, attrgetter("key"))
+    checks, rows = list[Check](), grouped(record.every_row, attrgetter("key"))
     for row in baseline.measured:
         none: list[Any] = [msgspec.structs.replace(row, sizes=[])]
-        checks += [compared(row, now) for now in forms.get(row.key, none)]
+        checks += [compared(row, now) for now in rows.get(row.key, none)]
     for layer in baseline.measured_layers:
         none = [msgspec.structs.replace(layer, tps=[])]
-        checks += [
-            each for now in forms.get(layer.key, none) for each in layer_compared(layer, now)
-        ]
+        checks += [each for now in rows.get(layer.key, none) for each in layer_compared(layer, now)]
 
     known, new, at_one, notes = baseline.results, list[str](), set[int](), list[str]()
-    for form in record.forms:
-        for place in form.results:
-            if (form.key, place) in known:
+    for own in record.every_row:
+        for place in own.results:
+            if (own.key, place) in known:
                 continue
-            if isinstance(place, tuple) and (form.key, (1, place[1])) in known:
+            if isinstance(place, tuple) and (own.key, (1, place[1])) in known:
                 at_one.add(place[0])
             else:
-                new.append(form.name)
+                new.append(own.name)
     if at_one:
         tps = ", ".join(map(str, sorted(at_one)))
         notes.append(f"the baseline lacks TP {tps}: compared with its TP 1")

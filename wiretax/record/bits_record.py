@@ -120,7 +120,7 @@ class BatchBits(msgspec.Struct, kw_only=True):
     chosen: str | None = None
 
 
-class Form(msgspec.Struct, kw_only=True):
+class SubjectBits(msgspec.Struct, kw_only=True):
     """An algorithm in a variant and a datatype. `setting`: the variables that set its library.
     `reason`: why it stopped or has no results."""
 
@@ -139,7 +139,7 @@ class Form(msgspec.Struct, kw_only=True):
         return self.algorithm, self.variant, self.datatype, stem, self.setting
 
     @property
-    def form(self) -> str:
+    def label(self) -> str:
         """The library with its version, or the algorithm with a variant other than copied, and the
         setting."""
         variant = "" if self.variant in ("copied", "plain") else self.variant
@@ -148,7 +148,7 @@ class Form(msgspec.Struct, kw_only=True):
     @property
     def name(self) -> str:
         """What a reader calls the row."""
-        return self.form
+        return self.label
 
     @property
     def results(self) -> Mapping[Any, SizeBits | BatchBits]:
@@ -171,9 +171,9 @@ class Form(msgspec.Struct, kw_only=True):
         return self.reason if self.results else None
 
 
-class RowBits(Form, kw_only=True):
-    """A form of a collective at some sizes. `errors` is by the data's signs: `positive` sums do not
-    cancel, `signed` ones do."""
+class RowBits(SubjectBits, kw_only=True):
+    """A collective's algorithm at some sizes. `errors` is by the data's signs: `positive` sums do
+    not cancel, `signed` ones do."""
 
     sizes: list[SizeBits]
     thresholds: list[Threshold] = []
@@ -205,8 +205,8 @@ class TpBits(msgspec.Struct, kw_only=True):
     reason: str | None = None
 
 
-class LayerBits(Form, kw_only=True):
-    """A row-parallel layer in one form, at several numbers of ranks. `inner`: the columns of all
+class LayerBits(SubjectBits, kw_only=True):
+    """A row-parallel layer, at several numbers of ranks. `inner`: the columns of all
     ranks, each with `hidden` rows."""
 
     layer: Name
@@ -223,7 +223,7 @@ class LayerBits(Form, kw_only=True):
 
     @property
     def name(self) -> str:
-        return f"{self.layer} {self.form}"
+        return f"{self.layer} {self.label}"
 
     @property
     def results(self) -> dict[tuple[int, int], BatchBits]:
@@ -264,7 +264,7 @@ class Bits(msgspec.Struct, kw_only=True):
     elapsed_s: NotNegative
 
     @property
-    def forms(self) -> list[RowBits | LayerBits]:
+    def every_row(self) -> list[RowBits | LayerBits]:
         """All rows, of the collective and of layers."""
         return [*self.rows, *self.layers]
 
@@ -272,9 +272,9 @@ class Bits(msgspec.Struct, kw_only=True):
     def results(self) -> dict[tuple[Any, Any], SizeBits | BatchBits]:
         """What has a digest, by the row's key and the place in the row."""
         return {
-            (form.key, place): result
-            for form in self.forms
-            for place, result in form.results.items()
+            (row.key, place): result
+            for row in self.every_row
+            for place, result in row.results.items()
         }
 
     @property
@@ -295,13 +295,13 @@ class Bits(msgspec.Struct, kw_only=True):
     @property
     def reasons(self) -> list[str]:
         """Why rows stopped or have no results."""
-        found = ((form.name, form.failure or form.reason) for form in self.forms)
+        found = ((row.name, row.failure or row.reason) for row in self.every_row)
         return [f"{name}: {reason}" for name, reason in found if reason]
 
     @property
     def failed(self) -> list[RowBits | LayerBits]:
         """The measured rows that stopped."""
-        return [form for form in self.forms if form.failure]
+        return [row for row in self.every_row if row.failure]
 
 
 def read_bits(path: Path) -> Bits:

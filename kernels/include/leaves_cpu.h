@@ -7,7 +7,9 @@ constexpr int REGISTERS_OF_EIGHT = EIGHT * 4 / (int)sizeof(floats);
 static_assert(REGISTERS_OF_EIGHT * sizeof(floats) == EIGHT * 4 || !ON_CPU, "leaves.h comes first");
 constexpr int EIGHTS_OF_PERIOD = CHAINS / EIGHT;
 // A processor fetches one line after another ahead by itself, and not those of several rows in
-// turn. From DRAM 512-byte rows take 0.4 times as long with lines fetched in the order of memory.
+// turn. From DRAM 512-byte rows take 0.4 times as long with lines fetched in the order of memory:
+// for short leaves so many bytes ahead, for longer ones a tile ahead, and into L2 alone. L1 has the
+// activations: rows of 28 KiB take 1.5 times as long if lines of the next ones displace these.
 constexpr long FETCHED_AHEAD = 4096;
 
 template <int N>
@@ -63,13 +65,19 @@ struct LeafSums {
     constexpr int FIT = VECTOR_REGISTERS / 2 / (HELD * TOKENS_AT_ONCE);
     constexpr int MOST = FIT < 2 ? 1 : FIT < 4 ? 2 : FIT < 8 ? 4 : 8;
     constexpr int ROWS_AT_ONCE = MOST < ROWS ? MOST : ROWS;
-    const char* next = rows + ROWS_AT_ONCE * g.inner * WEIGHT_BYTES + FETCHED_AHEAD;
-    for (int row = 0; row < ROWS; row += ROWS_AT_ONCE)
+    // Longer leaves of all rows of a tile in turn, so that the activations of one stay in L1.
+    constexpr int TOGETHER = LONGER ? ROWS : ROWS_AT_ONCE;
+    const char* next = rows + TOGETHER * g.inner * WEIGHT_BYTES + (LONGER ? 0 : FETCHED_AHEAD);
+    for (int first = 0; first < ROWS; first += TOGETHER)
       for (int leaf = 0; leaf < OWN_LEAVES; ++leaf) {
+        const auto add_rows = [&](int token, auto tokens) {
+          constexpr int T = decltype(tokens)::value;
+          for (int row = first; row < first + TOGETHER; row += ROWS_AT_ONCE)
+            add_leaf<N, LONGER, HELD, ROWS_AT_ONCE, T>(row, leaf, token, next);
+        };
         for (int t = 0; t + TOKENS_AT_ONCE <= WT_TOKENS; t += TOKENS_AT_ONCE)
-          add_leaf<N, LONGER, HELD, ROWS_AT_ONCE, TOKENS_AT_ONCE>(row, leaf, t, next);
-        if (WT_TOKENS % TOKENS_AT_ONCE)
-          add_leaf<N, LONGER, HELD, ROWS_AT_ONCE, 1>(row, leaf, WT_TOKENS - 1, next);
+          add_rows(t, Count<TOKENS_AT_ONCE>{});
+        if (WT_TOKENS % TOKENS_AT_ONCE) add_rows(WT_TOKENS - 1, Count<1>{});
       }
   }
   // One leaf, for R rows and T tokens, the first of which are `row` and `token`.
@@ -83,7 +91,7 @@ struct LeafSums {
     const auto add = [&](long column, auto registers, bool begins) INLINED {
       constexpr int COUNT = decltype(registers)::value;
       constexpr int BYTES = R * COUNT * EIGHT / REGISTERS_OF_EIGHT * WEIGHT_BYTES;
-      if (token == 0) prefetch(next, BYTES), next += BYTES;
+      if (token == 0) prefetch<false, LONGER>(next, BYTES), next += BYTES;
       UNROLLED
       for (int n = 0; n < COUNT; ++n) {
         floats x[T];

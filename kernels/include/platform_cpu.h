@@ -186,9 +186,9 @@ DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, Stores stores =
 // then takes 0.8 times as long from the lines of a far core, and as long as before from those of a
 // near one. Walking several pages does without.
 constexpr long PREFETCH_BYTES = WT_SEVERAL_PAGES ? 0 : 4096;
-template <bool FOR_STORES = false>
+template <bool FOR_STORES = false, bool IN_L2 = false>
 DEVICE void prefetch(const char* at, long bytes) {
-  for (long i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, FOR_STORES);
+  for (long i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, FOR_STORES, IN_L2 ? 2 : 3);
 }
 template <class T>
 DEVICE T load_as(const void* p) {

@@ -44,7 +44,7 @@ DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, Stores stores =
 
 // Its threads have enough loads under way, and its stores do not wait for lines.
 constexpr long PREFETCH_BYTES = 0;
-template <bool = false>
+template <bool = false, bool = false>
 DEVICE void prefetch(const char*, long) {}
 DEVICE bool copied_as_string(char*, const char*, long) { return false; }
 

@@ -26,6 +26,7 @@ from wiretax.record.bits_record import Bits, RowBits
 
 MOST_LINES = 24  # of a terminal with 25, whose last one names the file
 MOST_ROWS = 10
+LAYER_LINES, LAYER_ROWS = 40, 12  # layers, types and forms multiply, and each has its causes
 MOST_LETTERS = 48  # of the orders of a row
 HEAD = (
     "cells: the share of elements with other bits, as the mean over sizes, and the largest "
@@ -129,19 +130,23 @@ def table_of(record: Bits) -> list[dict[str, str]]:
 
 
 def text(record: Bits) -> str:
-    """The record in at most MOST_LINES lines, and why rows failed; ends with a newline."""
+    """The record in at most MOST_LINES lines, of layers in LAYER_LINES, and why rows failed; ends
+    with a newline."""
     head, tables, more = list[str](), [], list[str]()
     parts = (
         (HEAD, record.measured, texts_of(groups_of(record.measured))),
         (LAYERS_HEAD, record.measured_layers, texts_of_layers(record.measured_layers)),
     )
+    most_lines, most_rows = MOST_LINES, MOST_ROWS
+    if record.measured_layers:
+        most_lines, most_rows = LAYER_LINES, LAYER_ROWS
     for part_head, rows, texts in parts:
         if rows:
             head += [part_head, f"same in every row: {', '.join(steady_in(rows)) or '-'}"]
-            tables.append(("", plain_table(texts[0], texts[:MOST_ROWS])))
-        if len(texts) > MOST_ROWS:
-            more.append(f"{len(texts) - MOST_ROWS} more rows")
+            tables.append(("", plain_table(texts[0], texts[:most_rows])))
+        if len(texts) > most_rows:
+            more.append(f"{len(texts) - most_rows} more rows")
 
     lines = lay_out([headline(record)], head, tables, []).splitlines()
-    shown = that_fit([*more, *said_of(record), *record.notes], MOST_LINES - len(lines))
-    return "\n".join([*lines[:MOST_LINES], *wrapped([*record.reasons, *shown]), ""])
+    shown = that_fit([*more, *said_of(record), *record.notes], most_lines - len(lines))
+    return "\n".join([*lines[:most_lines], *wrapped([*record.reasons, *shown]), ""])

@@ -121,7 +121,12 @@ def together(rows: Sequence[LayerRow], heading: str) -> list[LayerRow]:
 
 
 def texts_of_layers(layers: Sequence[LayerBits]) -> list[dict[str, str]]:
-    return [row.texts for row in rows_of_layers(layers)]
+    """The rows without what else changes bits: sentences say it, and the columns fit a terminal."""
+    texts = [
+        {key: text for key, text in row.texts.items() if key not in INVARIANCES}
+        for row in rows_of_layers(layers)
+    ]
+    return [row for at, row in enumerate(texts) if row not in texts[:at]]
 
 
 def layers_headline(layers: Sequence[LayerBits]) -> str:
@@ -180,6 +185,9 @@ def sentences_of_layers(layers: Sequence[LayerBits]) -> list[str]:
             causes.setdefault(f"{causes_text([cause])} (TP {tps})", []).append(layer)
         if some_differ := tokens_of_some(layer):
             causes.setdefault(some_differ, []).append(layer)
+        for name in changing_in([layer]):
+            if name != "tp":
+                causes.setdefault(f"other bits {INVARIANCES[name]}", []).append(layer)
         for tp in layer.tps:
             if tp.reason:
                 causes.setdefault(f"TP {tp.ranks}: {tp.reason}", []).append(layer)

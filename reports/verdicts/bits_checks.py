@@ -12,14 +12,28 @@ from wiretax.record.bits_record import INVARIANCES, RowBits
 OVER_SIZES = "size", "history"
 
 
+@dataclass(frozen=True)
+class Place:
+    """A form of a layer at a number of ranks, and what the check found there, without figures."""
+
+    model: str
+    layer: str
+    label: str
+    datatype: str
+    ranks: str
+    found: str
+
+
 @dataclass
 class Check:
-    """A row against the baseline, or against something required, which `failed` or not."""
+    """A row against the baseline, or against something required, which `failed` or not; of layers
+    with the place."""
 
     row: str
     against: str
     failed: bool
     text: str
+    place: Place | None = None
 
 
 def required_of(row: RowBits, name: str) -> Check:

@@ -9,6 +9,7 @@ from reports.tables.bits_shares import changes, share_of, steady_in
 from reports.tables.bits_table import HEAD, groups_of, headline, moved_in, sentences_of, texts_of
 from reports.tables.layer_bits_table import LAYERS_HEAD, rows_of_layers, sentences_of_layers
 from reports.verdicts.bits_checks import Check
+from reports.verdicts.layer_checks import findings_of
 from wiretax.common.program import REPORTS, RUN, on_ranks
 from wiretax.record.bits_record import (
     INVARIANCES,
@@ -31,7 +32,7 @@ def page_of(
 ) -> Page:
     """The verdict; what to do next, which is to keep these bits, or after a failure to repeat the
     record, also if another version is why; what failed; and the rows in groups."""
-    failed = [check.text for check in checks if check.failed]
+    failed = findings_of([check for check in checks if check.failed])
     command = f"{on_ranks(record.ranks, 'bits')} {shlex.join(record.argv)}".rstrip()
     todo, to_type = "Keep these bits, to tell when they change:", ACCEPT
     if failed:

@@ -16,7 +16,7 @@ from reports.tables.show import NEWEST
 from reports.verdicts.bits_checks import Check, compared, required_of
 from reports.verdicts.bits_page import page_of
 from reports.verdicts.judge import Incomparable
-from reports.verdicts.layer_checks import layer_compared, required_of_layer
+from reports.verdicts.layer_checks import findings_of, layer_compared, required_of_layer
 from reports.verdicts.regress import JunitCase, add_files, as_junit, to_markdown, write_page
 from wiretax.common.arguments import unknown
 from wiretax.common.grouped import grouped
@@ -97,7 +97,7 @@ def bits(arguments: argparse.Namespace) -> int:
     elif checks:
         line = f"SAME: {counted(len(checks), 'check')} passed"
 
-    findings = [check.text for check in failed]
+    findings = findings_of(failed)
     if arguments.junit:
         cases = [
             JunitCase(

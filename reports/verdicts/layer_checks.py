@@ -1,15 +1,17 @@
 """The checks of the layers of a record of bench.bits, one at each number of ranks: what is required
 of a form, and what a baseline has."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from reports.tables.bits_shares import amount_text
 from reports.tables.layer_bits_table import causes_text, compared_at, type_text
 from reports.tables.sentences import counted, some
-from reports.verdicts.bits_checks import Check
+from reports.verdicts.bits_checks import Check, Place
+from wiretax.common.grouped import grouped
 from wiretax.record.bits_record import INVARIANCES, BatchBits, LayerBits, TpBits
 
-MOST_BATCHES = 8  # that a sentence names
+MOST_NAMES = 8  # of batches or forms that a sentence has
 
 
 def required_of_layer(layer: LayerBits, name: str, tps: Iterable[int]) -> list[Check]:
@@ -33,12 +35,13 @@ def required_at(layer: LayerBits, name: str, ranks: int) -> Check:
 
     is_tp, reason = name == "tp", reason_at(layer, ranks)
     than = "TP 1" if is_tp else INVARIANCES[name]
-    said = f"keeps the bits of {than}" if is_tp else f"keeps its bits {than}"
+    said, share = f"keeps the bits of {than}" if is_tp else f"keeps its bits {than}", ""
     if changed:
         found = compared_at(layer, ranks, name)
         share = amount_text(found) if any(each.differ for each in found) else "other digests"
+        share = f": {share}"
         said = f"has other bits than at {than}" if is_tp else f"changes its bits {than}"
-        said += f": {share}, {tokens_text(changed)}"
+        said += share + (f", {tokens_text(changed)}" if changed != every else "")
         if is_tp and layer.at[ranks].causes:
             said += f": {causes_text(layer.at[ranks].causes)}"
     elif lacking or not every:
@@ -46,18 +49,48 @@ def required_at(layer: LayerBits, name: str, ranks: int) -> Check:
         said += f", {tokens_text(lacking)}" if ranks in layer.at and lacking else ""
         said += f": {reason}" if reason else ""
 
-    return check_at(layer, ranks, name, bool(changed or lacking or not every), said)
+    return check_at(layer, ranks, name, bool(changed or lacking or not every), said, share)
 
 
-def check_at(layer: LayerBits, ranks: int, against: str, failed: bool, said: str) -> Check:
+def check_at(
+    layer: LayerBits, ranks: int, against: str, failed: bool, said: str, share: str = ""
+) -> Check:
+    """The check, of which `said` holds; without the `share` in it, other places may be alike."""
     kind = type_text(layer)
     row = f"{layer.model} {layer.name} {kind} TP {ranks}"
-    return Check(row, against, failed, f"{layer.name} ({kind}) at TP {ranks} {said}")
+    text = f"{layer.name} ({kind}) at TP {ranks} {said}"
+    alike = said.replace(share, "", 1)
+    place = Place(layer.model, layer.layer, layer.label, kind, str(ranks), alike)
+    return Check(row, against, failed, text, place)
+
+
+def findings_of(failed: Sequence[Check]) -> list[str]:
+    """A sentence for each check that failed; of layers, one for all places of which the same
+    holds."""
+    texts = {check.place: check.text for check in failed if check.place}
+    places = [*texts]
+    for name in ("ranks", "layer", "datatype", "label"):
+        places = joined(places, name)
+    said = [check.text for check in failed if not check.place]
+    for place in places:
+        text = f"{place.layer} of {place.label} ({place.datatype}) at TP {place.ranks} each"
+        said.append(texts.get(place) or f"{text} {place.found}")
+    return said
+
+
+def joined(places: Sequence[Place], name: str) -> list[Place]:
+    """The places, those that differ in the field of this name alone as one: `2, 4`."""
+    merged = list[Place]()
+    for own in grouped(places, lambda place: replace(place, **{name: ""})).values():
+        names = [*dict.fromkeys(getattr(place, name) for place in own)]
+        merged.append(replace(own[0], **{name: some(names, MOST_NAMES)}))
+    return merged
 
 
 def tokens_text(tokens: list[int]) -> str:
     """`with 1, 5 tokens`."""
-    return f"with {some([*map(str, tokens)], MOST_BATCHES)} tokens"
+    noun = "token" if tokens == [1] else "tokens"
+    return f"with {some([*map(str, tokens)], MOST_NAMES)} {noun}"
 
 
 def reason_at(layer: LayerBits, ranks: int) -> str | None:

@@ -294,9 +294,13 @@ class Bits(msgspec.Struct, kw_only=True):
 
     @property
     def reasons(self) -> list[str]:
-        """Why rows stopped or have no results."""
-        found = ((row.name, row.failure or row.reason) for row in self.every_row)
-        return [f"{name}: {reason}" for name, reason in found if reason]
+        """Why rows stopped or have no results: each reason once, with the names of its rows, or
+        their labels if it is not about a layer's result."""
+        found = dict[str, dict[str, None]]()
+        for row in self.every_row:
+            if reason := row.failure or row.reason:
+                found.setdefault(reason, {})[row.name if row.failure else row.label] = None
+        return [f"{', '.join(names)}: {reason}" for reason, names in found.items()]
 
     @property
     def failed(self) -> list[RowBits | LayerBits]:

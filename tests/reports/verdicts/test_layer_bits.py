@@ -90,7 +90,11 @@ def not_compared(record, layer):
         (other_digest, f"{STABLE} at TP 4 has other bits than at TP 1: other digests, with 5"),
         (differs("batch", 8, ranks=1), f"{STABLE} at TP 1 changes its bits in a batch of more"),
         (without_tp, f"{STABLE} at TP 4 was not compared with TP 1"),
-        (without_any_tp, f"{STABLE} at TP 4 was not compared with TP 1"),
+        (
+            without_any_tp,
+            "attention_output, mlp_down of fused_stable (float16) at TP 4 each was not compared "
+            "with TP 1",
+        ),
         (cannot, f"{STABLE} at TP 4 was not compared with TP 1: 4 ranks cannot share 6 columns"),
         (without_batch, f"{STABLE} at TP 4 was not compared with TP 1, with 5 tokens"),
         (not_compared, f"{STABLE} at TP 4 was not compared with TP 1, with 8 tokens"),
@@ -109,10 +113,29 @@ def test_a_layer_that_changes_or_was_not_compared_fails_the_gate(edited, report,
     assert (edit is without_any_tp) == said.endswith("4 ranks cannot share 9 heads alike")
 
 
+def test_layers_that_fail_alike_share_a_sentence(report, reports, tmp_path):
+    """A model has many layers, forms and types: a reader wants each cause once."""
+    path, junit = write_layers(tmp_path, (1, 2, 4, 8)), tmp_path / "bits.xml"
+    status, said = report(path, "--require", "tp", "--junit", junit)
+    assert (status, said) == (
+        1,
+        "CHANGED: 6 of 12 checks failed "
+        "attention_output, mlp_down of fused (float16) at TP 2, 4, 8 each "
+        f"has other bits than at TP 1: {CAUSES['product']}, and {CAUSES['rounding']}",
+    )
+    assert junit.read_text().count("<failure") == 6
+    assert "mlp_down fused (float16) at TP 8 has other bits than at TP 1: 25 % 2 ULP: " in (
+        junit.read_text()
+    )
+    checks = json.loads(reports("bits", path, "--require", "tp", "--json")[1])["checks"]
+    assert {check["place"]["ranks"] for check in checks} == {"2", "4", "8"}
+
+
 def test_a_record_of_one_rank_has_not_compared_ranks(edited, report):
     """A gate that passes it would pass any kernel."""
     status, said = report(edited(tps=(1,)), "--require", "tp")
-    assert (status, f"{STABLE} at TP 1 was not compared with TP 1" in said) == (1, True)
+    sentence = "of fused_stable (float16) at TP 1 each was not compared with TP 1"
+    assert (status, sentence in said) == (1, True)
     assert report(edited(), "--require", "graph")[0] == 1
     assert report(edited(tps=(1,)), "--require", "batch,run")[0] == 0
 
@@ -134,7 +157,7 @@ def test_a_record_of_one_rank_has_not_compared_ranks(edited, report):
         (differs("run", 1), f"{STABLE} at TP 4 was not compared, or with another outcome: run"),
         (
             lambda record, layer: record["layers"].pop(),
-            f"{STABLE} at TP 1 was not measured, but in",
+            "mlp_down of fused_stable (float16) at TP 1, 2, 4 each was not measured, but in",
         ),
     ],
 )
@@ -256,6 +279,31 @@ def test_a_buyer_reads_which_form_keeps_its_bits_and_why_others_do_not(tmp_path)
     assert "; from TP 4 on each rank: 256 chains, then halves; ranks 0+1+2+3;" in said
 
 
+def test_causes_of_many_forms_have_room(edited, report):
+    """Forms and types multiply, and their rows must not hide why their bits change."""
+
+    def many(record, layer):
+        record["layers"] = [
+            layer | {"algorithm": f"own_{number}", "datatype": datatype, "reason": "too large"}
+            for number in range(9)
+            for datatype in ("float32", "float16")
+        ]
+        for number, each in enumerate(record["layers"]):
+            each["tps"] = [] if number == 17 else deepcopy(layer["tps"])
+            for tp in each["tps"][1:]:
+                tp |= {"causes": ["product"]}
+                tp["batches"][0]["compared"]["tp"].update(differ=9, ulp=number + 1)
+                tp["batches"][1]["compared"]["batch"].update(differ=1, ulp=1)
+        for each in record["layers"][:17]:
+            each["reason"] = None
+
+    said = report(edited(many))[1]
+    assert "5 more rows" in said
+    assert CAUSES["product"] + " (TP 2, 4)" in said
+    assert "other bits in a batch of more tokens" in said
+    assert "own_8: too large" in said
+
+
 def test_what_holds_of_some_layers_names_them(tmp_path):
     """Rounding may be of one type alone, and an order of one layer."""
     record = read_bits(write_layers(tmp_path))
@@ -273,7 +321,9 @@ def test_what_holds_of_some_layers_names_them(tmp_path):
 
 def test_a_form_that_was_not_compared_everywhere_is_not_called_the_same(edited, report):
     assert "fused_stable were not compared everywhere" in report(edited(cannot))[1]
-    assert "fused_stable change in a batch" in report(edited(differs("batch", 2)))[1]
+    said = report(edited(differs("batch", 2)))[1]
+    assert "fused_stable change in a batch" in said
+    assert "! mlp_down fused_stable: other bits in a batch of more tokens" in said
     assert "only batches of 5 tokens change" in report(edited(differs("tp", 5)))[1]
 
 

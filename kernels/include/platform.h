@@ -39,6 +39,9 @@
 #ifndef WT_MOST_BYTES  // of a message that packets carry: see packets.h
 #define WT_MOST_BYTES 32768
 #endif
+#ifndef WT_MOST_VECTOR_BYTES  // of a CPU's registers: leaves.h sets it before it includes this
+#define WT_MOST_VECTOR_BYTES 64
+#endif
 #ifndef WT_SEVERAL_PAGES  // 1: a CPU walks several pages at once; no effect on a GPU
 #define WT_SEVERAL_PAGES 0
 #endif

@@ -9,22 +9,19 @@
 #define NO_UNROLL
 #define LAUNCHED_WITH(T) const T&  // by reference: the timed loop calls a `void (*)(void*)`
 constexpr int REGISTERS = 1;
-// WORD_NUMBERS lists its argument of each number of a vector's words.
-#ifndef WT_MOST_VECTOR_BYTES
-#define WT_MOST_VECTOR_BYTES 64
-#endif
+template <int...>
+struct Numbers {};
 #if defined(__AVX512F__) && WT_MOST_VECTOR_BYTES == 64
 #define VECTOR_BYTES 64
-#define WORD_NUMBERS(_)                                                                          \
-  _(0), _(1), _(2), _(3), _(4), _(5), _(6), _(7), _(8), _(9), _(10), _(11), _(12), _(13), _(14), \
-      _(15)
+typedef Numbers<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15> WordNumbers;
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
-#define WORD_NUMBERS(_) _(0), _(1), _(2), _(3), _(4), _(5), _(6), _(7)
+typedef Numbers<0, 1, 2, 3, 4, 5, 6, 7> WordNumbers;
 #else
 #define VECTOR_BYTES 16
-#define WORD_NUMBERS(_) _(0), _(1), _(2), _(3)
+typedef Numbers<0, 1, 2, 3> WordNumbers;
 #endif
+constexpr int VECTOR_WORDS = VECTOR_BYTES / 4;
 // Separate types, no template: g++ 12 silently drops a vector_size that depends on a parameter.
 #define VECTOR vector_size(VECTOR_BYTES)
 #define LANES __attribute__((VECTOR))
@@ -36,6 +33,12 @@ typedef unsigned short shorts __attribute__((vector_size(VECTOR_BYTES / 2)));
 typedef signed char chars __attribute__((vector_size(VECTOR_BYTES / 4)));
 #define copy_bits __builtin_memcpy
 #include "register.h"
+
+// A register of those words of a and b, one behind the other, that number(0), number(1) ... name.
+template <class Part, class Number, int... I>
+DEVICE auto shuffled(Part a, Part b, Number number, Numbers<I...>) {
+  return __builtin_shufflevector(a, b, number(I)...);
+}
 
 // `best` is a, if one of both is NaN.
 template <class Lane>
@@ -207,9 +210,8 @@ DEVICE floats high_halves(words w) {
 }
 // A shuffle. Through memory, a load would span two stores, which takes a two-shot 1.2 to 1.5 times.
 DEVICE words halves(floats low, floats high) {
-#define SAME(i) i
-  return __builtin_shufflevector(halves_from_floats(low), halves_from_floats(high),
-                                 WORD_NUMBERS(SAME));
+  const auto same = [](int i) INLINED { return i; };
+  return shuffled(halves_from_floats(low), halves_from_floats(high), same, WordNumbers{});
 }
 // As on a GPU, with the same bits: 8 % faster here.
 DEVICE words rounded_to_bfloat16(floats f) {
@@ -248,13 +250,13 @@ DEVICE int lanes() { return 1; }
 DEVICE int subgroup() { return 0; }
 DEVICE int subgroups() { return 1; }
 // Sums the lanes of each row, one row per fp32 of a pack: adds neighbours until one vector is left.
-#define TWICE(i) 2 * (i)
-#define TWICE_AND_ONE(i) 2 * (i) + 1
-DEVICE pack sums_over_lanes(floats (&rows)[VECTOR_BYTES / 4]) {
-  for (int n = VECTOR_BYTES / 8; n > 0; n /= 2)
+DEVICE pack sums_over_lanes(floats (&rows)[VECTOR_WORDS]) {
+  const auto even = [](int i) INLINED { return 2 * i; };
+  const auto odd = [](int i) INLINED { return 2 * i + 1; };
+  for (int n = VECTOR_WORDS / 2; n > 0; n /= 2)
     for (int i = 0; i < n; ++i)
-      rows[i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], WORD_NUMBERS(TWICE)) +
-                __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], WORD_NUMBERS(TWICE_AND_ONE));
+      rows[i] = shuffled(rows[2 * i], rows[2 * i + 1], even, WordNumbers{}) +
+                shuffled(rows[2 * i], rows[2 * i + 1], odd, WordNumbers{});
   return {{reinterpret<words>(rows[0])}};
 }
 DEVICE float sum_over_block(floats f) {
@@ -262,28 +264,25 @@ DEVICE float sum_over_block(floats f) {
   return reinterpret<floats>(sums_over_lanes(rows).r[0])[0];
 }
 DEVICE float square_root(float x) { return __builtin_sqrtf(x); }
-DEVICE floats plus_square(floats sum, floats x) {
-  floats square = x * x;
-  asm("" : "+x"(square));  // a compiler would fuse multiply and add in some kernels alone
-  return sum + square;
-}
-// The largest lane, in all lanes: compares lanes 1, 2, 4 and 8 places apart.
-DEVICE words largest_of_lanes(words w) {
-#define WITH_LANES(lanes) w = most_of(w, __builtin_shufflevector(w, w, WORD_NUMBERS(lanes)));
-#define OTHER(i, step) (i) ^ (step & (VECTOR_BYTES / 4 - 1))
-#define OTHER_1(i) OTHER(i, 1)
-#define OTHER_2(i) OTHER(i, 2)
-#define OTHER_4(i) OTHER(i, 4)
-#define OTHER_8(i) OTHER(i, 8)
-  WITH_LANES(OTHER_1) WITH_LANES(OTHER_2) WITH_LANES(OTHER_4) WITH_LANES(OTHER_8) return w;
-}
-
-// For leaves.h. A product that no compiler fuses with its addition.
+// A product that no compiler fuses with its addition.
 DEVICE floats rounded_product(floats a, floats b) {
   floats product = a * b;
   asm("" : "+x"(product));
   return product;
 }
+// A compiler would fuse both in some kernels alone.
+DEVICE floats plus_square(floats sum, floats x) { return sum + rounded_product(x, x); }
+// The largest lane, in all lanes: compares lanes 1, 2, 4 and 8 places apart.
+template <int DISTANCE>
+DEVICE words with_other_lanes(words w) {
+  const auto other = [](int i) INLINED { return i ^ DISTANCE % VECTOR_WORDS; };
+  return most_of(w, shuffled(w, w, other, WordNumbers{}));
+}
+DEVICE words largest_of_lanes(words w) {
+  return with_other_lanes<8>(with_other_lanes<4>(with_other_lanes<2>(with_other_lanes<1>(w))));
+}
+
+// The rest is for leaves.h.
 // Of a row's chains, in registers: the sums of halves, as far as these lie in different registers.
 template <int N>
 DEVICE floats sum_of_chains(floats (&chains)[N]) {
@@ -292,7 +291,7 @@ DEVICE floats sum_of_chains(floats (&chains)[N]) {
   for (int i = 0; i < n; ++i) chains[i] += chains[i + n];
   return chains[0];
 }
-// Registers of fp32 from memory, for leaves.h.
+// Registers of fp32 from memory.
 #if defined(__AVX512VL__)
 constexpr int VECTOR_REGISTERS = 32;
 #else
@@ -322,25 +321,22 @@ DEVICE floats load_floats(const Int8*, const char* at) {
 // The further halves. A step adds two rows at once, each in its lanes, and leaves both in a
 // register: a blend has the lanes that stay, a shuffle those that are added. At the end a lane has
 // a row's sum.
-#define FROM_SECOND(i, half) ((i) & half ? VECTOR_BYTES / 4 : 0)
-#define ADDS_HALVES(half, stay, come)                                                  \
-  if (half < VECTOR_BYTES / 4)                                                         \
-    for (int i = 0; i < half; ++i)                                                     \
-      rows[i] = __builtin_shufflevector(rows[i], rows[i + half], WORD_NUMBERS(stay)) + \
-                __builtin_shufflevector(rows[i], rows[i + half], WORD_NUMBERS(come));
-#define STAY_8(i) (i) % (VECTOR_BYTES / 4) + FROM_SECOND(i, 8)
-#define COME_8(i) ((i) ^ 8) % (VECTOR_BYTES / 4) + FROM_SECOND(i, 8)
-#define STAY_4(i) (i) % (VECTOR_BYTES / 4) + FROM_SECOND(i, 4)
-#define COME_4(i) ((i) ^ 4) % (VECTOR_BYTES / 4) + FROM_SECOND(i, 4)
-#define STAY_2(i) (i) + FROM_SECOND(i, 2)
-#define COME_2(i) ((i) ^ 2) + FROM_SECOND(i, 2)
-#define STAY_1(i) (i) + FROM_SECOND(i, 1)
-#define COME_1(i) ((i) ^ 1) + FROM_SECOND(i, 1)
-DEVICE floats sum_of_halves(floats (&rows)[VECTOR_BYTES / 4]) {
-  ADDS_HALVES(8, STAY_8, COME_8)
-  ADDS_HALVES(4, STAY_4, COME_4)
-  ADDS_HALVES(2, STAY_2, COME_2)
-  ADDS_HALVES(1, STAY_1, COME_1)
+template <int HALF>
+DEVICE void add_halves(floats (&rows)[VECTOR_WORDS]) {
+  const auto stay = [](int i) INLINED { return i % VECTOR_WORDS + (i & HALF ? VECTOR_WORDS : 0); };
+  const auto come = [](int i) INLINED {
+    return (i ^ HALF) % VECTOR_WORDS + (i & HALF ? VECTOR_WORDS : 0);
+  };
+  if constexpr (HALF < VECTOR_WORDS)
+    for (int i = 0; i < HALF; ++i)
+      rows[i] = shuffled(rows[i], rows[i + HALF], stay, WordNumbers{}) +
+                shuffled(rows[i], rows[i + HALF], come, WordNumbers{});
+}
+DEVICE floats sum_of_halves(floats (&rows)[VECTOR_WORDS]) {
+  add_halves<8>(rows);
+  add_halves<4>(rows);
+  add_halves<2>(rows);
+  add_halves<1>(rows);
   return rows[0];
 }
 // Memory of a block, for N fp32.

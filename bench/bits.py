@@ -46,7 +46,8 @@ from bench.stability.worlds import without_last
 from bench.sweep import requested_sizes
 from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES
 from collectives.communicator import Refusal
-from collectives.layers.fused import COLLECTIVE, contender_forms
+from collectives.layers.fused import COLLECTIVE
+from collectives.layers.fused_forms import contender_forms
 from collectives.registry import ALGORITHMS, by_default
 from kernels.devices.device import DeviceError
 from wiretax.common.launched import launched_ranks

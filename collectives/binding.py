@@ -159,6 +159,28 @@ def launch_with(
     return Operation(world.device.step(stem, entry, arguments, blocks, threads, **macros))
 
 
+def set_chunk(
+    world: World, case: CollectiveCase, arguments: Arguments, slots: int, row_bytes: int
+) -> Unsupported | None:
+    """Sets the chunk for so many slots in half a slab, of whole rows; returns why none fits."""
+    arguments.chunk_bytes = chunk_that_fits(world, case, world.mapped.half_bytes / slots)
+    if arguments.chunk_bytes >= row_stride(row_bytes):
+        return None
+    return Unsupported(
+        f"a token's {row_bytes} B are more than a slot of {arguments.chunk_bytes} B",
+        depends_on_size=True,
+    )
+
+
+def beyond_slab(world: World, parts: int, part_bytes: int) -> Unsupported | None:
+    """Why so many parts do not fit into half a slab at once."""
+    if parts * part_bytes <= world.mapped.half_bytes:
+        return None
+    return Unsupported(
+        f"{parts} parts of {part_bytes} B do not fit into a slab", depends_on_size=True
+    )
+
+
 def launch_gemv(world: World, case: Any, stem: str, entry: str) -> Bound:
     """A GEMV_KERNEL of kernels/<stem>.cu, for a GemvCase of `layers.fused`. Raises DeviceError."""
     return launch_with(

@@ -14,10 +14,12 @@ from bench.harness.session import Session
 from bench.harness.suite import Axes, Suite, bind_cases, of_features
 from bench.layers.lateness import lateness_file
 from collectives.collective import DATATYPE_ALIASES
-from collectives.layers.fused import FUSED, STABLE, WEIGHTS, contender_forms
+from collectives.layers.fused import WEIGHTS
+from collectives.layers.fused_forms import FUSED, contender_forms
 from collectives.layers.overlap import OVERLAPPED
 from collectives.models import MODELS
 from collectives.operation import Algorithm, CollectiveCase, Operation
+from wiretax.record.case import FUSED_STABLE
 
 FORMS = FUSED | OVERLAPPED
 CPU_SCALE = Fraction(1, 64)  # of a layer's columns, because a CPU computes slowly
@@ -137,7 +139,7 @@ def bind_forms(
     world = session.world.node or session.world
     chosen = options.algorithms or [form for form in usual if form.by_default(world)]
     contenders = contender_forms(session.options.command, of_features(session))
-    added = [*([forms[STABLE]] if options.stable else []), *contenders]
+    added = [*([forms[FUSED_STABLE]] if options.stable else []), *contenders]
     listed = list(dict.fromkeys([forms["compute"], *chosen, *added]))
     # A form that does not support a size is listed with its reason.
     axes = Axes(lambda size_bytes: listed, requested=True, mode="isolated", for_library=for_library)

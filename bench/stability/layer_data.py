@@ -16,7 +16,8 @@ from bench.harness.session import Session
 from bench.stability.subject import Compute
 from bench.stability.sums import MANTISSA_BITS, drawn
 from collectives.collective import Array, Datatype
-from collectives.layers.fused import LEAVES, WEIGHTS, Gemv, GemvCase
+from collectives.layers.fused import WEIGHTS, Gemv, GemvCase
+from collectives.layers.stable import LEAVES
 from collectives.models import LAYERS, MODELS, UNIT_COLUMNS
 from collectives.operation import CollectiveCase
 

@@ -18,13 +18,15 @@ from bench.stability.sums import difference
 from bench.stability.worlds import of_first, while_others_sleep
 from collectives.collective import DATATYPES, Array
 from collectives.communicator import Refusal
-from collectives.layers.fused import COLLECTIVE, contender_forms
+from collectives.layers.fused import COLLECTIVE
+from collectives.layers.fused_forms import contender_forms
 from collectives.operation import Algorithm, Unsupported, World
 from kernels.devices.compilers import side_by_side
 from wiretax.record.bits_record import TPS, BatchBits, Difference, LayerBits, TpBits
+from wiretax.record.case import FUSED, FUSED_STABLE, LIBRARY
 
 GEMV = "gemv_allreduce"
-USUAL = "then_library", "then_auto", "fused", "fused_stable"
+USUAL = LIBRARY, "then_auto", FUSED, FUSED_STABLE
 
 
 @dataclass

@@ -20,7 +20,8 @@ from bench.machine.environment import settings_of
 from bench.stability.sums import MANTISSA_BITS, SIGNED, draw
 from collectives.binding import first_failure
 from collectives.collective import DATATYPES, Array, Collective, Datatype
-from collectives.layers.fused import EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
+from collectives.layers.fused import EPSILON, Gemv, GemvCase, Norm, NormCase
+from collectives.layers.fused_forms import FUSED
 from collectives.operation import Algorithm, Bound, CollectiveCase, Operation, Unsupported, World
 from wiretax.record.bits_record import RowBits
 

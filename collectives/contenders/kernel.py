@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from collectives.binding import binder, launch_gemv
+from collectives.binding import beyond_slab, binder, launch_gemv
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Mistake
 from collectives.contenders.file import read_source
@@ -65,11 +65,8 @@ def read_kernel(name: str) -> KernelAlgorithm:
         return chunks * (ranks if words["ranks"] else 1)
 
     def bind_layer(world: World, case: Any) -> Bound:
-        if slots(world.ranks) * case.segment_bytes > world.mapped.half_bytes:
-            return Unsupported(
-                f"{slots(world.ranks)} results of {case.segment_bytes} B do not fit into a slab",
-                depends_on_size=True,
-            )
+        if refused := beyond_slab(world, slots(world.ranks), case.segment_bytes):
+            return refused
         return launch_gemv(world, case, stem, entry)
 
     bind_entry = bind_layer if collective == LAYER else binder(stem, entry, slots)

@@ -22,7 +22,7 @@ import numpy as np
 
 from collectives.binding import run_sequence
 from collectives.collective import COLLECTIVES, Array, Datatype
-from collectives.layers import fused
+from collectives.layers import fused, stable
 from collectives.layers.overlap import NO_STABLE_MATMUL, array_of, matmul
 from collectives.models import LAYERS, Model
 from collectives.operation import Bound, CollectiveCase, Message, Operation, Unsupported, World
@@ -230,13 +230,13 @@ class TokenBatch:
         if weights.uses_matmul:
             return [Unsupported(NO_STABLE_MATMUL)]
         if form == "gemv_allreduce_stable":
-            norm = fused.norm_stable(world, self.norm_case(), self.sums)
-            return self.layers(weights.shares, [norm], partial(fused.gemv_stable, fused=True))
+            norm = stable.norm_stable(world, self.norm_case(), self.sums)
+            return self.layers(weights.shares, [norm], partial(stable.gemv_stable, fused=True))
         operations = list[Bound]()
         for matrix in weights.shares:
             row_scales = 0 if weights.weight_type.is_float else matrix.row_scales
-            norm = fused.norm_stable(world, self.norm_case(row_scales=row_scales))
-            operations += [self.multiply(matrix, fused.gemv_stable), norm]
+            norm = stable.norm_stable(world, self.norm_case(row_scales=row_scales))
+            operations += [self.multiply(matrix, stable.gemv_stable), norm]
         return operations
 
     def layers_alone(self, matrices: Sequence[Matrix]) -> list[Bound]:

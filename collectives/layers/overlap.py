@@ -26,7 +26,7 @@ from collectives.algorithms import general
 from collectives.binding import first_failure, python_operation, run_sequence
 from collectives.collective import COLLECTIVES, Datatype
 from collectives.communicator import Refusal
-from collectives.layers.fused import forms
+from collectives.layers.fused_forms import forms
 from collectives.operation import (
     Algorithm,
     Bound,

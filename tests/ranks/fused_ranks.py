@@ -17,7 +17,8 @@ import numpy as np
 
 from collectives.build import Build
 from collectives.collective import DATATYPES, Array, Datatype
-from collectives.layers.fused import EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
+from collectives.layers.fused import EPSILON, Gemv, GemvCase, Norm, NormCase
+from collectives.layers.fused_forms import FUSED
 from collectives.operation import CollectiveCase, Operation, Unsupported, World
 from collectives.peer_buffer import set_epoch
 from kernels.devices.device import Memory

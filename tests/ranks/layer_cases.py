@@ -16,7 +16,8 @@ from bench.layers.experts import source_and_target
 from collectives.collective import COLLECTIVES, Datatype
 from collectives.experts.alltoall_routed import RoutedCase, make_tables
 from collectives.experts.routing import Routes
-from collectives.layers.fused import FUSED, WEIGHTS, Gemv, GemvCase, Norm, NormCase
+from collectives.layers.fused import WEIGHTS, Gemv, GemvCase, Norm, NormCase
+from collectives.layers.fused_forms import FUSED
 from collectives.operation import Algorithm, World
 from kernels.devices.device import Memory
 

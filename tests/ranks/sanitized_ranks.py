@@ -38,7 +38,6 @@ from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array
 from collectives.experts import routing
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS
-from collectives.layers.fused import STABLE
 from collectives.operation import Algorithm, CollectiveCase, Operation, Unsupported, World
 from collectives.peer_buffer import PeerBuffer, WaitPolicy, WireSpeed, set_epoch, slab_bytes
 from collectives.probe import MEMORY_ACCESSES, PROBE_BYTES
@@ -60,6 +59,7 @@ from kernels.devices.device import (
 )
 from tests.ranks.layer_cases import LocalRanks, gemv_item, norm_item, routed_item
 from tests.ranks.stable_layer import LEAVES, drawn_item
+from wiretax.record.case import FUSED_STABLE
 
 SMALL_CHUNKS = Build(chunk_bytes=4 << 10)
 LAUNCHES = 6  # of each item
@@ -285,7 +285,7 @@ def fused_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
         norm_item(bed, name, datatype, 3, hidden, form="fused_push", build=SMALL_CHUNKS)
     if wanted(name := "allreduce_rmsnorm stable 3"):  # of fp32 parts alone, not with three ranks
         hidden, parts = bed.draw.choice([31, 248, 1024]), DATATYPES["float32"]
-        norm_item(bed, name, parts, 3, hidden, form=STABLE, build=SMALL_CHUNKS)
+        norm_item(bed, name, parts, 3, hidden, form=FUSED_STABLE, build=SMALL_CHUNKS)
     if wanted(name := "gemv_allreduce"):
         hidden, inner = (bed.draw.choice([64, 320]) for _ in range(2))
         gemv_item(bed, name, datatype, 1 + bed.seed % 8, hidden, inner)

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from collectives.collective import Array, Datatype
-from collectives.layers.fused import FUSED, STABLE, WEIGHTS, Gemv, GemvCase
+from collectives.layers.fused import WEIGHTS, Gemv, GemvCase
+from collectives.layers.fused_forms import FUSED
 from collectives.operation import Operation
+from wiretax.record.case import FUSED_STABLE
 
 LEAVES, CHAINS = 8, 64
 GAP = 16  # elements between two tokens' activations, all NaN
@@ -136,7 +138,7 @@ def layer_item(bed: Any, name: str, layer: Layer) -> None:
             layer=structure,
             weight_type=layer.weight_type,
         )
-        operation = FUSED["gemv_allreduce"][STABLE].bind(world, case)
+        operation = FUSED["gemv_allreduce"][FUSED_STABLE].bind(world, case)
         assert isinstance(operation, Operation), operation
         bed.keep += stored
 

@@ -14,7 +14,8 @@ from itertools import product
 import numpy as np
 
 from collectives.collective import DATATYPES, Array, Datatype
-from collectives.layers.fused import EPSILON, LEAVES, Norm, NormCase, norm_stable
+from collectives.layers.fused import EPSILON, Norm, NormCase
+from collectives.layers.stable import LEAVES, norm_stable
 from collectives.operation import Operation, World
 from kernels.devices.device import Memory, Step
 from tests.ranks.world import connect

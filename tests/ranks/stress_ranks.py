@@ -30,13 +30,15 @@ from collectives.auto_table import parsed
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.experts import routing
 from collectives.experts.alltoall_routed import PULL, PUSH, WAYS
-from collectives.layers.fused import FUSED, LEAVES, STABLE
+from collectives.layers.fused_forms import FUSED
+from collectives.layers.stable import LEAVES
 from collectives.operation import Operation
 from collectives.peer_buffer import PeerBuffer, set_epoch
 from collectives.registry import ALGORITHMS, exact
 from kernels.devices.device import Action, Counts, Memory
 from tests.ranks.layer_cases import LocalRanks, gemv_item, norm_item, routed_item
 from tests.ranks.world import connect
+from wiretax.record.case import FUSED_STABLE
 
 START_EPOCH = 2**32 - 5
 PLAIN_LAUNCHES = 24
@@ -177,8 +179,8 @@ def add_norms(bed: OneRank) -> None:
     draw, datatype = bed.draw, DATATYPES[("float32", "bfloat16", "float16")[bed.seed % 3]]
     for _ in range(5):
         hidden, tokens = draw.choice([1, 31, 248, 1024, 8192]), draw.choice([1, 3, 9, 40])
-        form = draw.choice(["fused", "fused_push", STABLE])
-        if form == STABLE and (datatype.name != "float32" or LEAVES % bed.ranks):
+        form = draw.choice(["fused", "fused_push", FUSED_STABLE])
+        if form == FUSED_STABLE and (datatype.name != "float32" or LEAVES % bed.ranks):
             form = "fused"  # the other one takes fp32 parts, of a few numbers of ranks
         variants = FUSED["allreduce_rmsnorm"][form].variants_in(bed.worlds[0])
         norm_item(bed, "norm", datatype, tokens, hidden, form, variant=draw.choice(variants))
@@ -188,7 +190,7 @@ def add_gemvs(bed: OneRank) -> None:
     datatype = DATATYPES[("float32", "float16", "bfloat16")[bed.seed % 3]]
     for _ in range(5):
         hidden, inner = bed.draw.choice([64, 320, 2048]), bed.draw.choice([64, 128, 320])
-        form = bed.draw.choice(["fused", STABLE] if LEAVES % bed.ranks == 0 else ["fused"])
+        form = bed.draw.choice(["fused", FUSED_STABLE] if LEAVES % bed.ranks == 0 else ["fused"])
         gemv_item(bed, "gemv", datatype, 1 + bed.seed % 8, hidden, inner, form)
 
 

@@ -6,18 +6,22 @@ from typing import Any, cast
 
 import pytest
 
-from collectives.layers.fused import FUSED, STABLE, gemv_stable
+from collectives.layers.fused_forms import FUSED
+from collectives.layers.stable import gemv_stable
 from collectives.operation import Unsupported
 from tests.bench.launches import launch
+from wiretax.record.case import FUSED_STABLE
 
 # A stable form that leaves the result as it was, where all others are right.
 WRONG = """from bench.layers.layers_command import main
 from dataclasses import replace
 from bench.harness.iteration import nothing
-from collectives.layers.fused import FUSED, STABLE
+from collectives.layers.fused_forms import FUSED
+from wiretax.record.case import FUSED_STABLE
 from collectives.operation import Operation
 forms = FUSED["gemv_allreduce"]
-forms[STABLE] = replace(forms[STABLE], perform=lambda world, case: Operation(nothing(world)))
+wrong = replace(forms[FUSED_STABLE], perform=lambda world, case: Operation(nothing(world)))
+forms[FUSED_STABLE] = wrong
 main("gemv_allreduce")
 """
 
@@ -47,5 +51,5 @@ def test_a_stable_form_is_timed_on_request_only():
     """It costs more than the form that a run without options shows."""
     from bench.layers.forms import USUAL
 
-    assert STABLE in FUSED["gemv_allreduce"]
-    assert STABLE not in USUAL
+    assert FUSED_STABLE in FUSED["gemv_allreduce"]
+    assert FUSED_STABLE not in USUAL

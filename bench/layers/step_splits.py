@@ -20,8 +20,9 @@ from collectives.collective import DATATYPES, Array
 from collectives.communicator import Mistake, Refusal
 from collectives.layers import model_step
 from collectives.layers.fused import WEIGHTS
-from collectives.layers.model_step import StepWeights, TokenBatch
+from collectives.layers.model_step import TokenBatch
 from collectives.layers.overlap import require_matmul
+from collectives.layers.step_weights import StepWeights
 from collectives.models import LAYERS, MODELS
 from collectives.operation import ONE_HOST, Bound, Operation, Unsupported
 from collectives.registry import LIBRARY

@@ -2,7 +2,7 @@
 
 import pytest
 
-from collectives.layers.model_step import ROW_BLOCKS
+from collectives.layers.step_weights import ROW_BLOCKS
 from collectives.models import MODELS, ROWS
 
 pytestmark = pytest.mark.unit

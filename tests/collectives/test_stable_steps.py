@@ -11,6 +11,7 @@ from collectives.collective import DATATYPES
 from collectives.layers import model_step
 from collectives.layers.fused import WEIGHTS
 from collectives.layers.overlap import NO_STABLE_MATMUL
+from collectives.layers.step_weights import StepWeights
 from collectives.models import MODELS
 from collectives.operation import Operation, Unsupported, World
 from kernels.devices.cpu import CpuDevice
@@ -35,7 +36,7 @@ def no_buffer_is_registered(monkeypatch):
 
 
 def weights_of(world, name, weight_type, uses_matmul=False):
-    return model_step.StepWeights(
+    return StepWeights(
         world,
         MODEL,
         MODEL.layers,

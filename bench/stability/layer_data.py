@@ -79,12 +79,12 @@ class Room:
     """The memory of a layer on this rank of `session.world`. All ranks make it together. Raises
     Refusal."""
 
-    def __init__(self, session: Session, layer: Layer, weight_type: Datatype, number: int) -> None:
+    def __init__(self, session: Session, layer: Layer, weight_type: Datatype) -> None:
         world, seed = session.world, session.options.seed
         self.session, self.layer, self.weight_type = session, layer, weight_type
         self.columns = columns = layer.inner // world.ranks
         self.own = slice(world.rank * columns, (world.rank + 1) * columns)
-        self.seed = seed, number
+        self.seed = seed, LAYERS.index(layer.name)
         with world.communicator.all_or_none():
             self.weights = world.device.private(layer.hidden * columns * weight_type.size_bytes)
             self.activations = world.device.private(4 * MOST_TOKENS * columns)

@@ -22,7 +22,7 @@ from collectives.layers.fused import COLLECTIVE
 from collectives.layers.fused_forms import contender_forms
 from collectives.operation import Algorithm, Unsupported, World
 from kernels.devices.compilers import side_by_side
-from wiretax.record.bits_record import TPS, BatchBits, Difference, LayerBits, TpBits
+from wiretax.record.bits_record import TPS, BatchBits, Difference, LayerBits, SubjectBits, TpBits
 from wiretax.record.case import FUSED, FUSED_STABLE, LIBRARY
 
 GEMV = "gemv_allreduce"
@@ -61,21 +61,13 @@ def measure_layers(
         used = ", ".join(map(str, numbers))
         session.notes.append(f"of {session.world.ranks} ranks the first {used} are measured")
     found = Found()
-    for number, layer in enumerate(layers):
+    for layer in layers:
         matrix_bytes = 2 * layer.hidden * layer.inner + 8 * DISTINCT * layer.inner
         require_memory(session, matrix_bytes // session.world.ranks)
         for weights in dict.fromkeys(map(weights_for, datatypes)):
             own = [name for name in datatypes if weights_for(name) == weights]
             for world in worlds:
-                work = partial(
-                    measure_tp,
-                    session,
-                    layer,
-                    number,
-                    own,
-                    algorithms,
-                    found,
-                )
+                work = partial(measure_tp, session, layer, own, algorithms, found)
                 while_others_sleep(session, world, work)
     for row in found.rows.values():
         if not any(tp.batches for tp in row.tps):
@@ -89,7 +81,6 @@ def measure_layers(
 def measure_tp(
     session: Session,
     layer: Layer,
-    number: int,
     datatypes: Sequence[str],
     algorithms: Sequence[Algorithm],
     found: Found,
@@ -101,7 +92,7 @@ def measure_tp(
     session = replace(session, world=world, notes=notes)  # said once
     flight = session.flight
     flight.note("allocate", text=f"{layer.name} TP {world.ranks}")
-    room = Room(session, layer, weights_for(datatypes[0]), number)
+    room = Room(session, layer, weights_for(datatypes[0]))
     room.draw_weights()
     named = algorithms or [FUSED_FORMS[GEMV][name] for name in USUAL]
     forms = [*named, *contender_forms(GEMV, of_features(session))]
@@ -133,45 +124,39 @@ def measure_tp(
         exact = room.exact(DATATYPES[name])
         for subject in subjects:
             if subject.datatype.name == name:
-                row = row_of(subject, room)
-                key = key_of(row)
-                tp = measure_form(key, subject, room, exact, found)
-                found.rows.setdefault(key, row).tps.append(tp)
+                row = layer_row(subject, room)
+                row = found.rows.setdefault(row.key, row)
+                tp = measure_form(row, subject, room, exact, found)
+                row.tps.append(tp)
                 if tp.batches and not tp.reason:
-                    measured.append((key, subject, tp))
+                    measured.append((row.key, subject, tp))
     flight.note("bits", text=f"orders of {layer.name} TP {world.ranks}")
     add_orders(room, measured, found.trees)
 
 
-def row_of(subject: Subject, room: Room) -> LayerBits:
+def layer_row(subject: Subject, room: Room) -> LayerBits:
     """The row of a form, without numbers of ranks."""
     row, layer = subject.row(), room.layer
+    shared = {name: getattr(row, name) for name in SubjectBits.__struct_fields__}
     return LayerBits(
+        **shared,
         layer=layer.name,
         model=layer.model,
         hidden=layer.hidden,
         inner=layer.inner,
         weights=room.weight_type.name,
-        algorithm=row.algorithm,
-        variant=row.variant,
-        datatype=row.datatype,
-        library=row.library,
-        setting=row.setting,
         tps=[],
     )
 
 
-def key_of(row: LayerBits) -> Key:
-    return row.layer, row.algorithm, row.variant, row.datatype, row.library or ""
-
-
 def measure_form(
-    key: Key, subject: Subject, room: Room, exact: tuple[Array, Array], found: Found
+    row: LayerBits, subject: Subject, room: Room, exact: tuple[Array, Array], found: Found
 ) -> TpBits:
-    """Examines a form for each batch of TOKENS that it can. All ranks call it. Raises Refusal."""
+    """Examines the form of a row for each batch of TOKENS that it can; `exact` are the sums that it
+    must have, and what rounding may change them by. All ranks call it. Raises Refusal."""
     world, layer = subject.world, room.layer
     tp = TpBits(ranks=world.ranks, batches=[])
-    text = f"{layer.name} {subject.row().name} {subject.datatype.name} TP {world.ranks}"
+    text = f"{row.name} {row.datatype} TP {world.ranks}"
     alone: Array | None = None
     for number, batch in enumerate(TOKENS):
         subject.session.flight.note("bits", text=f"{text}, {batch} tokens")
@@ -189,9 +174,9 @@ def measure_form(
             for name, got, expected in comparisons_of(subject, room, plain, alone, number)
         ]
         if world.ranks == 1:
-            found.results[key, batch] = plain
-        elif world.rank == 0 and (key, batch) in found.results:
-            compared.append(("tp", differ(plain, found.results[key, batch])))
+            found.results[row.key, batch] = plain
+        elif world.rank == 0 and (row.key, batch) in found.results:
+            compared.append(("tp", differ(plain, found.results[row.key, batch])))
         sums, rounding = (each[tokens_in(batch)] for each in exact)
         expected = subject.datatype.encode(sums)
         wrong = difference(plain, expected, subject.datatype, rounding).wrong

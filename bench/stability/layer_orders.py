@@ -27,7 +27,7 @@ from collectives.operation import Bound, Unsupported
 from wiretax.record.bits_record import TpBits
 
 Trees = dict[int, list[Tree | None]]  # of each part of a message, by the tokens of the batch
-Key = tuple[str, ...]  # of a form
+Key = tuple[str | int | None, ...]  # of a LayerBits
 
 
 @dataclass

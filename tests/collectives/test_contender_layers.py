@@ -11,6 +11,7 @@ import pytest
 from collectives.communicator import Mistake
 from collectives.contenders.kernel import read_kernel
 from tests.bench.launches import launch, stored
+from tests.bench.stability.test_layers import ONE_LAYER
 from tests.launch import MPIRUN, ROOT, SLOW_TEST, end_of, few
 from wiretax.record.bits_record import read_bits
 
@@ -181,11 +182,10 @@ def test_bits_find_the_order_of_a_layer_and_that_another_one_takes_longer_messag
     _, kernel = printed_files(tmp_path)
     words = "--model llama-3.2-1b --scale 1/64 -d half --quiet --algorithm fused_stable"
     options = "--contender", tmp_path / "choice.py", "--kernel", kernel
-    done = launch(tmp_path, words, *options, command="bits")
+    done = launch(tmp_path, words, *options, command="bits", program=ONE_LAYER)
     assert (done.returncode, done.stderr) == (0, "")
     [path] = tmp_path.glob("*.bits.json")
-    rows = [row for row in read_bits(path).layers if row.layer == "mlp_down"]
-    forms = {row.algorithm: row.tps for row in rows}
+    forms = {row.algorithm: row.tps for row in read_bits(path).layers}
     stable, own = forms["fused_stable"], forms["fused_own_leaves"]
     assert [tp.orders for tp in own] == [tp.orders for tp in stable]
     assert not any(batch.compared["tp"].differ for batch in own[1].batches)

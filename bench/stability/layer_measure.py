@@ -157,7 +157,7 @@ def measure_form(
     world, layer = subject.world, room.layer
     tp = TpBits(ranks=world.ranks, batches=[])
     text = f"{row.name} {row.datatype} TP {world.ranks}"
-    alone: Array | None = None
+    shorter = list[Array]()
     for number, batch in enumerate(TOKENS):
         subject.session.flight.note("bits", text=f"{text}, {batch} tokens")
         subject.session.flight.progress.show("compare", text)
@@ -167,12 +167,12 @@ def measure_form(
             continue
         room.fill_activations(subject.datatype, batch)
         plain = subject.performed(batch * layer.hidden).reshape(batch, -1)
-        alone = plain if alone is None else alone
         differ = partial(difference, datatype=subject.datatype, rounding=np.inf)
         compared = [
             (name, differ(got, expected))
-            for name, got, expected in comparisons_of(subject, room, plain, alone, number)
+            for name, got, expected in comparisons_of(subject, room, plain, shorter, number)
         ]
+        shorter.append(plain)
         if world.ranks == 1:
             found.results[row.key, batch] = plain
         elif world.rank == 0 and (row.key, batch) in found.results:
@@ -208,11 +208,11 @@ def measure_form(
 
 
 def comparisons_of(
-    subject: Subject, room: Room, plain: Array, alone: Array, number: int
+    subject: Subject, room: Room, plain: Array, shorter: Sequence[Array], number: int
 ) -> Iterator[tuple[str, Array, Array]]:
     """What must be alike in a batch, whose results are `plain`, (tokens, hidden): of each its name,
-    one of INVARIANCES, and both arrays. `alone` are the results of a batch of one. `number` counts
-    the batches. All ranks call it."""
+    one of INVARIANCES, and both arrays. `shorter` are the results of batches of fewer tokens.
+    `number` counts the batches. All ranks call it."""
     world, rows = subject.world, room.layer.rows
     # A batch of one is short. In longer ones the ranks come late in turn.
     late = [number % world.ranks] if number else [None, *range(world.ranks)]
@@ -220,6 +220,9 @@ def comparisons_of(
         yield "run", subject.performed(plain.size, late=rank).reshape(plain.shape), plain
     yield "ranks", plain, world.communicator.broadcast(plain)
     yield "place", plain[:, rows:], plain[:, :-rows]
-    if number:
+    if shorter:
         for token in (0, -1):
-            yield "batch", plain[token], alone[0]
+            yield "batch", plain[token], shorter[0][0]
+        common = len(shorter[-1]) - 1  # the last token of a batch is the first one again
+        if common > 1:
+            yield "batch", plain[1:common], shorter[-1][1:common]

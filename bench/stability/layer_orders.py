@@ -163,11 +163,19 @@ def add_orders(
             tp.rounds_parts = orders.rounds_parts(subject, next(iter(trees[min(trees)]), None))
         tp.reason = orders.failures.get(id(subject))
         differs = any("tp" in each.compared and each.compared["tp"].differ for each in tp.batches)
-        if differs and key in alone and room.session.world.rank == 0:
-            tp.causes = causes(
-                {batch: own * ranks for batch, own in alone[key].items()},
-                trees,
-                owners,
-                rounds_parts=bool(tp.rounds_parts),
-                differs=True,
-            )
+        if room.session.world.rank or key not in alone:
+            continue
+        one = {batch: own * ranks for batch, own in alone[key].items()}
+        # The bits of another order may be the same by chance, in all that was compared.
+        if differs or not same_trees(one, trees):
+            rounds_parts = bool(tp.rounds_parts) and differs
+            tp.causes = causes(one, trees, owners, rounds_parts=rounds_parts, differs=differs)
+
+
+def same_trees(one: Trees, other: Trees) -> bool:
+    """Whether no part that is known in both has another order."""
+    return all(
+        None in pair or pair[0] == pair[1]
+        for batch in one.keys() & other.keys()
+        for pair in zip(one[batch], other[batch], strict=True)
+    )

@@ -145,6 +145,7 @@ def layers_headline(layers: Sequence[LayerBits]) -> str:
 def layers_found(layers: Sequence[LayerBits]) -> str:
     """Which forms keep their bits and which do not, in words."""
     by_tp, otherwise, unknown, same = list[str](), list[str](), list[str](), list[str]()
+    by_chance = list[str]()
     tps = [ranks for ranks in tps_of(layers) if ranks > 1]
     for form, own in grouped(layers, lambda layer: layer.label).items():
         changed = changing_in(own)
@@ -152,6 +153,8 @@ def layers_found(layers: Sequence[LayerBits]) -> str:
             by_tp.append(form)
         elif changed:
             otherwise.append(form)
+        elif any(tp.causes for layer in own for tp in layer.tps):
+            by_chance.append(form)
         elif all(compared_at(layer, ranks) for layer in own for ranks in tps):
             same.append(form)
         else:
@@ -169,6 +172,8 @@ def layers_found(layers: Sequence[LayerBits]) -> str:
     if otherwise:
         names = [INVARIANCES[name] for name in changing_in(layers) if name != "tp"]
         said.append(f"those of {some(otherwise)} change {', '.join(names)}")
+    if by_chance:
+        said.append(f"those of {some(by_chance)} stay the same here, but may change")
     if unknown:
         said.append(f"those of {some(unknown)} were not compared everywhere")
     return "; ".join(said).replace("those of", "the bits of", 0 if same and tps else 1)

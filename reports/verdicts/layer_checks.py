@@ -48,8 +48,24 @@ def required_at(layer: LayerBits, name: str, ranks: int) -> Check:
         said = f"was not compared {'with ' if is_tp else ''}{than}"
         said += f", {tokens_text(lacking)}" if ranks in layer.at and lacking else ""
         said += f": {reason}" if reason else ""
+    elif is_tp and (other := unlike_one(layer, ranks)):
+        said, changed = other, every
 
     return check_at(layer, ranks, name, bool(changed or lacking or not every), said, share)
+
+
+def unlike_one(layer: LayerBits, ranks: int) -> str:
+    """What shows, beside equal bits, that others may come: results that change between calls or
+    ranks, or an order that TP 1 does not have; or ""."""
+    own, one = layer.at[ranks], layer.at.get(1)
+    for name in ("run", "ranks"):
+        if any(each.differ for each in compared_at(layer, ranks, name)):
+            return f"changes its bits {INVARIANCES[name]}"
+    if one and one.orders and own.orders != one.orders:
+        orders = (order for order in own.orders.values() if order not in one.orders.values())
+        order = next(orders, "one that changes or is no order of a sum")
+        return f"has the bits of TP 1 here, but another order: {order}"
+    return ""
 
 
 def check_at(

@@ -111,8 +111,8 @@ class Error(msgspec.Struct, kw_only=True):
 class BatchBits(msgspec.Struct, kw_only=True):
     """A layer for a batch of so many tokens: a digest of rank 0's results, (tokens, hidden), and
     what was compared, by the names of INVARIANCES; `tp` with TP 1 of this launch, `batch` the first
-    and the last token, which are alike, with a batch of one. `chosen`: what `auto` or a library
-    chose."""
+    and the last token, which are alike, with a batch of one, and the others with a shorter batch.
+    `chosen`: what `auto` or a library chose."""
 
     tokens: Positive
     digest: Name
@@ -195,7 +195,7 @@ class TpBits(msgspec.Struct, kw_only=True):
     order the layer's columns are added; {} where that is unknown, those of the least and of the
     greatest batch, and the first batch with another order; equal words only for equal orders.
     `rounds_parts`: whether sums are rounded to the datatype before they are added further.
-    `causes`: of CAUSES, why bits differ from those of TP 1."""
+    `causes`: of CAUSES, why bits differ from those of TP 1, or may for other data."""
 
     ranks: Positive
     batches: list[BatchBits]

@@ -111,7 +111,7 @@ def unstable(folder, *names):
 
 
 def test_a_collective_that_goes_wrong_at_some_ranks_or_tokens_is_named(tmp_path):
-    names = "chosen", "lacking", "failing", "late", "last"
+    names = "chosen", "lacking", "failing", "late", "last", "between"
     words = f"{MODEL} -d float --algorithm fused_stable"
     done = bits(tmp_path, words, *unstable(tmp_path, *names), ranks=4, program=ONE_LAYER)
     assert (done.returncode, done.stderr) == (1, "")
@@ -126,6 +126,7 @@ def test_a_collective_that_goes_wrong_at_some_ranks_or_tokens_is_named(tmp_path)
     for name in ("batch", "place"):
         assert changed(rows["last"], name) == [(1, 5), (2, 5), (4, 5)]
         assert not changed(rows["fused_stable"], name)
+    assert changed(rows["between"], "batch") == [(1, 8), (2, 8), (4, 8)]
 
 
 def test_a_rank_that_hangs_while_others_sleep_is_named(tmp_path):
@@ -144,6 +145,26 @@ layer_measure.TOKENS = 1, 2
 layer_measure.add_orders = lambda *_: None
 bits.main()
 """
+
+
+OTHER_ORDER = TINY.replace(
+    "layer_measure.add_orders = lambda *_: None",
+    """
+from bench.stability.layer_orders import Orders
+Orders.trees = lambda self, subjects, batch: [
+    [((0, 1), 2) if self.ranks == 1 else (0, (1, 2))] * self.ranks for _ in subjects
+]
+""",
+)
+
+
+def test_another_order_is_named_if_by_chance_no_bit_differs(tmp_path):
+    words = "--model tiny -d half --algorithm fused_stable --quiet"
+    done = bits(tmp_path, words, program=OTHER_ORDER)
+    assert (done.returncode, done.stderr) == (0, "")
+    for row in record_of(tmp_path).layers:
+        assert not changed(row, "tp")
+        assert [tp.causes for tp in row.tps] == [[], ["product"]]
 
 
 def test_one_rank_several_and_a_gpu_have_the_same_bits(tmp_path):

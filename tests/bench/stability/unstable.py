@@ -26,5 +26,7 @@ def bind(case):
         flips = TITLE == "late" and len(parts) == 2 and case.rank == 1
         if flips or (TITLE == "last" and tokens == 5):
             receive.view(np.uint32)[-1] ^= 1
+        if TITLE == "between" and tokens == 8:  # of the third token
+            receive.view(np.uint32)[2 * 2048] ^= 1
 
     return call

@@ -50,11 +50,23 @@ def at(layer, ranks, tokens):
 
 
 def differs(name, tokens, ranks=4):
-    return lambda record, layer: at(layer, ranks, tokens)["compared"][name].update(differ=3, ulp=1)
+    def edit(record, layer):
+        compared = at(layer, ranks, tokens)["compared"]
+        compared.setdefault(name, {"elements": 9}).update(differ=3, ulp=1)
+
+    return edit
 
 
 def other_digest(record, layer):
     at(layer, 4, 5)["digest"] = "0123"
+
+
+def other_order(record, layer):
+    layer["tps"][2]["orders"]["8"] = "in sequence"
+
+
+def no_order(record, layer):
+    del layer["tps"][2]["orders"]["1"]
 
 
 def without_tp(record, layer):
@@ -88,6 +100,10 @@ def not_compared(record, layer):
     [
         (differs("tp", 5), f"{STABLE} at TP 4 has other bits than at TP 1: <1 % 1 ULP, with 5"),
         (other_digest, f"{STABLE} at TP 4 has other bits than at TP 1: other digests, with 5"),
+        (other_order, f"{STABLE} at TP 4 has the bits of TP 1 here, but another order: in sequ"),
+        (no_order, f"{STABLE} at TP 4 has the bits of TP 1 here, but another order: one that"),
+        (differs("ranks", 5), f"{STABLE} at TP 4 changes its bits on all ranks"),
+        (differs("run", 5), f"{STABLE} at TP 4 changes its bits from call to call"),
         (differs("batch", 8, ranks=1), f"{STABLE} at TP 1 changes its bits in a batch of more"),
         (without_tp, f"{STABLE} at TP 4 was not compared with TP 1"),
         (
@@ -325,6 +341,13 @@ def test_a_form_that_was_not_compared_everywhere_is_not_called_the_same(edited, 
     assert "fused_stable change in a batch" in said
     assert "! mlp_down fused_stable: other bits in a batch of more tokens" in said
     assert "only batches of 5 tokens change" in report(edited(differs("tp", 5)))[1]
+
+    def other_sum(record, layer):
+        layer["tps"][2]["causes"] = ["product"]
+
+    said = report(edited(other_sum))[1]
+    assert "fused_stable stay the same here, but may change" in said
+    assert f"! mlp_down fused_stable: {CAUSES['product']} (TP 4)" in said
 
 
 def test_layers_of_others_run_nothing_in_files(edited, report, tmp_path):

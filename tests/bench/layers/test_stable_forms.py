@@ -47,6 +47,17 @@ def test_other_numbers_of_ranks_have_no_stable_form(ranks):
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("threads", [4, 48])
+def test_blocks_without_whole_groups_of_threads_have_no_stable_form(threads):
+    """On a GPU 32 threads have a tile."""
+    device = SimpleNamespace(is_cpu=False, threads=threads)
+    world: Any = SimpleNamespace(node=None, ranks=2, device=device)
+    bound = gemv_stable(world, cast(Any, None))
+    assert isinstance(bound, Unsupported)
+    assert f"a block of {threads} threads does not consist of groups of 32" in bound.reason
+
+
+@pytest.mark.unit
 def test_a_stable_form_is_timed_on_request_only():
     """It costs more than the form that a run without options shows."""
     from bench.layers.forms import USUAL

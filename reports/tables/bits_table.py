@@ -8,8 +8,9 @@ from typing import Any
 from reports.tables.bits_shares import changes, changing_in, share_text, steady_in
 from reports.tables.layer_bits_table import (
     LAYERS_HEAD,
+    causes_of_layers,
     layers_headline,
-    sentences_of_layers,
+    orders_of_layers,
     texts_of_layers,
 )
 from reports.tables.sentences import (
@@ -119,7 +120,9 @@ def sentences_of(groups: Sequence[Sequence[RowBits]]) -> list[str]:
 
 def said_of(record: Bits) -> list[str]:
     """The sentences on the rows and the layers."""
-    return [*sentences_of(groups_of(record.measured)), *sentences_of_layers(record.measured_layers)]
+    layers = record.measured_layers
+    said = sentences_of(groups_of(record.measured))
+    return [*said, *causes_of_layers(layers), *orders_of_layers(layers)]
 
 
 def table_of(record: Bits) -> list[dict[str, str]]:

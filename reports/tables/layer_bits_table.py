@@ -179,11 +179,10 @@ def layers_found(layers: Sequence[LayerBits]) -> str:
     return "; ".join(said).replace("those of", "the bits of", 0 if same and tps else 1)
 
 
-def sentences_of_layers(layers: Sequence[LayerBits]) -> list[str]:
-    """Why bits change, or were not compared, and the order in which the columns of a layer are
-    added, each with the forms and the numbers of ranks of which this holds."""
-    every = Counter(label for layer in layers for label in labels(layer))
-    causes, orders = dict[str, list[LayerBits]](), dict[str, list[LayerBits]]()
+def causes_of_layers(layers: Sequence[LayerBits]) -> list[str]:
+    """Why bits change, or were not compared, each with the forms and the numbers of ranks of which
+    this holds; and the forms that share a row."""
+    causes = dict[str, list[LayerBits]]()
     for layer in layers:
         for cause in dict.fromkeys(cause for tp in layer.tps for cause in tp.causes):
             tps = ", ".join(str(tp.ranks) for tp in layer.tps if cause in tp.causes)
@@ -196,19 +195,29 @@ def sentences_of_layers(layers: Sequence[LayerBits]) -> list[str]:
         for tp in layer.tps:
             if tp.reason:
                 causes.setdefault(f"TP {tp.ranks}: {tp.reason}", []).append(layer)
-        if order := order_text(layer):
-            orders.setdefault(order, []).append(layer)
 
     like = [
         f"like {row.forms[0]}: {', '.join(row.forms[1:])}"
         for row in rows_of_layers(layers)
         if len(row.forms) > 1
     ]
+    every = counted_labels(layers)
+    said = [f"! {names_of(own, every)}: {cause}" for cause, own in causes.items()]
+    return [*said, *dict.fromkeys(like)]
+
+
+def orders_of_layers(layers: Sequence[LayerBits]) -> list[str]:
+    """The order in which the columns of a layer are added, with the forms of which it holds."""
+    every = counted_labels(layers)
     return [
-        *(f"! {names_of(own, every)}: {said}" for said, own in causes.items()),
-        *dict.fromkeys(like),
-        *(f"sum of {names_of(own, every)}: {said}" for said, own in orders.items()),
+        f"sum of {names_of(own, every)}: {order}"
+        for order, own in grouped(layers, order_text).items()
+        if order
     ]
+
+
+def counted_labels(layers: Sequence[LayerBits]) -> "Counter[str]":
+    return Counter(label for layer in layers for label in labels(layer))
 
 
 def tokens_of_some(layer: LayerBits) -> str:
@@ -226,7 +235,7 @@ def tokens_of_some(layer: LayerBits) -> str:
 def names_of(own: Sequence[LayerBits], every: "Counter[str]") -> str:
     """The forms of some layers; those of a type or a layer alone with its name. `every` counts the
     `labels` of all layers."""
-    here, names = Counter(label for layer in own for label in labels(layer)), list[str]()
+    here, names = counted_labels(own), list[str]()
     for layer in own:
         *shared, alone = labels(layer)
         names.append(next((each for each in shared if here[each] == every[each]), alone))

@@ -7,7 +7,12 @@ from reports.kit.chart import heat
 from reports.kit.page import Banner, Page, Row, Section
 from reports.tables.bits_shares import changes, share_of, steady_in
 from reports.tables.bits_table import HEAD, groups_of, headline, moved_in, sentences_of, texts_of
-from reports.tables.layer_bits_table import LAYERS_HEAD, rows_of_layers, sentences_of_layers
+from reports.tables.layer_bits_table import (
+    LAYERS_HEAD,
+    causes_of_layers,
+    orders_of_layers,
+    rows_of_layers,
+)
 from reports.verdicts.bits_checks import Check
 from reports.verdicts.layer_checks import findings_of
 from wiretax.common.program import REPORTS, RUN, on_ranks
@@ -55,9 +60,10 @@ def page_of(
         role = "better"
     sections = [
         Section("What to do next", [todo], text=to_type),
-        *([of_layers(layers)] if layers else []),
         Section("What failed", failed),
+        *([of_layers(layers)] if layers else []),
         *([of_rows(rows)] if rows else []),
+        Section("In which order a layer's columns are added", orders_of_layers(layers)),
         Section("Notes", [*notes, *record.notes]),
         Section(
             "What was compared",
@@ -95,7 +101,7 @@ def of_layers(layers: Sequence[LayerBits]) -> Section:
     """The layers at each number of ranks, those of equal outcome together."""
     return Section(
         "Layers by the number of ranks: rows of equal outcome together",
-        [*head_of(LAYERS_HEAD, layers), *sentences_of_layers(layers)],
+        [*head_of(LAYERS_HEAD, layers), *causes_of_layers(layers)],
         rows=[heated(row.texts, row.compared) for row in rows_of_layers(layers)],
     )
 

@@ -145,7 +145,8 @@ def scrub_argv(argv: Sequence[str]) -> list[str]:
         value = re.sub(r"^--[\w-]+=", "", argument)
         option = argument.removesuffix(value)
         is_path = before in _PATH_OPTIONS or option.rstrip("=") in _PATH_OPTIONS
-        if (is_path and value != "none") or re.search(r"[/\\]|^~", value):
+        is_fraction = re.fullmatch(r"\d+/\d+", value)  # of --scale
+        if (is_path and value != "none") or (re.search(r"[/\\]|^~", value) and not is_fraction):
             value = "<path>"
         elif re.search(r"[:@]|\d+\.\d+\.\d+", value):
             value = "<set>"

@@ -47,11 +47,13 @@ def test_nothing_names_the_host_the_user_or_a_path(monkeypatch):
 
 WRITTEN = (
     "bench/allreduce.py -b 16K --tuned none --out private --out=private "
-    "--algorithm one_shot,library --plot=/tmp/a=b.png me@host 10.0.0.1 -T 2.5 ~"
+    "--algorithm one_shot,library --plot=/tmp/a=b.png me@host 10.0.0.1 -T 2.5 ~ "
+    "--scale 1/64 --scale=1/64/"
 )
 STORED = (
     "<path> -b 16K --tuned none --out <path> --out=<path> "
-    "--algorithm one_shot,library --plot=<path> <set> <set> -T 2.5 <path>"
+    "--algorithm one_shot,library --plot=<path> <set> <set> -T 2.5 <path> "
+    "--scale 1/64 --scale=<path>"
 )
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from reports.__main__ import COMMANDS
 from reports.tables.table import render
-from tests import figures_table, stable_table
+from tests import figures_table, layer_bits_table, stable_table
 from tests.launch import ROOT, end_of
 from tests.reports.synthetic_run import write_run
 from tests.test_locks import PROJECT
@@ -71,6 +71,14 @@ def test_the_table_of_figures_is_that_of_the_schema():
 def test_the_prices_of_stable_bits_are_those_of_the_archived_runs():
     page = stable_table.PAGE.read_text()
     assert stable_table.with_table(page) == page, "write it anew: python -m tests.stable_table"
+
+
+def test_the_layers_of_equal_bits_are_those_of_the_archived_records():
+    page = layer_bits_table.PAGE.read_text()
+    assert layer_bits_table.with_table(page) == page, "write it anew: see the page"
+    (kept, *moved) = layer_bits_table.table().splitlines()[2:]
+    assert kept.startswith("| fused_stable | float32, float16, bfloat16 | same | same | same |")
+    assert not any("| same | same |" in row for row in moved)
 
 
 def test_the_table_has_the_current_columns(tmp_path):

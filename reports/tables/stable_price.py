@@ -67,8 +67,11 @@ def table_of(run: Run, forms: Forms) -> Table | None:
 
 
 def sentence_of(run: Run, forms: Forms) -> str:
-    """The first of these prices in words: of a call, or of a step and each of its calls."""
+    """The first of these prices with an interval, in words: of a call, or of a step and each of
+    its calls."""
     for other, us, percent in prices(run, forms):
+        if us[1] is None:  # too few blocks
+            continue
         share, *ends = percent.split(" ", 1)
         words = f"beside {other.name}, {' '.join([share, '%', *ends])}"
         said = f" The same bits at 1, 2, 4 and 8 ranks cost {interval_text(us)} us"

@@ -82,6 +82,12 @@ def test_a_stable_form_with_wrong_results_has_no_price(tmp_path):
     assert SENTENCE not in printed
 
 
+def test_a_price_without_an_interval_makes_no_sentence(tmp_path):
+    printed = layer(tmp_path, (FUSED, 11.0), (STABLE, 16.5), rounds=3)
+    assert "stable beside fused 5.50" in printed
+    assert SENTENCE not in printed
+
+
 def test_a_run_without_a_stable_form_has_no_price(tmp_path):
     printed = layer(tmp_path, (FUSED, 11.0))
     assert "price" not in printed

@@ -205,6 +205,15 @@ def test_a_record_of_one_rank_is_the_baseline_of_one_of_four(edited, report):
     assert report(edited(), "--baseline", baseline.parent) == (0, "SAME: 6 checks passed")
 
 
+def test_a_card_has_the_baseline_of_a_cpu(edited, report):
+    """A change of cards keeps the baseline of a form that has the same bits on both."""
+
+    def on_card(record, layer):
+        record["device"] = "cuda"
+
+    assert report(edited(on_card), "--baseline", edited(run_id="2026-11-27-a"))[0] == 0
+
+
 def test_a_baseline_of_other_layers_is_refused_and_not_chosen(edited, report, reports, tmp_path):
     """Each keeps its own place in a folder of `accept`, and a newer one does not count."""
 

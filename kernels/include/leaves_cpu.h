@@ -69,10 +69,10 @@ struct LeafSums {
     const char* next = rows + TOGETHER * g.inner * WEIGHT_BYTES + (LONGER ? 0 : FETCHED_AHEAD);
     for (int first = 0; first < ROWS; first += TOGETHER)
       for (int leaf = 0; leaf < OWN_LEAVES; ++leaf) {
-        const auto add_rows = [&](int token, auto tokens) {
+        const auto add_rows = [&](int token, auto tokens) INLINED {
           constexpr int T = decltype(tokens)::value;
-          for (int row = first; row < first + TOGETHER; row += ROWS_AT_ONCE)
-            add_leaf<N, LONGER, HELD, ROWS_AT_ONCE, T>(row, leaf, token, next);
+          for (int r = 0; r < TOGETHER; r += ROWS_AT_ONCE)
+            add_leaf<N, LONGER, HELD, ROWS_AT_ONCE, T>(first + r, leaf, token, next);
         };
         for (int t = 0; t + TOKENS_AT_ONCE <= WT_TOKENS; t += TOKENS_AT_ONCE)
           add_rows(t, Count<TOKENS_AT_ONCE>{});
@@ -86,11 +86,14 @@ struct LeafSums {
     const long row_bytes = g.inner * WEIGHT_BYTES, vector_bytes = g.stride * ELEMENT_BYTES;
     const char* matrix = rows + row * row_bytes + first * WEIGHT_BYTES;
     const char* vectors = g.activations + token * vector_bytes + first * ELEMENT_BYTES;
+    // A processor fetches rows of four lines itself: from a cache, 64 columns then take 0.8 times.
+    constexpr int SHORT_BYTES = OWN_LEAVES * N * EIGHT / REGISTERS_OF_EIGHT * WEIGHT_BYTES;
+    constexpr bool FETCHES = LONGER || SHORT_BYTES > 256;
     floats chains[T][R][HELD];
     const auto add = [&](long column, auto registers, bool begins) INLINED {
       constexpr int COUNT = decltype(registers)::value;
       constexpr int BYTES = R * COUNT * EIGHT / REGISTERS_OF_EIGHT * WEIGHT_BYTES;
-      if (token == 0) prefetch<false, LONGER>(next, BYTES), next += BYTES;
+      if (FETCHES && token == 0) prefetch<false, LONGER>(next, BYTES), next += BYTES;
       UNROLLED
       for (int n = 0; n < COUNT; ++n) {
         floats x[T];

@@ -1,6 +1,6 @@
 """RMSNorm after an all-reduce, and a GEMV before one, with the same bits at 1, 2, 4 and 8 ranks, on
-every grid and machine: kernels/include/leaves.h and stable_norm.h have the order of the sums. It is
-slower than `fused` (docs/layers.md)."""
+every grid and machine: kernels/include/leaves.h and stable_norm.h have the order of the sums, and
+docs/layers.md says what they cost."""
 
 from functools import partial
 from typing import Any

@@ -237,7 +237,7 @@ def main() -> NoReturn:
         algorithms="only these (all but lossy ones)",
         model="in place of a collective, the row-parallel layers of a model such as "
         "llama-3.1-8b, at 1, 2, 4 and 8 ranks",
-        scale="with --model: shrink the matrices' columns, as 1/64 (1)",
+        scale="with --model: shrink the matrices' columns, as 1/64 (1: all of them)",
     )
     namespace = parser.parse_args()
     layers = requested_layers(parser, namespace)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.tables import exposed
+from reports.tables import form_costs
 from reports.trends import changes, noise, step_test
 from reports.verdicts import verdict
 from tests.calibration import selfcheck
@@ -69,7 +69,7 @@ def runs_taken_for_independent(monkeypatch):
 
 
 def rounds_taken_for_independent(monkeypatch):
-    for module in (summarise, exposed):
+    for module in (summarise, form_costs):
         monkeypatch.setattr(module, "autocorrelation", lambda series: 0.0)
 
 

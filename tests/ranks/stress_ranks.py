@@ -31,7 +31,7 @@ from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.experts import routing
 from collectives.experts.alltoall_routed import PULL, PUSH, WAYS
 from collectives.layers.fused_forms import FUSED
-from collectives.layers.stable import LEAVES
+from collectives.layers.stable import GROUP_THREADS, LEAVES
 from collectives.operation import Operation
 from collectives.peer_buffer import PeerBuffer, set_epoch
 from collectives.registry import ALGORITHMS, exact
@@ -190,7 +190,10 @@ def add_gemvs(bed: OneRank) -> None:
     datatype = DATATYPES[("float32", "float16", "bfloat16")[bed.seed % 3]]
     for _ in range(5):
         hidden, inner = bed.draw.choice([64, 320, 2048]), bed.draw.choice([64, 128, 320])
-        form = bed.draw.choice(["fused", FUSED_STABLE] if LEAVES % bed.ranks == 0 else ["fused"])
+        form = bed.draw.choice(["fused", FUSED_STABLE])
+        device = bed.worlds[0].device
+        if LEAVES % bed.ranks or (not device.is_cpu and device.threads % GROUP_THREADS):
+            form = "fused"  # the other one takes a few numbers of ranks, and whole groups
         gemv_item(bed, "gemv", datatype, 1 + bed.seed % 8, hidden, inner, form)
 
 

@@ -91,8 +91,7 @@ def test_a_library_that_fails_or_does_not_sum_is_named_and_the_others_are_compar
     assert (done.returncode, done.stderr) == (1, "")
     said = " ".join(done.stdout.split())
     assert re.search(r"fail [0-9a-f]{7}: .*RuntimeError: the sum is lost", said)
-    for name in ("nothing", "zeros"):
-        assert re.search(rf"{name} [0-9a-f]{{7}}: its results are no sums", said)
+    assert re.search(r"nothing [0-9a-f]{7}, zeros [0-9a-f]{7}: its results are no sums", said)
     sizes = {row.algorithm: len(row.sizes) for row in record_of(tmp_path).rows}
     assert (sizes["ring"], sizes["fail"]) == (2, 1)
     status, said = report(capsys, tmp_path, "--require", "run,ranks")

@@ -98,7 +98,11 @@ def bind(case):
 
 
 def faulty(fault, calls=0, where=ON_RANK_1):
-    return FUNCTION.format(fault=fault, calls=calls, where=where)
+    return FUNCTION.format(
+        fault=fault,
+        calls=calls,
+        where=where,
+    )
 
 
 @pytest.mark.parametrize(

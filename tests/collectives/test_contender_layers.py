@@ -66,7 +66,11 @@ FAULTS = {
 }
 
 
-def faulty(folder: Path, name: str, fault: str) -> Path:
+def faulty(
+    folder: Path,
+    name: str,
+    fault: str,
+) -> Path:
     (folder / f"{name}.py").write_text(RIGHT.replace("{fault}", fault))
     return folder / f"{name}.py"
 

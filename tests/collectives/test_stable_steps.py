@@ -84,7 +84,14 @@ def test_the_residual_after_a_step_has_the_same_bits_at_any_number_of_ranks(name
         for ranks in (1, 2, 4, 8)
     ]
     assert len({stored for stored, _ in found}) == 1
-    assert found[0][1] < {"float32": 1e-6, "float16": 1e-3, "bfloat16": 1e-2}[name]
+    assert (
+        found[0][1]
+        < {
+            "float32": 1e-6,
+            "float16": 1e-3,
+            "bfloat16": 1e-2,
+        }[name]
+    )
     usual = {residual_after(ranks, "gemv_allreduce", name, weight_type)[0] for ranks in (1, 2)}
     assert len(usual) == 2
 

@@ -69,7 +69,11 @@ STREAMLESS = {
 }
 
 
-def disorder(kernels: dict[str, list[str]], architecture: str, uncached: bool = False) -> list[str]:
+def disorder(
+    kernels: dict[str, list[str]],
+    architecture: str,
+    uncached: bool = False,
+) -> list[str]:
     """What misses in the order of a file's memory accesses, by kernel."""
     return [
         f"{kernel}: {flaw}"
@@ -165,7 +169,12 @@ def test_no_compiler_prints_a_warning(stem):
     command = ["c++", *HOST, *options, *effort, source]
 
     def warnings() -> str:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stderr
 
     assert cached(str, warnings, command, version("c++"), sources(stem)) == ""
 
@@ -293,7 +302,11 @@ PACKETS = {
 }
 
 
-def packets(stem: str, architecture: str, folder: Path = SOURCES) -> list[bool]:
+def packets(
+    stem: str,
+    architecture: str,
+    folder: Path = SOURCES,
+) -> list[bool]:
     """Whether a thread stores two packets with one instruction, and whether it starts the loads of
     its four packets at once."""
     [lines] = kernels_in(compiled(stem, architecture, (), folder).text, architecture).values()

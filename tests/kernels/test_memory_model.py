@@ -54,7 +54,12 @@ def not_behind(wanted: int) -> Callable[[int], bool]:
     return lambda flag: (flag - wanted) % (1 << BITS) < 1 << (BITS - 1)
 
 
-def signal(rank: int, peers: Iterable[int], launch: int, step: int) -> list[Op]:
+def signal(
+    rank: int,
+    peers: Iterable[int],
+    launch: int,
+    step: int,
+) -> list[Op]:
     """The signal of sync.h, for a block of one thread. The fence stands for drain_stores."""
     flags = [store_release(("flag", peer, rank), stamp(launch, step)) for peer in peers]
     return [FENCE_SYSTEM, *flags]
@@ -67,7 +72,13 @@ def wait(
     return [await_acquire(("flag", rank, peer), until=until) for peer in peers]
 
 
-def meet(rank: int, peer: int, launch: int, step: int, compare: Compare = reached) -> list[Op]:
+def meet(
+    rank: int,
+    peer: int,
+    launch: int,
+    step: int,
+    compare: Compare = reached,
+) -> list[Op]:
     return [*signal(rank, [peer], launch, step), *wait(rank, [peer], launch, step, compare)]
 
 
@@ -138,7 +149,11 @@ def exchange(
     pull, into the writer's; with `swap` the two slabs change roles every two steps, so that a rank
     writes what it alone has read; `unflipped` takes the same half in every launch."""
 
-    def place(writer: int, launch: int, step: int) -> tuple[object, ...]:
+    def place(
+        writer: int,
+        launch: int,
+        step: int,
+    ) -> tuple[object, ...]:
         turn = (FIRST_EPOCH + launch) % 8 // 2 + step // 2 if "swap" in way else 0
         owner = 1 - writer if ("push" in way) != bool(turn & 1) else writer
         return ("slab", owner, 1 - owner, 0 if "unflipped" in way else launch & 1, step % slots)
@@ -151,7 +166,11 @@ def exchange(
 
 
 @on_ranks(2)
-def packets(rank: int, launches: int, form: str = "") -> Iterator[Op]:
+def packets(
+    rank: int,
+    launches: int,
+    form: str = "",
+) -> Iterator[Op]:
     """allreduce_one_shot_ll.cu: one relaxed store writes a packet of data and epoch, and the reader
     waits until the epoch is equal. `form`: torn, two stores write the packet, first the data, then
     the epoch; unflipped; any epoch, the reader takes the first packet that it sees."""
@@ -192,7 +211,12 @@ def sentinel(
 
 
 @on_ranks(2)
-def two_shot(rank: int, chunks: int, launches: int = 1, slots: int = 2) -> Iterator[Op]:
+def two_shot(
+    rank: int,
+    chunks: int,
+    launches: int = 1,
+    slots: int = 2,
+) -> Iterator[Op]:
     """In each round a rank copies a chunk in, sums the previous chunk, and gathers the chunk before
     the previous one."""
     peer = 1 - rank
@@ -229,7 +253,11 @@ def ring(
 
 
 @on_ranks(2)
-def registered(rank: int, launches: int, meets: str = "come done") -> Iterator[Op]:
+def registered(
+    rank: int,
+    launches: int,
+    meets: str = "come done",
+) -> Iterator[Op]:
     """in_users_buffers of exchange.h: each rank writes its buffer, the peer reads the buffer in
     place, and the rank writes it again."""
     for launch in range(launches):

@@ -53,7 +53,15 @@ def test_the_scales_of_int8_rows_multiply_the_root(name):
 def test_a_software_gpu_has_them_in_blocks_of_any_size():
     """Of a few threads, of no power of two, and of more than a row has packs in a period."""
     words = "-m", "tests.ranks.stable_rows", "hip", "4", "96", "512"
-    said = printed(2, *words, **environment(vendor="hip", sms=4, threads=512))
+    said = printed(
+        2,
+        *words,
+        **environment(
+            vendor="hip",
+            sms=4,
+            threads=512,
+        ),
+    )
     for name, digests in json.loads(said).items():
         assert set(chain(*digests)) == {digest(drawn(name).expected())}, name
 

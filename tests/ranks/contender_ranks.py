@@ -21,7 +21,11 @@ HIDDEN, INNER, TOKENS = 64, 512, 3
 HALF = DATATYPES["float16"]
 
 
-def results(world: World, names: list[str], notes: list[str]) -> dict[str, str]:
+def results(
+    world: World,
+    names: list[str],
+    notes: list[str],
+) -> dict[str, str]:
     """What each file makes of a layer of (HIDDEN, INNER) and TOKENS, whose columns all ranks share;
     a row of activations has more columns than the rank's."""
     draw, columns = np.random.default_rng(7), INNER // world.ranks

@@ -65,7 +65,11 @@ def wrong_of_norm(
     return next((f"{name} are not near fp64" for right, name in wrong if not right), None)
 
 
-def wrong_of_products(datatype: Datatype, values: list[Array], got: Array) -> str | None:
+def wrong_of_products(
+    datatype: Datatype,
+    values: list[Array],
+    got: Array,
+) -> str | None:
     """Compares a rank's products with fp64's, rounded once to the type: `values` are the decoded
     activations (tokens, terms), the matrix (hidden, terms) and the scales of its rows. At least
     four lanes add up a row in fp32."""
@@ -88,12 +92,21 @@ class Bed:
     rooms: dict[str, Memory]
     touched: bool = False  # some bytes around a result
 
-    def fill(self, name: str, stored: Array, shift_bytes: int = 0) -> int:
+    def fill(
+        self,
+        name: str,
+        stored: Array,
+        shift_bytes: int = 0,
+    ) -> int:
         """Writes `stored` into a buffer and returns its address."""
         self.rooms[name].write(np.ascontiguousarray(stored).view(np.uint8).ravel(), shift_bytes)
         return self.rooms[name].address + shift_bytes
 
-    def clear(self, name: str, shift_bytes: int = 0) -> int:
+    def clear(
+        self,
+        name: str,
+        shift_bytes: int = 0,
+    ) -> int:
         self.rooms[name].write(np.full(ROOM_BYTES, UNTOUCHED, np.uint8))
         return self.rooms[name].address + shift_bytes
 
@@ -107,13 +120,23 @@ class Bed:
         stored: Array = whole[shift_bytes:end].view(datatype.storage)
         return stored.reshape(shape)
 
-    def perform(self, kernel: str, form: str, case: CollectiveCase, times: int = 1) -> None:
+    def perform(
+        self,
+        kernel: str,
+        form: str,
+        case: CollectiveCase,
+        times: int = 1,
+    ) -> None:
         operation = FUSED[kernel][form].bind(self.world, case)
         assert isinstance(operation, Operation), operation
         launch(self.world.device, operation.step, times)
 
 
-def alike(a: Array, b: Array, datatype: Datatype) -> bool:
+def alike(
+    a: Array,
+    b: Array,
+    datatype: Datatype,
+) -> bool:
     """Whether all bits are equal; NaNs may carry different payloads."""
     return bool(((a == b) | (np.isnan(datatype.decode(a)) & np.isnan(datatype.decode(b)))).all())
 
@@ -128,7 +151,12 @@ class NormExample:
     shifts: list[int]  # in bytes, of send, residual, residual_out, receive and weight
     in_place: bool
 
-    def results(self, bed: Bed, form: str, times: int = 1) -> list[Array]:
+    def results(
+        self,
+        bed: Bed,
+        form: str,
+        times: int = 1,
+    ) -> list[Array]:
         """The normed rows and the new residual."""
         rank, shifts, case = bed.world.communicator.rank, self.shifts, self.case
         tokens, hidden = self.values.shape[1:]
@@ -156,7 +184,13 @@ class NormExample:
         ]
 
 
-def norm_case(tokens: int, hidden: int, datatype: Datatype, variant: str, build: Build) -> NormCase:
+def norm_case(
+    tokens: int,
+    hidden: int,
+    datatype: Datatype,
+    variant: str,
+    build: Build,
+) -> NormCase:
     """An all-reduce of rows and their norms, in buffers that `NormExample` finds."""
     return NormCase(
         tokens * hidden,

@@ -34,13 +34,23 @@ class LocalRanks:
     def ranks(self) -> int:
         return self.worlds[0].communicator.size
 
-    def buffers(self, size_bytes: int, element_bytes: int = 0) -> list[int]:
+    def buffers(
+        self,
+        size_bytes: int,
+        element_bytes: int = 0,
+    ) -> list[int]:
         raise NotImplementedError
 
     def memory(self, size_bytes: int) -> Memory:
         raise NotImplementedError
 
-    def add(self, name: str, cases: list[Any], bind: Any, contents: Any) -> None:
+    def add(
+        self,
+        name: str,
+        cases: list[Any],
+        bind: Any,
+        contents: Any,
+    ) -> None:
         raise NotImplementedError
 
 
@@ -102,7 +112,11 @@ def norm_item(
     sends, receives = (bed.buffers(2 * size, datatype.size_bytes) for _ in range(2))
     cases = []
     for send, receive in zip(sends, receives, strict=True):
-        norm = Norm(hidden=hidden, residual=send + size, residual_out=receive + size)
+        norm = Norm(
+            hidden=hidden,
+            residual=send + size,
+            residual_out=receive + size,
+        )
         norm.weight = weight.address
         count = tokens * hidden
         cases.append(NormCase(count, datatype, send, receive, norm=norm, summed=0, **options))
@@ -137,7 +151,13 @@ def gemv_item(
         weights = world.device.store(INT8.encode(matrix * factors))
         scales = world.device.store(row_scales)
         bed.keep += [weights, scales]
-        layer = Gemv(hidden=hidden, inner=inner, stride=inner, copies=1, activations=activations)
+        layer = Gemv(
+            hidden=hidden,
+            inner=inner,
+            stride=inner,
+            copies=1,
+            activations=activations,
+        )
         layer.weights, layer.row_scales = weights.address, scales.address
         cases.append(GemvCase(count, datatype, 0, receive, layer=layer, weight_type=INT8))
 

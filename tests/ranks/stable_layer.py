@@ -31,7 +31,12 @@ def sum_of_leaf(matrix: Array, activations: Array) -> Array:
     return sums[..., 0]
 
 
-def layer_of(datatype: Datatype, matrix: Array, activations: Array, scales: Array | None) -> Array:
+def layer_of(
+    datatype: Datatype,
+    matrix: Array,
+    activations: Array,
+    scales: Array | None,
+) -> Array:
     """The stored result (tokens, hidden) of decoded inputs of all ranks."""
     inputs = (np.split(each.astype(np.float32), LEAVES, axis=1) for each in (matrix, activations))
     with np.errstate(all="ignore"):
@@ -91,7 +96,11 @@ class Layer:
             for matrix in self.matrix
         ]
 
-    def wrong_elements(self, stored: Array, launches_before: int | None = None) -> int:
+    def wrong_elements(
+        self,
+        stored: Array,
+        launches_before: int | None = None,
+    ) -> int:
         """Of a result, whose copy is known or the nearest one; any NaN is a NaN's."""
         results = self.results
         if launches_before is not None:
@@ -105,7 +114,11 @@ class Layer:
         )
 
 
-def layer_item(bed: Any, name: str, layer: Layer) -> None:
+def layer_item(
+    bed: Any,
+    name: str,
+    layer: Layer,
+) -> None:
     """Adds the layer on all ranks of this process; what it counts are its wrong elements."""
     datatype, inner = layer.datatype, layer.columns // bed.ranks
     items = []
@@ -150,7 +163,11 @@ def layer_item(bed: Any, name: str, layer: Layer) -> None:
     bed.items[name] = items
 
 
-def drawn_item(bed: Any, name: str, datatype: Datatype) -> None:
+def drawn_item(
+    bed: Any,
+    name: str,
+    datatype: Datatype,
+) -> None:
     """A layer of two matrices, whose other type and shape the bed draws."""
     layer = Layer(
         datatype=datatype,

@@ -22,7 +22,11 @@ from tests.ranks.world import connect
 
 CHAINS = 2048
 # Rows of a type show each mistake that test_stable_norm.py plants: rounded to 16 bits, few do.
-SEEDS = {"float16": 7, "bfloat16": 288, "float32": 3}
+SEEDS = {
+    "float16": 7,
+    "bfloat16": 288,
+    "float32": 3,
+}
 TYPES = tuple(SEEDS)
 TOKENS, HIDDEN = 3, 5000  # two chains have two elements, others three, and no pack is whole there
 Order = Callable[[Array], np.float32]
@@ -81,7 +85,11 @@ class Rows:
         root = tree(self.leaves)
         return root if self.scales is None else root * self.scales
 
-    def from_sums(self, sums: Array, squares: Order = squares_in_chains) -> list[Array]:
+    def from_sums(
+        self,
+        sums: Array,
+        squares: Order = squares_in_chains,
+    ) -> list[Array]:
         """The normed rows and the residual, encoded, from the sums, (tokens, hidden)."""
         residual, weight = map(self.decoded, (self.residual, self.weight))
         x = self.rounded(sums + residual)
@@ -110,7 +118,12 @@ def side_by_side(worlds: Sequence[World], steps: Sequence[Step]) -> None:
         list(ranks.map(call, worlds, steps))
 
 
-def drawn(name: str, tokens: int = TOKENS, hidden: int = HIDDEN, scaled: bool = False) -> Rows:
+def drawn(
+    name: str,
+    tokens: int = TOKENS,
+    hidden: int = HIDDEN,
+    scaled: bool = False,
+) -> Rows:
     draw, datatype = np.random.default_rng(SEEDS[name]), DATATYPES[name]
     return Rows(
         datatype,

@@ -46,7 +46,12 @@ CHUNKS = "", "", "", "+32K"  # of a message that passes through the slots in man
 STREAMS = {"nt": "WT_STREAM_SLAB", "ntr": "WT_STREAM_RECEIVE"}
 
 
-def main(launches: int, seed: int, settings: dict[str, str], names: list[str]) -> None:
+def main(
+    launches: int,
+    seed: int,
+    settings: dict[str, str],
+    names: list[str],
+) -> None:
     session = open_session(
         seed, settings, {macro: int(word in names) for word, macro in STREAMS.items()}
     )
@@ -80,19 +85,33 @@ def main(launches: int, seed: int, settings: dict[str, str], names: list[str]) -
         print(json.dumps(report | {"timed_out": any(timed_out)}))
 
 
-def open_session(seed: int, settings: dict[str, str], macros: dict[str, int]) -> Session:
+def open_session(
+    seed: int,
+    settings: dict[str, str],
+    macros: dict[str, int],
+) -> Session:
     """Open the session of a command that stores no run, over every sharing mode and with shared
     GPUs."""
     timeout_s, device = float(settings.get("timeout_s", 30)), settings.get("device", "cpu")
     world, watch = connect(timeout_s, device, settings.get("memory", "auto"), **macros)
     flight = FlightRecord(None, world.communicator.rank)
     flight.watch = watch
-    options = RunOptions("stress", timeout_s=timeout_s, seed=seed, device=device, keeps_run=False)
+    options = RunOptions(
+        "stress",
+        timeout_s=timeout_s,
+        seed=seed,
+        device=device,
+        keeps_run=False,
+    )
     # A short time-out is for waits: a busy machine compiles for longer.
     return Session(options, world, Watchdog(flight, max(timeout_s, 30), {}), Place(False, []))
 
 
-def program(session: Session, hand: Sequence[SoakLaunch], launches: int) -> list[Action]:
+def program(
+    session: Session,
+    hand: Sequence[SoakLaunch],
+    launches: int,
+) -> list[Action]:
     """The actions of `launches` launches from `hand`, in one random order for all ranks, with
     delays of this rank."""
     seed, rank = session.options.seed, session.communicator.rank
@@ -105,7 +124,11 @@ def program(session: Session, hand: Sequence[SoakLaunch], launches: int) -> list
     ]
 
 
-def plain_launches(session: Session, draw: random.Random, names: list[str]) -> list[SoakLaunch]:
+def plain_launches(
+    session: Session,
+    draw: random.Random,
+    names: list[str],
+) -> list[SoakLaunch]:
     """Launches of the named all-reduces, or of every algorithm of every collective.
 
     Each collective has one type and operation, as the seed draws them: the protocol does not depend
@@ -134,7 +157,11 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
     return hand
 
 
-def registered(session: Session, size_bytes: int, number: int) -> list[Memory]:
+def registered(
+    session: Session,
+    size_bytes: int,
+    number: int,
+) -> list[Memory]:
     """New buffers that all ranks map."""
     assert isinstance(session.world.peers, PeerBuffer)
     return [session.world.peers.register(size_bytes) for _ in range(number)]
@@ -147,13 +174,23 @@ class OneRank(LocalRanks):
         super().__init__([session.world], session.options.seed)
         self.session, self.draw, self.launches = session, draw, list[SoakLaunch]()
 
-    def buffers(self, size_bytes: int, element_bytes: int = 0) -> list[int]:
+    def buffers(
+        self,
+        size_bytes: int,
+        element_bytes: int = 0,
+    ) -> list[int]:
         return [memory.address for memory in registered(self.session, size_bytes, 1)]
 
     def memory(self, size_bytes: int) -> Memory:
         return self.session.world.device.private(max(1, size_bytes))
 
-    def add(self, name: str, cases: list[Any], bind: Any, contents: Any) -> None:
+    def add(
+        self,
+        name: str,
+        cases: list[Any],
+        bind: Any,
+        contents: Any,
+    ) -> None:
         [world], [case] = self.worlds, cases
         operation = bind(world, case)
         assert isinstance(operation, Operation), operation
@@ -197,7 +234,11 @@ def add_gemvs(bed: OneRank) -> None:
         gemv_item(bed, "gemv", datatype, 1 + bed.seed % 8, hidden, inner, form)
 
 
-LAYERS = {"routed": add_routed, "allreduce_rmsnorm": add_norms, "gemv_allreduce": add_gemvs}
+LAYERS = {
+    "routed": add_routed,
+    "allreduce_rmsnorm": add_norms,
+    "gemv_allreduce": add_gemvs,
+}
 
 
 if __name__ == "__main__":

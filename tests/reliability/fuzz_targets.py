@@ -133,7 +133,13 @@ def write_corpus(root: Path) -> None:
     """Writes small files of every kind that the product writes or reads."""
     for name in BENCHMARKS:
         write_benchmark(root / "every" / name, name)
-    cut = write_run(root / "cut", sizes=SIZES, n=3, n_blocks=4, finish=False).path
+    cut = write_run(
+        root / "cut",
+        sizes=SIZES,
+        n=3,
+        n_blocks=4,
+        finish=False,
+    ).path
     rename_run(root / "cut", cut.stem)
     flight = root / "cut" / "run.flight"
     flight.mkdir()

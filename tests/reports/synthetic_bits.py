@@ -37,12 +37,20 @@ def write_bits(folder: Path, orders: tuple[str, str] = ("0+1+2", "1+2+0")) -> Pa
                 parts=[Part(first=0, order=order)],
                 compared={
                     "run": Difference(elements=1024),
-                    "size": Difference(elements=256, differ=0 if is_same else 80, ulp=2),
+                    "size": Difference(
+                        elements=256,
+                        differ=0 if is_same else 80,
+                        ulp=2,
+                    ),
                 },
             )
             for at, order in enumerate(own)
         ]
-        first = Threshold(size_bytes=1500, before=[own[0]], after=[own[1]])
+        first = Threshold(
+            size_bytes=1500,
+            before=[own[0]],
+            after=[own[1]],
+        )
         return RowBits(
             algorithm=algorithm,
             variant="copied",
@@ -60,7 +68,11 @@ def write_layers(folder: Path, tps: tuple[int, ...] = (1, 2, 4)) -> Path:
     """Writes a record of two layers at these numbers of ranks. `fused_stable` keeps its bits,
     `fused` has others at each, and rounds the parts of a batch of 8."""
 
-    def form(layer: str, inner: int, algorithm: str) -> LayerBits:
+    def form(
+        layer: str,
+        inner: int,
+        algorithm: str,
+    ) -> LayerBits:
         is_stable = algorithm == "fused_stable"
         order = ONE_ORDER if is_stable else "256 chains, then halves"
 
@@ -89,14 +101,23 @@ def write_layers(folder: Path, tps: tuple[int, ...] = (1, 2, 4)) -> Path:
             tps=[at(ranks) for ranks in tps],
         )
 
-    def batch(tokens: int, digest: str, ranks: int, keeps: bool) -> BatchBits:
+    def batch(
+        tokens: int,
+        digest: str,
+        ranks: int,
+        keeps: bool,
+    ) -> BatchBits:
         elements, differ = tokens * HIDDEN, 0 if keeps else tokens * HIDDEN // 4
         compared = {"run": Difference(elements=elements)}
         if ranks > 1:
             compared["tp"] = Difference(elements=elements, differ=differ, ulp=2 * (differ > 0))
         if tokens > 1:
             compared["batch"] = Difference(elements=HIDDEN)
-        return BatchBits(tokens=tokens, digest=digest, compared=compared)
+        return BatchBits(
+            tokens=tokens,
+            digest=digest,
+            compared=compared,
+        )
 
     shapes = ("attention_output", 4096), ("mlp_down", 14336)
     layers = [form(*shape, name) for name in ("fused", "fused_stable") for shape in shapes]

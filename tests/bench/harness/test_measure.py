@@ -35,11 +35,19 @@ STAMPS = [
 ]
 
 
-def times(iteration: Iteration, stamps=STAMPS, clock_shared: bool = True):
+def times(
+    iteration: Iteration,
+    stamps=STAMPS,
+    clock_shared: bool = True,
+):
     return times_us(iteration, stamps, mock.Mock(shares_clock=lambda _: clock_shared))
 
 
-def block_of(clock_shared: bool = True, chain_calls: int = 0, stamps=STAMPS):
+def block_of(
+    clock_shared: bool = True,
+    chain_calls: int = 0,
+    stamps=STAMPS,
+):
     iteration = iteration_of(chain_calls)
     return block_record(iteration, 3, times(iteration, stamps, clock_shared))
 

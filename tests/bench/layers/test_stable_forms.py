@@ -51,7 +51,11 @@ def test_other_numbers_of_ranks_have_no_stable_form(ranks):
 def test_blocks_without_whole_groups_of_threads_have_no_stable_form(threads):
     """On a GPU 32 threads have a tile."""
     device = SimpleNamespace(is_cpu=False, threads=threads)
-    world: Any = SimpleNamespace(node=None, ranks=2, device=device)
+    world: Any = SimpleNamespace(
+        node=None,
+        ranks=2,
+        device=device,
+    )
     bound = gemv_stable(world, cast(Any, None))
     assert isinstance(bound, Unsupported)
     assert f"a block of {threads} threads does not consist of groups of 32" in bound.reason

@@ -177,7 +177,12 @@ def test_time_withheld_during_a_run_counts_only_the_ranks_cpus_in_a_recorded_tre
 
 def test_throttling_of_gpus_is_a_fact_and_a_threat():
     """A GPU at its power cap would be compared with a GPU at full clock."""
-    software = {"driver": "1", "runtime": "2", "module": "nvidia 4", "cupy": "3"}
+    software = {
+        "driver": "1",
+        "runtime": "2",
+        "module": "nvidia 4",
+        "cupy": "3",
+    }
     reasons = ["SwPowerCap"], ["SwPowerCap", "HwSlowdown"]
     of_ranks = [{"gpu": "H200", "throttle": of_gpu, **software} for of_gpu in reasons]
     facts = describe(more=of_gpus(of_ranks))

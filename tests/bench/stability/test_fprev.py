@@ -191,7 +191,13 @@ RANKS_WORDS = {
 }
 
 
-def layer(ranks, compute, collective=pairs, sent="float32", rounds=()):
+def layer(
+    ranks,
+    compute,
+    collective=pairs,
+    sent="float32",
+    rounds=(),
+):
     """A layer's sum over `ranks`. `compute` makes the part of a rank, or a list of them makes that
     of each; parts are rounded to `sent`, all or those of the ranks `rounds`."""
 
@@ -329,7 +335,12 @@ def test_an_unchanged_order_has_no_cause_and_unexplained_bits_an_unknown_one(nam
 def test_another_order_for_larger_batches_is_a_choice():
     """As of an algorithm that changes above a size; at TP 1 or at this TP."""
     few, many = tree_with(LEAVES), tree_with(layer(4, leaves_of(4), sequence))
-    why = functools.partial(causes, owners=owners(4), rounds_parts=False, differs=True)
+    why = functools.partial(
+        causes,
+        owners=owners(4),
+        rounds_parts=False,
+        differs=True,
+    )
     assert why({1: [few], 8: [few]}, {1: [few], 8: [many]}) == ["ranks", "choice"]
     assert why({1: [few], 8: [many]}, {1: [few], 8: [few]}) == ["ranks", "choice"]
     assert why({1: [few], 8: [few]}, {1: [many], 8: [many]}) == ["ranks"]

@@ -69,14 +69,24 @@ def test_the_verdict_names_the_form_to_use(tmp_path):
     assert "scale 1/64: fused exposes 4.00 [4.00 4.00] us less than unfused one-shot" in printed
     assert "fused 11.0 1.00 [1.00 1.00] 90% 0" in printed
 
-    noisy = {COMPUTE: always(10.0), FUSED: lambda turn: 14.0 + turn % 4, THEN: always(15.5)}
+    noisy = {
+        COMPUTE: always(10.0),
+        FUSED: lambda turn: 14.0 + turn % 4,
+        THEN: always(15.5),
+    }
     printed = words(Made(tmp_path / "c").run(noisy))
     assert re.search(r"do not clearly differ \(-?0\.00 \[-1\.\d\d 1\.\d\d\] us\)", printed)
 
 
 def test_a_form_with_wrong_results_is_named_and_never_wins(tmp_path):
     made = Made(tmp_path, wrong={FUSED: 3})
-    result = made.run({COMPUTE: always(10.0), FUSED: always(1.0), THEN: always(15.0)})
+    result = made.run(
+        {
+            COMPUTE: always(10.0),
+            FUSED: always(1.0),
+            THEN: always(15.0),
+        }
+    )
     printed = words(result)
     assert printed.startswith("WRONG RESULTS: fused")
     assert "not all forms were measured" in printed
@@ -107,7 +117,13 @@ def test_the_break_even_time_follows_from_three_times(tmp_path):
     ],
 )
 def test_other_sentences_about_a_step(tmp_path, times, sentence):
-    gpus = [{"rank": 0, "device": "cuda", "gpu": "NVIDIA"}]
+    gpus = [
+        {
+            "rank": 0,
+            "device": "cuda",
+            "gpu": "NVIDIA",
+        }
+    ]
     printed = words(steps(tmp_path, *times, devices=gpus))
     assert sentence in printed
     assert "share one memory" not in printed
@@ -139,7 +155,14 @@ def difference_us(costs_us, name, other):
 @pytest.mark.parametrize("seed", [8, 14])
 def test_equal_forms_do_not_differ_because_rounds_are_correlated(tmp_path, seed):
     """As if rounds were independent, the interval of their difference excluded 0."""
-    costs_us = drifting({COMPUTE: 10.0, FUSED: 15.0, THEN: 15.0}, seed)
+    costs_us = drifting(
+        {
+            COMPUTE: 10.0,
+            FUSED: 15.0,
+            THEN: 15.0,
+        },
+        seed,
+    )
     assert excludes(0, median_interval(difference_us(costs_us, THEN, FUSED)))
     result = Made(tmp_path).run(costs_us)
     assert "do not clearly differ" in words(result)
@@ -156,7 +179,14 @@ def test_equal_forms_do_not_differ_because_rounds_are_correlated(tmp_path, seed)
 
 @pytest.mark.parametrize("seed", [8, 14])
 def test_equal_splits_do_not_differ_because_rounds_are_correlated(tmp_path, seed):
-    costs_us = drifting({COMPUTE: 9e3, "tensor_parallel": 1e4, "pipeline_parallel": 1e4}, seed)
+    costs_us = drifting(
+        {
+            COMPUTE: 9e3,
+            "tensor_parallel": 1e4,
+            "pipeline_parallel": 1e4,
+        },
+        seed,
+    )
     result = Made(tmp_path, benchmark="decode", shape=STEP).run(costs_us)
     ratios = [
         costs_us["pipeline_parallel"](turn) / costs_us["tensor_parallel"](turn)
@@ -193,7 +223,11 @@ def test_an_exposed_time_below_0_by_chance_is_too_small_to_measure(tmp_path):
 
 
 def test_few_rounds_are_no_verdict(tmp_path):
-    forms = {COMPUTE: 10.0, FUSED: 11.0, THEN: 15.0}
+    forms = {
+        COMPUTE: 10.0,
+        FUSED: 11.0,
+        THEN: 15.0,
+    }
     made = Made(tmp_path / "layer", rounds=5)
     printed = words(made.run({name: always(us) for name, us in forms.items()}))
     assert "too few blocks to compare fused with unfused one-shot pull (4.00 us)." in printed

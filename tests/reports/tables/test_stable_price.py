@@ -69,7 +69,13 @@ def test_the_price_is_beside_the_fastest_fused_form(tmp_path, change):
     """Not beside a slower one, nor beside a contender's, whose bits nobody promises."""
     made = Made(tmp_path)
     change(made, "fused_theirs", library="theirs 1.0")
-    costs_us = {COMPUTE: 10.0, FUSED: 14.0, PUSH: 12.0, "fused_theirs": 11.0, STABLE: 18.0}
+    costs_us = {
+        COMPUTE: 10.0,
+        FUSED: 14.0,
+        PUSH: 12.0,
+        "fused_theirs": 11.0,
+        STABLE: 18.0,
+    }
     printed = words(made, costs_us.items())
     assert "stable beside fused_push 6.00 [6.00 6.00] 50.0 [50.0 50.0]" in printed
     assert printed.count("stable beside") == 1
@@ -101,7 +107,12 @@ def test_costs_that_scatter_widely_make_no_price(tmp_path):
 
 def test_on_one_card_a_price_compares_no_two_kinds_of_memory(tmp_path):
     """The library stays within the card's memory while ours goes through the host."""
-    costs_us = {COMPUTE: 10.0, FUSED: 11.0, MPI: 20.0, STABLE: 16.5}
+    costs_us = {
+        COMPUTE: 10.0,
+        FUSED: 11.0,
+        MPI: 20.0,
+        STABLE: 16.5,
+    }
     result = Made(tmp_path).run({name: always(us) for name, us in costs_us.items()})
     for case in result.cases:
         case.memory = "private" if case.library else "host_staged"

@@ -20,7 +20,11 @@ def edited(tmp_path):
     """A function that writes a later record, at these numbers of ranks, of the stable form alone,
     after `edit` of its fields and of its mlp_down."""
 
-    def write(edit=lambda record, layer: None, tps=(1, 2, 4), run_id="2026-11-28-b"):
+    def write(
+        edit=lambda record, layer: None,
+        tps=(1, 2, 4),
+        run_id="2026-11-28-b",
+    ):
         record = json.loads(write_layers(tmp_path / "made", tps).read_text())
         record |= {"run_id": run_id, "layers": record["layers"][2:]}
         edit(record, record["layers"][1])
@@ -236,7 +240,11 @@ def test_a_baseline_of_other_layers_is_refused_and_not_chosen(edited, report, re
 
 def doubled(name):
     def twice(record, layer):
-        own = {"layers": record, "tps": layer, "batches": layer["tps"][1]}[name]
+        own = {
+            "layers": record,
+            "tps": layer,
+            "batches": layer["tps"][1],
+        }[name]
         own[name].append(deepcopy(own[name][-1]))
 
     return twice
@@ -309,7 +317,12 @@ def test_causes_of_many_forms_have_room(edited, report):
 
     def many(record, layer):
         record["layers"] = [
-            layer | {"algorithm": f"own_{number}", "datatype": datatype, "reason": "too large"}
+            layer
+            | {
+                "algorithm": f"own_{number}",
+                "datatype": datatype,
+                "reason": "too large",
+            }
             for number in range(9)
             for datatype in ("float32", "float16")
         ]

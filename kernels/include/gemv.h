@@ -16,9 +16,6 @@ constexpr int WIDENED = 4 / WEIGHT_BYTES;  // registers of fp32 from one registe
 constexpr int ACTIVATION_PACKS = ELEMENT_BYTES / WEIGHT_BYTES;  // for one pack of weights
 // Tokens whose widened activations a lane holds at once: in 32 registers of a GPU.
 constexpr int TOKENS_AT_ONCE = WT_TOKENS < 8 / WIDENED ? WT_TOKENS : 8 / WIDENED;
-// A processor's own prefetching stops at the end of a page. Shorter rows take 0.4 to 0.8 times as
-// long from DRAM with lines fetched ahead in the order of memory, and into L2; one of a page 1.2.
-constexpr long SHORT_ROW_BYTES = 2048, FETCHED_AHEAD = 4096;
 
 struct Gemv {
   Arguments ranks;      // `send`: this rank's parts [WT_TOKENS][hidden], written by `gemv` alone
@@ -40,15 +37,12 @@ struct Gemv {
     const unsigned packs = (unsigned)(row_bytes / OWN_PACK_BYTES);
     const char* vectors = activations;
     const long activation_bytes = stride * ELEMENT_BYTES;
-    const char* next = rows + ROWS_AT_ONCE * row_bytes + FETCHED_AHEAD;
     floats sums[WT_TOKENS][ROWS];
     UNROLLED
     for (int r = 0; r < ROWS; r += ROWS_AT_ONCE) {
       floats part[WT_TOKENS][ROWS_AT_ONCE] = {};
       NO_UNROLL
       for (unsigned i = lane(); i < packs; i += lanes()) {
-        constexpr int BYTES = ROWS_AT_ONCE * sizeof(pack);
-        if (row_bytes <= SHORT_ROW_BYTES) prefetch<false, true>(next, BYTES), next += BYTES;
         pack w[ROWS_AT_ONCE];
         for (int k = 0; k < ROWS_AT_ONCE; ++k)
           w[k] = load_aligned_pack(rows + (r + k) * row_bytes, i);

@@ -8,8 +8,9 @@ static_assert(REGISTERS_OF_EIGHT * sizeof(floats) == EIGHT * 4 || !ON_CPU, "leav
 constexpr int EIGHTS_OF_PERIOD = CHAINS / EIGHT;
 // A processor fetches one line after another ahead by itself, and not those of several rows in
 // turn. From DRAM 512-byte rows take 0.4 times as long with lines fetched in the order of memory:
-// for short leaves FETCHED_AHEAD bytes, for longer ones a tile ahead, and into L2 alone. L1 has the
+// for short leaves so many bytes ahead, for longer ones a tile ahead, and into L2 alone. L1 has the
 // activations: rows of 28 KiB take 1.5 times as long if lines of the next ones displace these.
+constexpr long FETCHED_AHEAD = 4096;
 
 template <int N>
 struct Count {

@@ -7,6 +7,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from reports.__main__ import main
+from tests.marked_pages import with_part
 from tests.reports.breakdown.v100_steps import write_v100_steps
 
 PAGE = Path(__file__).parents[1] / "docs" / "breakdown.md"
@@ -24,8 +25,7 @@ def example() -> str:
 
 def with_example(page: str) -> str:
     """The page with the example between its two marks."""
-    before, rest = page.split(START)
-    return before + START + example() + END + rest.split(END)[1]
+    return with_part(page, START, example(), END)
 
 
 if __name__ == "__main__":

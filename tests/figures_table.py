@@ -4,6 +4,7 @@ their declarations in wiretax/record/schema.py."""
 from pathlib import Path
 
 from reports.tables.export import gauges
+from tests.marked_pages import with_part
 from wiretax.record.schema import FIGURES
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -26,8 +27,7 @@ def _code(name: str | None) -> str:
 
 def with_table(page: str) -> str:
     """The page with the table between its two marks."""
-    before, rest = page.split(START)
-    return before + START + table() + END + rest.split(END)[1]
+    return with_part(page, START, table(), END)
 
 
 if __name__ == "__main__":

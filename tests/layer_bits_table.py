@@ -10,6 +10,7 @@ from reports.tables.bits_shares import changes, share_of
 from reports.tables.layer_bits_table import compared_at
 from reports.verdicts.bits_report import with_all_rows
 from tests.launch import ROOT
+from tests.marked_pages import markdown_table, with_part
 from tests.reports.archived import unpack
 from wiretax.common.grouped import grouped
 from wiretax.record.bits_record import Bits, LayerBits, read_bits
@@ -67,14 +68,12 @@ def table() -> str:
         for outcome, own in by_outcome.items()
     ]
     rows.sort(key=lambda row: row[2] != "same")
-    lines = [HEADS, ["---"] * len(HEADS), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(HEADS, rows)
 
 
 def with_table(page: str) -> str:
     """The page with the table between its two marks."""
-    before, rest = page.split(START)
-    return before + START + table() + END + rest.split(END)[1]
+    return with_part(page, START, table(), END)
 
 
 if __name__ == "__main__":

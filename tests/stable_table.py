@@ -10,6 +10,7 @@ from reports.tables.sentences import environment_of, interval_text
 from reports.tables.stable_price import prices
 from tests.figures_of_runs import runs
 from tests.launch import ROOT
+from tests.marked_pages import markdown_table, with_part
 from wiretax.record.schema import Result
 
 ARCHIVE, PAGE = "stable", ROOT / "docs/experiments/fused.md"
@@ -52,18 +53,12 @@ def table() -> str:
         load = float(environment_of(result.run)["os.load_1min"])
         row[LOAD] = f"{max(load, float(row[LOAD])):.1f}"
         row |= dict(prices_of(result)) if load <= MOST_LOAD else {}
-    lines = [
-        HEADS,
-        ["---"] * len(HEADS),
-        *([row.get(head, "-") for head in HEADS] for row in rows.values()),
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(HEADS, [[row.get(head, "-") for head in HEADS] for row in rows.values()])
 
 
 def with_table(page: str) -> str:
     """The page with the table between its two marks."""
-    before, rest = page.split(START)
-    return before + START + table() + END + rest.split(END)[1]
+    return with_part(page, START, table(), END)
 
 
 if __name__ == "__main__":

@@ -31,17 +31,6 @@ def edited(baseline, tmp_path):
     return write
 
 
-@pytest.fixture
-def report(reports):
-    """A function that runs `reports bits`, and returns the status and what it prints, in a line."""
-
-    def run(*words):
-        status, out, err = reports("bits", *words)
-        return status, " ".join((out + err).split())
-
-    return run
-
-
 def without_elements(record, ring):
     for size in ring["sizes"]:
         for each in size["compared"].values():

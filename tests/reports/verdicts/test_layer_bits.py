@@ -36,17 +36,6 @@ def edited(tmp_path):
     return write
 
 
-@pytest.fixture
-def report(reports):
-    """A function that runs `reports bits`, and returns the status and what it prints, in a line."""
-
-    def run(*words):
-        status, out, err = reports("bits", *words)
-        return status, " ".join((out + err).split())
-
-    return run
-
-
 def at(layer, ranks, tokens):
     """A batch of a layer."""
     (tp,) = [tp for tp in layer["tps"] if tp["ranks"] == ranks]

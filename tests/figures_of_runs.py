@@ -4,6 +4,7 @@ run, or the table of data, that it comes from. test_figures_of_runs.py compares 
 import json
 import math
 import re
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from statistics import median
 import pandas as pd
 
 from reports.tables.rows import BEATEN_BY
+from reports.verdicts.libraries import cells_of
+from reports.verdicts.sides import read_sides
 from tests.launch import ROOT
 from tests.reports.archived import unpack
 from wiretax.record.case import size_of
@@ -382,6 +385,21 @@ def libraries() -> Rows:
     }
 
 
+def two_intel_mpis() -> Rows:
+    """Each version's time over that of `auto`, as `reports libraries` computes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        campaign = Path(folder, "impi19")
+        with tarfile.open(DATA.parent / "runs/impi.tar.xz") as archive:
+            archive.extractall(folder, filter="data")
+        cells = cells_of(read_sides([str(campaign)]))
+    sizes = [size_of(size) for size in ("16K", "64K", "256K", "1M", "4M", "8M", "16M", "32M")]
+    ratios = cells.set_index(["library", "size_bytes"]).ratio
+    return {
+        library: [[Figure(ratios[library, size])] for size in sizes]
+        for library in ("Intel MPI 2021.18.1", "Intel MPI 2021.19.0")
+    }
+
+
 # README's text.
 
 
@@ -472,4 +490,5 @@ TABLES: dict[tuple[str, str], Callable[[], Rows]] = {
     (PERFORMANCE, "| machine"): machines,
     (PERFORMANCE, "| choice |"): choices,
     (PERFORMANCE, "| EPYC A"): libraries,
+    (PERFORMANCE, "| library over auto"): two_intel_mpis,
 }

@@ -2,10 +2,11 @@
 guesses nothing: for an unknown fact the page names the command, and if that needs root."""
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, product
 from operator import itemgetter
+from string import ascii_lowercase, ascii_uppercase
 
 from bench.machine.best_group import group_facts, limit_gb_s
 from bench.machine.gpu_state import PEER_STATUS, Facts
@@ -31,6 +32,9 @@ ADVICE = {
     "nvlinks": "NVLink or xGMI of GPU {}: run nvidia-smi nvlink -s, or for AMD amd-smi topology",
 }
 VM_DRIVER = "vfio-pci"
+MOST_NAMED = 12  # pairs, by their numbers: those of four GPUs; ports
+LETTERS = ascii_uppercase + ascii_lowercase  # of the kinds of pairs
+MOST_ALIKE = 2  # GPUs with a sentence each
 MOST_SKEW = 1.1  # of the ranks' own copies
 # The columns of the page's tables, by fact.
 LINKS = {
@@ -68,6 +72,7 @@ AMDGPU_REFUSALS = {
 def problems(facts: Facts) -> Iterator[str]:
     """A sentence for each problem, the worst first, apart from refused peer memory."""
     gpus = list(enumerate(facts["gpus"]))
+    yield from _of_each(facts, _lost)
     yield from _refused_peers(facts)
     names = {gpu["bus_id"]: f"GPU {number}" for number, gpu in gpus} | {"switch": "the switch"}
     instead = _pair_instead(facts)
@@ -82,16 +87,10 @@ def problems(facts: Facts) -> Iterator[str]:
                 f"NVLinks of GPU {number} are down: {', '.join(down)}; check the bridge, and"
                 f" nvidia-smi nvlink -R. {instead}"
             )
-    for number, gpu in gpus:
-        if gpu["links"]:
-            yield from _narrow_link(number, gpu, bool(facts["wire"]))
+    yield from _of_each(facts, partial(_narrow_link, is_loaded=bool(facts["wire"])))
     yield from _slow_paths(facts)
+    yield from _of_each(facts, _of_virtual_machine)
     for number, gpu in gpus:
-        if gpu["driver"] == VM_DRIVER:
-            yield (
-                f"GPU {number} is bound to {VM_DRIVER}: it belongs to a virtual machine. Run the"
-                " doctor there too, and compare the BAR addresses."
-            )
         if gpu["vendor"] == AMD and gpu["atomics"] is False:
             yield (
                 f"PCIe AtomicOps of GPU {number} end at {gpu['refusing'] or 'a port above it'}:"
@@ -104,10 +103,7 @@ def problems(facts: Facts) -> Iterator[str]:
         yield f"This kernel lacks {missing}: AMD's GPUs are no peers over PCIe then."
     if errors := [f"{count} {kind}" for kind, count in facts["errors"].items() if count]:
         yield f"PCIe errors since the boot (AER): {', '.join(errors)}; check riser and slot."
-    for number, gpu in gpus:
-        if _bar_is_small(gpu):
-            share = f"{gpu['bar_bytes'] >> 20} of its {gpu['memory_bytes'] >> 20} MiB"
-            yield f"GPU {number} shows {share} over PCIe: resizable BAR is off or not supported."
+    yield from _of_each(facts, _small_bar)
     kinds = grouped((gpu for gpu in facts["gpus"] if gpu["arch"]), itemgetter("arch"))
     if len(kinds) > 1:
         each = "; ".join(f"{_shown(alike[0], 'arch')}: {len(alike)}" for alike in kinds.values())
@@ -172,19 +168,18 @@ def _refused_peers(facts: Facts) -> Iterator[str]:
     """The driver's reasons, each with its pairs; pairs without a common root complex; variables."""
     refused = [pair for pair in facts["pairs"] if pair["status"] not in ("OK", "unknown")]
     for reason, pairs in grouped(refused, partial(_refusal, facts)).items():
-        names = ", ".join(f"{pair['reader']} to {pair['owner']}" for pair in pairs)
-        yield f"No peer access from GPU {names}: {reason}."
+        yield f"No peer access from GPU {_ends_text(pairs, ' to ')}: {reason}."
     if any("refuses peer access" in refusal for refusal in facts["refusals"]):
         refused = facts["pairs"]
     rootless = [
-        f"{pair['reader']} and {pair['owner']}"
+        pair
         for pair in refused
         if pair["path"] in ROOTLESS_PATHS and pair["reader"] < pair["owner"]
     ]
     if rootless:
         yield (
-            f"The PCIe paths of GPU {', '.join(rootless)} share no root complex, and peer access"
-            " across root complexes is refused: move a card (lspci -tv shows the slots), or"
+            f"The PCIe paths of GPU {_ends_text(rootless, ' and ')} share no root complex, and peer"
+            " access across root complexes is refused: move a card (lspci -tv shows the slots), or"
             f" {THROUGH_HOST}."
         )
     if facts["legacy_ipc"] and not facts["peers"] and not facts["refusals"]:
@@ -192,6 +187,37 @@ def _refused_peers(facts: Facts) -> Iterator[str]:
             f"{LEGACY_IPC} is set, and hipIpcGetMemHandle then fails without AMD's own driver"
             f" module: unset {LEGACY_IPC}."
         )
+
+
+def numbers_text(numbers: Iterable[int]) -> str:
+    """Ascending numbers, such as `0, 1, 4-7`."""
+    runs = list[list[int]]()
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(
+        f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs
+    )
+
+
+def _ends_text(pairs: Sequence[Facts], joint: str) -> str:
+    """The numbers of a few pairs; of many, each reader with its owners, and readers of the same
+    owners together."""
+    if len(pairs) <= MOST_NAMED:
+        return ", ".join(f"{pair['reader']}{joint}{pair['owner']}" for pair in pairs)
+    owners = {
+        reader: sorted(pair["owner"] for pair in own)
+        for reader, own in grouped(pairs, itemgetter("reader")).items()
+    }
+    everyone = sorted({*owners}.union(*owners.values()))
+    if all(owners.get(one) == [other for other in everyone if other != one] for one in everyone):
+        return f"{numbers_text(everyone)}, each{joint}each"
+    alike = grouped(owners, lambda reader: tuple(owners[reader]))
+    return "; ".join(
+        f"{numbers_text(readers)}{joint}{numbers_text(owned)}" for owned, readers in alike.items()
+    )
 
 
 def _refusal(facts: Facts, pair: Facts) -> str:
@@ -208,7 +234,7 @@ def _refusal(facts: Facts, pair: Facts) -> str:
         return refusal
     if _bar_is_small(owner):
         return "resizable BAR is off, and amdgpu needs a BAR of the whole memory"
-    if pair["path"] == ONE_ROOT_COMPLEX and not facts["forwards"]:
+    if pair["path"] == ONE_ROOT_COMPLEX and facts["forwards"] is False:
         ports = " and ".join(sorted(pair["acs"]))
         return (
             f"they are below different root ports, {ports}, and Linux lets peers cross these only"
@@ -222,13 +248,52 @@ def _bar_is_small(gpu: Facts) -> bool:
     return bool(gpu["bar_bytes"]) and gpu["bar_bytes"] < (gpu["memory_bytes"] or 0)
 
 
-def _narrow_link(number: int, gpu: Facts, is_loaded: bool) -> Iterator[str]:
+def _of_each(facts: Facts, said_of: Callable[[Facts], Iterable[str]]) -> Iterator[str]:
+    """What is said of each GPU, one sentence for many of which the same is said."""
+    numbers: dict[str, list[int]] = {}
+    for number, gpu in enumerate(facts["gpus"]):
+        for said in said_of(gpu):
+            numbers.setdefault(said, []).append(number)
+    for said, alike in numbers.items():
+        if len(alike) > MOST_ALIKE:
+            yield f"Each of GPU {numbers_text(alike)} {said}"
+        else:
+            for number in alike:
+                yield f"GPU {number} ({facts['gpus'][number]['bus_id']}) {said}"
+
+
+def _lost(gpu: Facts) -> Iterator[str]:
+    if gpu["lost_at"]:
+        yield (
+            f"is lost: the configuration space of {gpu['lost_at']} reads as ones. It has fallen off"
+            " the bus or has no power: see dmesg, check power cables and riser, and restart the"
+            " machine."
+        )
+
+
+def _of_virtual_machine(gpu: Facts) -> Iterator[str]:
+    if gpu["driver"] == VM_DRIVER:
+        yield (
+            f"is bound to {VM_DRIVER}: it belongs to a virtual machine. Run the doctor there too,"
+            " and compare the BAR addresses."
+        )
+
+
+def _small_bar(gpu: Facts) -> Iterator[str]:
+    if _bar_is_small(gpu):
+        share = f"{gpu['bar_bytes'] >> 20} of its {gpu['memory_bytes'] >> 20} MiB"
+        yield f"shows {share} over PCIe: resizable BAR is off or not supported."
+
+
+def _narrow_link(gpu: Facts, is_loaded: bool) -> Iterator[str]:
     """The link of a GPU that is slower than its card, with the cause if the facts show it."""
+    if not gpu["links"]:
+        return
     device = narrowest(gpu["links"])
     rate, claimed = gpu["link"], gpu["links"].get(gpu["slot_at"])
     if is_loaded and gpu["now"] and gb_s(gpu["now"]) < 0.9 * gb_s(claimed):
         yield (
-            f"GPU {number} ({gpu['bus_id']}) runs at {_shown(gpu, 'now')} under load, where both"
+            f"runs at {_shown(gpu, 'now')} under load, where both"
             f" ends claim {describe_rate(claimed)}: reseat the card, check the riser."
         )
     link_gb_s, card_gb_s = gb_s(rate), gb_s(gpu["card"])
@@ -250,9 +315,8 @@ def _narrow_link(number: int, gpu: Facts, is_loaded: bool) -> Iterator[str]:
             f" {describe_rate(gpu['own'])}."
         )
     yield (
-        f"GPU {number} ({gpu['bus_id']}) runs at {describe_rate(rate)}, its card"
-        f" supports {describe_rate(gpu['card'])}: 32 MB takes about"
-        f" {card_gb_s / link_gb_s:.3g} times as long.{cause}"
+        f"runs at {describe_rate(rate)}, its card supports {describe_rate(gpu['card'])}: 32 MB"
+        f" takes about {card_gb_s / link_gb_s:.3g} times as long.{cause}"
     )
 
 
@@ -294,12 +358,18 @@ def _acs_ports(facts: Facts, state: bool | None) -> tuple[list[str], list[str]]:
 def unknowns(facts: Facts) -> Iterator[str]:
     """The unknown facts, each with the command that shows it and the user that may run it."""
     gpus, pairs, hypervisor = facts["gpus"], facts["pairs"], facts["virtualisation"]
-    if ports := ", ".join(chain(*_acs_ports(facts, None))):
-        yield f"ACS at {ports}: run lspci -vvv as root on the host (ReqRedir+ means on)"
+    if ports := [*chain(*_acs_ports(facts, None))]:
+        more = len(ports) - MOST_NAMED
+        named = ", ".join(ports[:MOST_NAMED]) + (f" and {more} more ports" if more > 0 else "")
+        yield f"ACS at {named}: run lspci -vvv as root on the host (ReqRedir+ means on)"
     if any("unknown" in pair["path"] for pair in pairs):
         yield "path between GPUs: run lspci -tv on the host, and lstopo for the sockets"
+
+    def is_unknown(gpu: Facts, key: str) -> bool:
+        return gpu[key] is None and not gpu["lost_at"]
+
     for key, sentence in ADVICE.items():
-        if numbers := ", ".join(str(n) for n, gpu in enumerate(gpus) if gpu[key] is None):
+        if numbers := numbers_text(n for n, gpu in enumerate(gpus) if is_unknown(gpu, key)):
             yield sentence.format(numbers)
     tested = facts["peers"] or facts["refusals"]
     if not tested and any(pair["status"] == "unknown" for pair in pairs):
@@ -334,10 +404,9 @@ def page(facts: Facts) -> str:
     """The page of the doctor, at most 100 columns wide."""
     lines = list[str]()
     for columns in (LINKS, SLOTS, CARDS):
-        rows = [
-            [str(number), *(_shown(gpu, key) for key in columns)]
-            for number, gpu in enumerate(facts["gpus"])
-        ]
+        cells = [tuple(_shown(gpu, key) for key in columns) for gpu in facts["gpus"]]
+        numbers = grouped(range(len(cells)), cells.__getitem__)
+        rows = [[numbers_text(alike), *row] for row, alike in numbers.items()]
         lines += [*_table("GPU", *columns.values(), rows=rows), ""]
     now = "under load" if facts["wire"] else "at rest"
     lines.append(f"link: full speed of both ends; now: {now}; {BENCH}link measures each pair")
@@ -351,18 +420,8 @@ def page(facts: Facts) -> str:
         else:  # a rank without a partner
             speed = f"within the memory of one GPU: {speed}"
         lines.append(speed)
-    statuses = {"OK": "allowed", "unknown": "unknown"}
-    pairs = [
-        (
-            f"{pair['reader']} reads {pair['owner']}",
-            pair["path"],
-            facts["peers"] or statuses.get(pair["status"], "no"),
-            f"{limit:.1f} GB/s" if (limit := limit_gb_s(facts, pair)) else "-",
-        )
-        for pair in facts["pairs"]
-    ]
-    if pairs:
-        lines += ["", *_table("pair", "path", "peer memory", "link limit", rows=pairs)]
+    if facts["pairs"]:
+        lines += ["", *_pairs_lines(facts)]
     if facts["left_out"]:
         lines += ["", section("GPUs", facts["left_out"])]
     if facts["uncached"]:
@@ -378,6 +437,41 @@ def page(facts: Facts) -> str:
     ):
         lines += ["", section(title, sentences)]
     return "\n".join(lines)
+
+
+def _pairs_lines(facts: Facts) -> list[str]:
+    """A table of few pairs; of many, a table of their kinds, and if these are several, a matrix
+    from reader (row) to owner (column)."""
+    statuses = {"OK": "allowed", "unknown": "unknown"}
+
+    def kind_of(pair: Facts) -> tuple[str, str, str]:
+        peers = facts["peers"] or statuses.get(pair["status"], "no")
+        limit = limit_gb_s(facts, pair)
+        return pair["path"], peers, f"{limit:.1f} GB/s" if limit else "-"
+
+    columns, pairs = ("path", "peer memory", "link limit"), facts["pairs"]
+    if len(pairs) <= MOST_NAMED:
+        rows = [[f"{pair['reader']} reads {pair['owner']}", *kind_of(pair)] for pair in pairs]
+        return _table("pair", *columns, rows=rows)
+
+    kinds = grouped(pairs, kind_of)
+    letters = dict(zip(kinds, LETTERS, strict=False))
+    rows = [[letters.get(kind, "?"), str(len(own)), *kind] for kind, own in kinds.items()]
+    lines = _table("kind", "pairs", *columns, rows=rows)
+    if len(kinds) == 1:
+        return lines
+    count = len(facts["gpus"])
+    cells = [["-"] * count for _ in range(count)]
+    for kind, own in kinds.items():
+        for pair in own:
+            cells[pair["reader"]][pair["owner"]] = letters.get(kind, "?")
+    numbers = grouped(range(count), lambda reader: tuple(cells[reader]))
+    joint = " " if count <= WIDTH // 3 else ""
+    tens, ones = (joint.join(f"{n:>2}"[digit] for n in range(count)) for digit in (0, 1))
+    title = "GPU reads GPU"
+    matrix = [("", tens), (title, ones)] if count > 10 else [(title, ones)]
+    matrix += [(numbers_text(own), joint.join(row)) for row, own in numbers.items()]
+    return [*lines, "", *(f"{name:{len(title)}}  {row}" for name, row in matrix)]
 
 
 def section(title: str, sentences: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from bench.machine import files
-from bench.machine.files import read
+from bench.machine.files import is_hidden, read, whole
 from bench.machine.placement import SIBLINGS, cores
 
 Environment = dict[str, dict[str, Any]]  # facts by name
@@ -44,7 +44,7 @@ def describe(compiler: str = "", more: Mapping[str, Any] = {}) -> Environment:
     core_lists = set(map(read, files.ROOT.glob(SIBLINGS.format("[0-9]*"))))
     governors = set(map(read, files.ROOT.glob(f"{_CPUS}/cpu[0-9]*/cpufreq/scaling_governor")))
     no_turbo, boost = read(f"{_CPUS}/intel_pstate/no_turbo"), read(f"{_CPUS}/cpufreq/boost")
-    turbo = no_turbo == "0" if no_turbo else boost and boost == "1"
+    turbo = {"0": True, "1": False}.get(no_turbo, {"0": False, "1": True}.get(boost))
     nodes = list(files.ROOT.glob("sys/devices/system/node/node[0-9]*"))
     # Such as "L1d 32K x 2, L2 1024K x 2, L3 32768K x 1": the size of a cache and their number.
     caches: dict[str, set[str]] = {}
@@ -53,15 +53,16 @@ def describe(compiler: str = "", more: Mapping[str, Any] = {}) -> Environment:
             read(path / name) for name in ("level", "type", "size", "shared_cpu_list")
         )
         suffix = {"Data": "d", "Instruction": "i"}.get(kind, "")
-        caches.setdefault(f"L{level}{suffix} {size}", set()).add(shared_by)
+        if re.fullmatch(r"[0-9] [0-9]{1,9}[KM]?", f"{level} {size}"):
+            caches.setdefault(f"L{level}{suffix} {size}", set()).add(shared_by)
     counted = (f"{name} x {len(sharers)}" for name, sharers in sorted(caches.items()))
-    load = read("proc/loadavg").split()
+    load = re.match(r"[0-9]+\.[0-9]+(?= )", read("proc/loadavg"))
     values = {
         "cpu.model": model,
-        "cpu.cores": len(core_lists) or None,
+        "cpu.cores": len(core_lists) if core_lists and all(core_lists) else None,
         "cpu.logical": os.sysconf("SC_NPROCESSORS_ONLN"),
         "cpu.caches": ", ".join(counted),
-        "cpu.governor": " ".join(sorted(governors)),
+        "cpu.governor": " ".join(sorted(filter(None, governors))),
         "cpu.turbo": turbo,
         "numa.nodes": len(nodes) or None,
         "os.kernel": platform.release(),
@@ -104,8 +105,11 @@ def cpu_ticks(cpus: Collection[int] = ()) -> tuple[int, int] | None:
     names = [f"cpu{cpu}" for cpu in cpus] or ["cpu"]
     rows = [line.split() for line in read("proc/stat").splitlines()]
     # Columns 9 and 10 are guest ticks, which user ticks already include.
-    ticks = [[int(tick) for tick in row[1:9]] for row in rows if row[0] in names]
-    return (sum(row[7] for row in ticks), sum(map(sum, ticks))) if ticks else None
+    texts = [row[1:9] for row in rows if row and row[0] in names]
+    ticks = [[tick for tick in map(whole, row) if tick is not None] for row in texts]
+    if not ticks or any(len(row) < 8 for row in ticks):
+        return None
+    return sum(row[7] for row in ticks), sum(map(sum, ticks))
 
 
 def steal_share(before: tuple[int, int] | None, after: tuple[int, int] | None) -> float | None:
@@ -186,7 +190,7 @@ def of_gpus(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def numa_node(cpu: int) -> int | None:
     """The NUMA node of a CPU; None if the kernel does not show it."""
     nodes = sorted((files.ROOT / _CPUS / f"cpu{cpu}").glob("node[0-9]*"))
-    return int(nodes[0].name.removeprefix("node")) if nodes else None
+    return whole(nodes[0].name.removeprefix("node")) if nodes else None
 
 
 def _cpuinfo() -> dict[str, str]:
@@ -207,7 +211,8 @@ def virtualisation() -> str | None:
 
 
 def _cpu_quota() -> float | str | None:
-    """The number of CPUs that the tightest cgroup above this process grants, or "none"."""
+    """The number of CPUs that the tightest cgroup above this process grants, or "none"; None if
+    the kernel shows no such limit, or one that is no number."""
     cgroups = re.findall(r"^\d+:([^:]*):(/.*)$", read("proc/self/cgroup"), re.MULTILINE)
     quotas = []
     for controllers, path in cgroups:  # version 2 names no controllers
@@ -215,6 +220,11 @@ def _cpu_quota() -> float | str | None:
         for folder in (group, *group.parents):
             names = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
             limit = " ".join(read(folder / name) for name in names).split()
+            if any(is_hidden(folder / name) for name in names):
+                return None
             if limit and limit[0] not in ("max", "-1"):
-                quotas.append(int(limit[0]) / int(limit[1]))
+                quota_us, period_us = [*map(whole, limit), None][:2]
+                if not quota_us or not period_us:
+                    return None
+                quotas.append(quota_us / period_us)
     return min(quotas, default="none") if cgroups else None

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from bench.machine import pci
+from bench.machine.files import whole
 
 Facts = dict[str, Any]  # as the head of a run stores it
 
@@ -73,7 +74,7 @@ def in_use(bus_id: str) -> str | None:
     gpu = handle(bus_id)
     if gpu is None:
         busy, used, total = (
-            int(pci.attribute(bus_id, name) or 0)
+            whole(pci.attribute(bus_id, name)) or 0
             for name in ("gpu_busy_percent", "mem_info_vram_used", "mem_info_vram_total")
         )
     else:
@@ -82,6 +83,8 @@ def in_use(bus_id: str) -> str | None:
         )
         busy = rates.gpu if rates else 0
         used, total = (memory.used, memory.total) if memory else (0, 0)
+    if busy > 100 or used > total:  # the driver does not know
+        return None
     taken = used / (total or 1)
     if busy <= IDLE_PERCENT and taken <= IDLE_PERCENT / 100:
         return None
@@ -131,7 +134,7 @@ def amd_card(bus_id: str) -> Facts:
     """Memory in bytes and its maker, VBIOS, ECC, power cap and clocks of a GPU from amdgpu; None if
     unknown."""
     memory, vendor, vbios, errors, cap_uw = (
-        pci.attribute(bus_id, name) or None
+        pci.attribute(bus_id, name)
         for name in (
             "mem_info_vram_total",
             "mem_info_vram_vendor",
@@ -140,12 +143,13 @@ def amd_card(bus_id: str) -> Facts:
             "hwmon/*/power1_cap",
         )
     )
+    cap = whole(cap_uw)
     return {
-        "memory_bytes": memory and int(memory),
-        "memory_vendor": vendor,
-        "vbios": vbios,
+        "memory_bytes": whole(memory) or None,
+        "memory_vendor": vendor or None,
+        "vbios": vbios or None,
         "ecc": True if errors else None,  # amdgpu counts errors only where ECC is on
-        "cap_w": cap_uw and int(cap_uw) // 10**6,
+        "cap_w": cap and cap // 10**6,
         "clocks_mhz": amd_clocks(bus_id),
     }
 

@@ -12,6 +12,7 @@ from statistics import median
 from typing import NamedTuple
 
 from bench.machine import pci
+from bench.machine.files import whole
 from bench.machine.gpu_state import (
     MEMORY_CLOCK,
     SM_CLOCK,
@@ -75,10 +76,8 @@ def _nvidia_look(bus_id: str) -> Look:
 
 def _amd_look(bus_id: str) -> Look:
     powers_uw = [pci.attribute(bus_id, f"hwmon/*/power1_{name}") for name in ("average", "input")]
-    power_uw = next(filter(str.isdigit, powers_uw), None)
-    state = GpuState(
-        clocks_mhz=amd_clocks(bus_id), power_w=int(power_uw) / 1e6 if power_uw else None
-    )
+    known_uw = [each for each in map(whole, powers_uw) if each is not None]
+    state = GpuState(clocks_mhz=amd_clocks(bus_id), power_w=known_uw[0] / 1e6 if known_uw else None)
     metrics = pci.content(bus_id, "gpu_metrics")
     version = (metrics[2], metrics[3]) if len(metrics) > 3 else (0, 0)
 

@@ -73,6 +73,7 @@ def _gpu(bus_id: str, amd_gpu: KfdGpu | None) -> Facts:
         # Under mpirun the GPU's own driver says it.
         "integrated": True if pci.attribute(bus_id, "hwmon/*/in1_label") == APU_LABEL else None,
         "driver": pci.driver(bus_id),
+        "lost_at": pci.lost_at(bus_id),
         "iommu": pci.iommu(bus_id),
         "nvlinks": [] if amd_gpu else None,
         "links": rates or None,

@@ -3,7 +3,9 @@ KFD's peers; and the kernel's options. A file that cannot be read raises nothing
 None, empty or `unknown`."""
 
 import gzip
+import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,9 +16,10 @@ from bench.machine import files
 from kernels.devices.gpu_driver import AMD_GPUS
 
 NVIDIA, AMD, AMD_CPU, INTEL = "0x10de", "0x1002", "0x1022", "0x8086"
-# One lane, one way: 8b/10b up to 5 GT/s, 128b/130b up to 32 GT/s, 236 of a flit's 256 bytes at
-# 64 GT/s (PCI Express Base Specification 6.0, section 4.2). A copy reaches 80 to 90 % of this.
-LANE_GB_S = {2.5: 0.25, 5.0: 0.5, 8.0: 0.985, 16.0: 1.969, 32.0: 3.938, 64.0: 7.375}
+# One lane, one way: 8b/10b up to 5 GT/s, 128b/130b up to 32 GT/s, 236 of a flit's 256 bytes
+# from 64 GT/s on (PCI Express Base Specification 7.0, section 4.2). A copy reaches 80 to 90 %.
+LANE_GB_S = {2.5: 0.25, 5.0: 0.5, 8.0: 0.985, 16.0: 1.969, 32.0: 3.938, 64.0: 7.375, 128.0: 14.75}
+WIDTHS = 1, 2, 4, 8, 12, 16, 32  # lanes; a lost device shows 63
 GENERATION = {speed: number for number, speed in enumerate(LANE_GB_S, 1)}
 HOST_BRIDGE = re.compile(r"pci[0-9a-f]+:..")
 BUS_ID = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
@@ -32,6 +35,7 @@ CONTROL = 0x28  # DEVCTL2
 BLOCKS_ATOMICS = 1 << 7
 TARGET = 0x30  # LNKCTL2
 NO_ATOMICS = 0b11 << 2  # of KFD's flags of a link: the driver could not enable them
+ALL_ONES = b"\xff" * 4  # of a vendor and a device that are absent
 OPTIONS = "HSA_AMD_P2P", "PCI_P2PDMA", "DMABUF_MOVE_NOTIFY"  # that AMD's peers over PCIe need
 XGMI = "11"  # HSA_IOLINK_TYPE_XGMI, a link type of KFD's topology
 IOMMU_TYPES = {"identity": "passthrough", "DMA": "translating", "DMA-FQ": "translating"}
@@ -50,12 +54,12 @@ Rate = tuple[float, int]  # GT/s and lanes of a link
 
 def gb_s(rate: Rate | None) -> float:
     """Bandwidth one way in GB/s, before packet headers; 0 if the rate is unknown."""
-    return LANE_GB_S.get(rate[0], 0.0) * rate[1] if rate else 0.0
+    return LANE_GB_S[rate[0]] * rate[1] if rate else 0.0
 
 
 def describe_rate(rate: Rate | None) -> str:
     """Such as `PCIe 4 x8`."""
-    return f"PCIe {GENERATION.get(rate[0], '?')} x{rate[1]}" if rate else "unknown"
+    return f"PCIe {GENERATION[rate[0]]} x{rate[1]}" if rate else "unknown"
 
 
 def _folder(bus_id: str) -> Path:
@@ -73,6 +77,13 @@ def content(bus_id: str, name: str) -> bytes:
     with suppress(OSError):
         return (_folder(bus_id) / name).read_bytes()
     return b""
+
+
+def lost_at(bus_id: str) -> str | None:
+    """The device from which on a path reads as ones: it, or the port above, has fallen off the bus,
+    or has no power. None while all answer."""
+    lost = (each for each in chain(bus_id)[1:] if content(each, "config")[:4] == ALL_ONES)
+    return next(lost, None)
 
 
 def gpu_bus_ids() -> list[str]:
@@ -127,25 +138,33 @@ def rates(bus_id: str) -> dict[str, Rate]:
     by_device = {}
     for ends in links(bus_id):
         # Both ends show the same current state, if they show it.
-        speed = max(_number(end, "current_link_speed") for end in ends)
-        width = max(_number(end, "current_link_width") for end in ends)
+        speed = max(_speed(end, "current") for end in ends)
+        width = max(_width(end, "current") for end in ends)
 
-        speeds = [_number(end, "max_link_speed") for end in ends]
+        speeds = [_speed(end, "max") for end in ends]
         speed = min(speeds) or speed or max(speeds)
         if speed and width:
-            by_device[ends[1]] = min(speed, target_speed(ends[0]) or speed), int(width)
+            by_device[ends[1]] = min(speed, target_speed(ends[0]) or speed), width
     return by_device
 
 
 def max_rate(device: str, kind: str = "max") -> Rate | None:
     """The highest rate of a device at its end of a link, or the `current` one."""
-    speed, width = _number(device, f"{kind}_link_speed"), _number(device, f"{kind}_link_width")
-    return (speed, int(width)) if speed and width else None
+    speed, width = _speed(device, kind), _width(device, kind)
+    return (speed, width) if speed and width else None
 
 
-def _number(device: str, name: str) -> float:
-    number = re.match(r"[\d.]+", attribute(device, name))
-    return float(number[0]) if number else 0.0
+def _speed(device: str, kind: str) -> float:
+    """In GT/s, one of LANE_GB_S; 0 if it is unknown."""
+    number = re.match(r"\d+\.?\d*(?= GT/s)", attribute(device, f"{kind}_link_speed"))
+    speed = float(number[0]) if number else 0.0
+    return speed if speed in LANE_GB_S else 0.0
+
+
+def _width(device: str, kind: str) -> int:
+    """In lanes; 0 if it is unknown."""
+    width = files.whole(attribute(device, f"{kind}_link_width"))
+    return width if width in WIDTHS else 0
 
 
 def narrowest(rates: dict[str, Rate]) -> str:
@@ -177,11 +196,11 @@ def _socket(node: str) -> str:
 
 
 def _capability(bus_id: str, number: int, is_extended: bool) -> bytes | None:
-    """The registers of a capability; empty without it; None if only root may read them."""
-    config, visited = b"", set[int]()
-    with suppress(OSError):
-        config = (_folder(bus_id) / "config").read_bytes()
-    if len(config) < (0x104 if is_extended else 0x44):  # others than root read 0x40 bytes
+    """The registers of a capability; empty without it; None if only root may read them, or if the
+    device is lost."""
+    config, visited = content(bus_id, "config"), set[int]()
+    # Others than root read 0x40 bytes.
+    if len(config) < (0x104 if is_extended else 0x44) or config.startswith(ALL_ONES):
         return None
 
     offset = 0x100 if is_extended else config[0x34]
@@ -192,6 +211,8 @@ def _capability(bus_id: str, number: int, is_extended: bool) -> bytes | None:
 
         visited.add(offset)
         offset = header >> 20 if is_extended else header >> 8 & 0xFC
+        if offset >= len(config):  # which was cut
+            return None
     return b""
 
 
@@ -204,7 +225,7 @@ def driver(bus_id: str) -> str | None:
 def acs_redirects(bus_id: str) -> bool | None:
     """Whether ACS at a port sends peer traffic up to the CPU; None if only root may read it."""
     acs = _capability(bus_id, ACS_CAPABILITY, True)
-    if acs is None:
+    if acs is None or 0 < len(acs) < 8:
         return None
     return bool(acs) and bool(acs[6] & ACS_REDIRECTS)
 
@@ -212,7 +233,9 @@ def acs_redirects(bus_id: str) -> bool | None:
 def _register(bus_id: str, offset: int) -> int | None:
     """16 bits of the PCIe capability; None if unknown."""
     express = _capability(bus_id, EXPRESS_CAPABILITY, False)
-    return int.from_bytes(express[offset : offset + 2], "little") if express else None
+    if not express or len(express) < offset + 2:
+        return None
+    return int.from_bytes(express[offset : offset + 2], "little")
 
 
 def target_speed(port: str) -> float | None:
@@ -242,7 +265,7 @@ def errors(bus_ids: Sequence[str]) -> dict[str, int]:
     counts = {}
     for device in sorted({device for bus_id in bus_ids for device in chain(bus_id)[1:]}):
         for kind in ("correctable", "nonfatal", "fatal"):
-            total = re.search(r"TOTAL_ERR_\w+ (\d+)", attribute(device, f"aer_dev_{kind}"))
+            total = re.search(r"TOTAL_ERR_\w+ (\d{1,18})$", attribute(device, f"aer_dev_{kind}"))
             if total:
                 counts[f"{kind} at {device}"] = int(total[1])
     return counts
@@ -259,22 +282,25 @@ def new_errors(before: Mapping[str, int], after: Mapping[str, int]) -> list[str]
 def kernel_options() -> dict[str, bool | None]:
     """Whether this kernel has each of OPTIONS; None if its configuration cannot be read."""
     text = files.read(f"boot/config-{files.read('proc/sys/kernel/osrelease')}")
-    with suppress(OSError):
+    with suppress(OSError, EOFError, zlib.error, UnicodeDecodeError):
         text = text or gzip.decompress((files.ROOT / "proc/config.gz").read_bytes()).decode()
-    return {name: f"CONFIG_{name}=y" in text if text else None for name in OPTIONS}
+    return {name: f"CONFIG_{name}=y" in text if "CONFIG_" in text else None for name in OPTIONS}
 
 
-def forwards_between_ports() -> bool:
+def forwards_between_ports() -> bool | None:
     """Whether Linux lets peers below different root ports reach each other, whichever ports: on
-    AMD's CPUs from Zen on (cpu_supports_p2pdma in drivers/pci/p2pdma.c)."""
-    family = re.search(r"AuthenticAMD\s+cpu family\s*: (\d+)", files.read("proc/cpuinfo"))
-    return family is not None and int(family[1]) >= ZEN
+    AMD's CPUs from Zen on (cpu_supports_p2pdma in drivers/pci/p2pdma.c). None if unknown."""
+    text = files.read("proc/cpuinfo")
+    family = re.search(r"AuthenticAMD\s+cpu family\s*: (\d+)", text)
+    if family is None:
+        return False if "vendor_id" in text and "AuthenticAMD" not in text else None
+    return int(family[1]) >= ZEN
 
 
 def iommu(bus_id: str) -> str | None:
     """`off`, `passthrough` or `translating`; None if unknown."""
     device = _folder(bus_id)
-    if device.exists() and not (device / "iommu_group").exists():
+    if device.exists() and not os.path.lexists(device / "iommu_group"):
         return "off"
     return IOMMU_TYPES.get(attribute(bus_id, "iommu_group/type"))
 
@@ -282,16 +308,19 @@ def iommu(bus_id: str) -> str | None:
 def bar(bus_id: str) -> tuple[int, int] | None:
     """The bytes and the address of a device's largest BAR; None if unknown."""
     lines = attribute(bus_id, "resource").splitlines()[:6]
-    windows = [[int(word, 16) for word in line.split()[:2]] for line in lines]
-    return max(((end - start + 1, start) for start, end in windows if end), default=None)
+    ends = filter(
+        None, (re.match(r"0x([0-9a-f]{1,16}) 0x([0-9a-f]{1,16})\b", line) for line in lines)
+    )
+    windows = [[int(word, 16) for word in each.groups()] for each in ends]
+    return max(((end - start + 1, start) for start, end in windows if end > start), default=None)
 
 
 class KfdGpu(NamedTuple):
     """An AMD GPU in the kernel's KFD: its peers' links, `xGMI` or `PCIe`, by bus id, whether the
-    driver could enable AtomicOps, and its architecture."""
+    driver could enable AtomicOps (None if unknown), and its architecture."""
 
     links: dict[str, str]
-    has_atomics: bool
+    has_atomics: bool | None
     arch: str | None
 
 
@@ -299,7 +328,9 @@ def kfd_gpus() -> dict[str, KfdGpu]:
     """KFD's GPUs by bus id; {} before Linux 6.0."""
 
     def properties(path: Path) -> dict[str, str]:
-        return dict(re.findall(r"^(\w+) (\d+)$", files.read(path / "properties"), re.MULTILINE))
+        return dict(
+            re.findall(r"^(\w+) (\d{1,18})$", files.read(path / "properties"), re.MULTILINE)
+        )
 
     nodes = files.ROOT / "sys/class/kfd/kfd/topology/nodes"
     bus_ids, archs = {}, {}
@@ -320,8 +351,10 @@ def kfd_gpus() -> dict[str, KfdGpu]:
             for link in links
             if link.get("node_to") in bus_ids
         }
-        lacks_atomics = any(int(link.get("flags", 0)) & NO_ATOMICS for link in links)
-        gpus[bus_id] = KfdGpu(kinds, not lacks_atomics, archs[name])
+        has_atomics = None
+        if all("flags" in link for link in links):
+            has_atomics = not any(int(link["flags"]) & NO_ATOMICS for link in links)
+        gpus[bus_id] = KfdGpu(kinds, has_atomics, archs[name])
     return gpus
 
 
@@ -339,8 +372,8 @@ def over_xgmi(bus_id: str) -> list[str]:
 
 
 def amdgpu_p2p() -> str | None:
-    """amdgpu's `pcie_p2p`, `Y` or `N`, or `not built`; None without the driver."""
+    """amdgpu's `pcie_p2p`, `Y` or `N`, or `not built`; None without the driver, or if unknown."""
     parameters = files.ROOT / "sys/module/amdgpu/parameters"
-    if not parameters.exists():
+    if not parameters.exists() or files.is_hidden(parameters / "pcie_p2p"):
         return None
     return files.read(parameters / "pcie_p2p") or "not built"

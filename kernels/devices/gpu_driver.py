@@ -127,13 +127,13 @@ def pci_gpus(*kinds: tuple[str, str]) -> list[Path]:
         folder
         for folder in sorted(PCI_DEVICES.glob("*"))
         if (pci_attribute(folder, "vendor"), pci_attribute(folder, "class")[:4]) in kinds
-        and (folder / "driver").resolve().name != "vfio-pci"
+        and os.path.basename(os.path.realpath(folder / "driver")) != "vfio-pci"
     ]
 
 
 def pci_attribute(folder: Path, pattern: str) -> str:
     """The first attribute of a PCI device that a pattern matches; empty if it is unknown."""
-    with contextlib.suppress(OSError, StopIteration):
+    with contextlib.suppress(OSError, StopIteration, UnicodeDecodeError):
         return next(folder.glob(pattern)).read_text().strip()
     return ""
 

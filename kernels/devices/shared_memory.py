@@ -60,7 +60,7 @@ def available_bytes() -> int:
     """The host memory that processes can still take: as the kernel estimates it, and within the
     limit of this control group (version 2)."""
     free_bytes: int = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):  # no version 2, or no limit
+    with contextlib.suppress(OSError, ValueError, KeyError):  # no version 2, or no limit
         limit = int((CONTROL_GROUP / "memory.max").read_text())
         facts = dict(map(str.split, (CONTROL_GROUP / "memory.stat").read_text().splitlines()))
         cached = int(facts["inactive_file"]) + int(facts["active_file"])

@@ -201,22 +201,28 @@ test-emulated:
 	@echo "make test-emulated: skipped, because no emulator of AMD's instruction sets lies in $(EMULATOR)"
 endif
 
-# The pages of docs/ as a site in build/docs, which needs no network, with a dashboard of archived runs. From the disk
-# all but the search works. A link that leads nowhere fails.
+# The pages of docs/ as a site in build/docs, which needs no network and no server, with a dashboard of archived runs. A
+# link that leads nowhere fails.
 docs: $(VENV)/.installed-docs
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
-	@echo "Open build/docs/index.html, or serve it: python3 -m http.server -d build/docs"
+	@echo "Open build/docs/index.html"
 
-# The chart library inside the pages. Of another version (make vendor UPLOT=...) the hashes differ, and make stops: after
-# a look at it, `sha256sum LICENSE.txt uplot.css uplot.js >SHA256SUMS.txt` in the folder accepts it.
+# The chart library inside the pages, and what searches the site of docs/ from the disk. Of another version (make vendor
+# UPLOT=...) the hashes differ, and make stops: after a look at it, `sha256sum *.css *.js LICENSE.txt >SHA256SUMS.txt` in
+# its folder accepts it.
 UPLOT ?= 1.6.32
+IFRAME_WORKER ?= 1.0.4
 VENDORED := reports/kit/vendor
 vendor: writable
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	  npm pack --silent --pack-destination "$$folder" uplot@$(UPLOT) >/dev/null && tar -xzf "$$folder"/uplot-*.tgz -C "$$folder" && \
 	  cp "$$folder/package/LICENSE" $(VENDORED)/LICENSE.txt && cp "$$folder/package/dist/uPlot.min.css" $(VENDORED)/uplot.css && \
 	  cp "$$folder/package/dist/uPlot.iife.min.js" $(VENDORED)/uplot.js
-	@cd $(VENDORED) && sha256sum --check --quiet SHA256SUMS.txt
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	  npm pack --silent --pack-destination "$$folder" iframe-worker@$(IFRAME_WORKER) >/dev/null && \
+	  tar -xzf "$$folder"/iframe-worker-*.tgz -C "$$folder" && cp "$$folder/package/LICENSE" docs/vendor/LICENSE.txt && \
+	  cp "$$folder/package/shim/index.js" docs/vendor/iframe-worker.js
+	@for folder in $(VENDORED) docs/vendor; do (cd $$folder && sha256sum --check --quiet SHA256SUMS.txt) || exit 1; done
 
 # The pictures of docs/experiments, from the tables in its data folder.
 figures: $(VENV)/.installed-runtime

@@ -1,5 +1,6 @@
 """The dashboard of archived runs on the site of docs/, and that `make check` builds the site."""
 
+import hashlib
 import re
 from importlib import import_module
 from types import SimpleNamespace
@@ -57,3 +58,23 @@ def test_make_check_and_ci_build_the_site_and_a_dead_link_fails():
     assert "hooks: [docs/experiments/archived_pages.py]" in site
     links = yaml.safe_load(site.partition("validation:\n")[2].partition("\n\n")[0])["links"]
     assert links == {"not_found": "warn", "anchors": "warn"}
+
+
+def test_the_site_searches_from_the_disk_and_loads_nothing_from_a_network():
+    """Browsers load no JSON and start no worker from a file: the index is a script then, and the
+    worker a frame, by a file of the site (mkdocs' own choice lies on a server)."""
+    site = (ROOT / "mkdocs.yml").read_text()
+    assert re.search(r"^  - offline\b", site, re.MULTILINE)
+    assert "polyfills: [vendor/iframe-worker.js]" in site
+    folder = ROOT / "docs/vendor"
+    for line in (folder / "SHA256SUMS.txt").read_text().splitlines():
+        digest, name = line.split()
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+
+
+def test_no_picture_of_the_site_is_white_on_a_dark_page():
+    """Each has a dark form, or turns its brightness around."""
+    style = (ROOT / "docs/site.css").read_text()
+    rule = style.partition('[data-md-color-scheme="slate"] .md-content img')[2]
+    assert rule.startswith(':not([src$="#only-dark"])')
+    assert "invert(1)" in rule

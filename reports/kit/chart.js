@@ -3,16 +3,15 @@
 "use strict";
 
 const HEIGHT = 240;
+const LABEL_ROWS = 3; // of changes, above a plot
 const RARITIES = [2, 10, 100, 1e3, 1e4, 1e5, 1e6];
 const charts = [];
 
 const digits = (value) => (value < 999.5 ? value.toPrecision(3) : value.toFixed());
 
-// A value of an axis or a table: times as us or ms, others without their unit.
-function valueText(value, unit) {
-  if (unit !== "us") return digits(value);
-  return value < 1000 ? `${digits(value)} µs` : `${digits(value / 1000)} ms`;
-}
+// A value of an axis or a table: times in us, as the tables of a page have them, others without
+// their unit.
+const valueText = (value, unit) => digits(value) + (unit === "us" ? " µs" : "");
 
 const FORMS = {
   time: (seconds) => `${new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ")} UTC`,
@@ -32,20 +31,43 @@ function zoom(kind, min, max) {
   }
 }
 
-function pressed({ plot, data: { kind, x, links } }, event) {
+// `+` and `-` zoom around the crosshair, which stays at its point and its place.
+function grow({ plot, data: { kind, x } }, at, times) {
+  const width = plot.over.clientWidth;
+  const place = Math.min(Math.max(plot.valToPos(x[at], "x"), 0), width);
+  const ends = [0, width].map((end) => plot.posToVal(place + (end - place) / times, "x"));
+  const [min, max] = [Math.max(ends[0], x[0]), Math.min(ends[1], x.at(-1))];
+  if (min > x[0] || max < x.at(-1)) zoom(kind, min, max);
+  else zoom(kind);
+  // uPlot scales in a microtask, which was queued before this one.
+  queueMicrotask(() => plot.setCursor({ left: plot.valToPos(x[at], "x"), top: 8 }));
+}
+
+function pressed(chart, event) {
+  const { plot, data: { kind, x, links } } = chart;
   const [first, last] = plot.series[0].idxs;
   const at = plot.cursor.idx ?? last;
   const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  const grow = { "+": 0.25, "-": -0.5 }[event.key];
+  const times = { "+": 2, "-": 0.5 }[event.key];
   if (move) {
     const next = Math.min(Math.max(at + move, first), last);
     plot.setCursor({ left: plot.valToPos(x[next], "x"), top: 8 });
-  } else if (grow) {
-    zoom(kind, ...[grow, 1 - grow].map((share) => plot.posToVal(share * plot.over.clientWidth, "x")));
-  } else if (event.key === "Escape") zoom(kind);
+  } else if (times) grow(chart, at, times);
+  else if (event.key === "Escape") zoom(kind);
   else if (event.key === "Enter" && links[at]) location.assign(links[at]);
   else return;
   event.preventDefault();
+}
+
+// A row for each span of a label, so that none lies on another, the last first; -1 without room.
+function rowsOf(spans) {
+  const rows = Array.from({ length: LABEL_ROWS }, () => []);
+  return spans.toReversed().map((span) => {
+    const isFree = (row) => row.every(([low, high]) => span[1] <= low || high <= span[0]);
+    const row = rows.findIndex(isFree);
+    rows[row]?.push(span);
+    return row;
+  }).toReversed();
 }
 
 // What uPlot does not: the name of each line at its end, none over another, and none below the
@@ -70,17 +92,25 @@ function drawMarks(plot, steps, colour) {
     ctx.fillText(name, left + width + 6 * pixel, least);
     least += 12 * pixel;
   }
-  for (const [n, { at, role, text }] of steps.entries()) {
+  const places = steps.map(({ at, ...step }) => {
     const [first, ...ends] = at.map((value) => plot.valToPos(value, "x", true));
-    if (first < left || first > left + width) continue;
+    return { ...step, first, ends };
+  }).filter(({ first }) => left <= first && first <= left + width);
+  const spans = places.map(({ first, text }) => {
+    const room = ctx.measureText(` ${text} `).width;
+    const start = first > left + width / 2 ? first - room : first;
+    const kept = Math.max(0, Math.min(start, ctx.canvas.width - room));
+    return [kept, kept + room];
+  });
+  const rows = rowsOf(spans);
+  for (const [n, { first, ends, role, text }] of places.entries()) {
     const [low, high] = ends.map((end) => Math.min(Math.max(end, left), left + width));
     ctx.strokeStyle = ctx.fillStyle = colour(role);
     ctx.globalAlpha = 0.15;
     ctx.fillRect(low, top, high - low, height);
     ctx.globalAlpha = 1;
     ctx.strokeRect(first, top, 0, height);
-    ctx.textAlign = first > left + width / 2 ? "right" : "left";
-    ctx.fillText(` ${text} `, first, top - (8 + 12 * (n % 2)) * pixel);
+    if (rows[n] >= 0) ctx.fillText(` ${text} `, spans[n][0], top - (8 + 12 * rows[n]) * pixel);
   }
   ctx.restore();
 }
@@ -144,7 +174,7 @@ function axesOf({ kind, unit, isLog }, colour) {
     {
       ...axis,
       values: named((value) => valueText(value, unit)),
-      size: 64,
+      size: (plot, texts) => Math.max(64, ...(texts ?? []).map((text) => 16 + 7 * (text?.length ?? 0))),
       grid: { ...grid, show: !isLog },
     },
   ];
@@ -195,7 +225,7 @@ function draw(figure) {
   const plot = new uPlot({
     width: width(),
     height: HEIGHT,
-    padding: [steps.length ? 32 : 8, 16 + 6.5 * letters, 0, 0],
+    padding: [8 + 12 * Math.min(steps.length, LABEL_ROWS), 16 + 6.5 * letters, 0, 0],
     ...series,
     scales: {
       x: {

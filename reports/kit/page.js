@@ -74,11 +74,12 @@ function order({ textContent: a }, { textContent: b }) {
 for (const table of document.querySelectorAll(".box > table")) {
   const rows = [...table.tBodies[0].rows];
   const heads = [...table.tHead.rows[0].cells];
-  buttonIn(barOf(table.parentNode, rows), () => {
+  const isMatrix = table.parentNode.classList.contains("matrix");
+  buttonIn(barOf(table.parentNode, isMatrix ? [] : rows), () => {
     getSelection().selectAllChildren(table);
     document.execCommand("copy");
   }, "Copy");
-  heads.forEach((head, column) => buttonIn(head, () => {
+  if (!isMatrix) heads.forEach((head, column) => buttonIn(head, () => {
     const sign = head.ariaSort === "ascending" ? -1 : 1;
     for (const each of heads) each.ariaSort = null;
     head.ariaSort = sign > 0 ? "ascending" : "descending";

@@ -73,7 +73,8 @@ class Card:
 
 @dataclass
 class Section:
-    """A heading and its content. `text` is preformatted; a `folded` section opens on demand."""
+    """A heading and its content. `text` is preformatted; a `folded` section opens on demand. The
+    rows of a matrix keep their order, and their columns on a phone."""
 
     heading: str
     sentences: Sequence[Cell] = ()
@@ -82,6 +83,7 @@ class Section:
     rows: Sequence[Row] = ()
     text: str = ""
     folded: bool = False
+    is_matrix: bool = False
 
     @property
     def id(self) -> str:

@@ -160,12 +160,18 @@ def history_page(history: History) -> Page:
     """The changes, a chart for each size, and all series."""
     drawn = [each for each in history.series if len(each.run_ids) >= LEAST_MARKS]
     panels = grouped(drawn, lambda each: f"{each.chart}, {each.node}" if each.node else each.chart)
-    shown = sorted(panels, key=lambda title: min(map(_rank, panels[title])))[:MOST_PANELS]
-    charts = [panel_chart(title, panels[title]) for title in shown]
-
     notes = [f"{line.rstrip('.')}." for line in closing(history)]
     current = history.standing
     rest = [event for event in history.events if event not in current]
+    events = [*current, *history.tails, *rest][:MOST_EVENTS]
+
+    drawn_alone = {id(event.series) for event in events}
+    shown = sorted(panels, key=lambda title: min(map(_rank, panels[title])))[:MOST_PANELS]
+    charts = [
+        panel_chart(title, panels[title])
+        for title in shown
+        if len(panels[title]) > 1 or id(panels[title][0]) not in drawn_alone
+    ]
     if len(panels) > MOST_PANELS or len(history.events) > MOST_EVENTS:
         hint = f"`{RUN}{REPORTS} history --json` has all"
         notes.append(f"At most {MOST_PANELS} charts and {MOST_EVENTS} changes are shown; {hint}.")
@@ -186,10 +192,10 @@ def history_page(history: History) -> Page:
         f"History: {last.benchmark} on {machine_name(last)}",
         banner_of(history),
         [
-            *(event_section(each) for each in [*current, *history.tails, *rest][:MOST_EVENTS]),
+            *event_sections(events),
             Section("Each size over time", charts=charts),
             Section("How this was judged", notes, folded=True),
-            Section("All series", rows=rows, folded=bool(charts)),
+            Section("All series", rows=rows, folded=bool(shown)),
         ],
     )
 
@@ -198,12 +204,18 @@ def _rank(series: Series) -> int:
     return WORST_FIRST.index(series.word)
 
 
-def event_section(event: Event) -> Section:
+def event_sections(events: Sequence[Event]) -> list[Section]:
+    """A section for each change. A series that changed twice is drawn once, with the first."""
+    first_of = {id(event.series): event for event in reversed(events)}
+    return [event_section(event, first_of[id(event.series)] is event) for event in events]
+
+
+def event_section(event: Event, is_drawn: bool) -> Section:
     """A change: the runs on both sides, its largest case over time, and the largest with it."""
     return Section(
         event.finding,
         [where(event), *event.facts],
-        charts=[panel_chart(event.series.title, [event.series])],
+        charts=[panel_chart(event.series.title, [event.series])] if is_drawn else [],
         rows=[each.row(step) for each, step in event.changes[:MOST_CHANGES]],
     )
 

@@ -15,7 +15,7 @@ from reports.site.history_page import (
     TOO_EARLY,
     WORST_FIRST,
     banner_of,
-    event_section,
+    event_sections,
     missing,
     newest,
     panel_chart,
@@ -79,7 +79,7 @@ def overview_page(store: Store, pages: Pages) -> Page:
                 for page in others
             ],
         ),
-        *map(event_section, [*events, *store.history.tails][:MOST_CHARTS]),
+        *event_sections([*events, *store.history.tails][:MOST_CHARTS]),
         Section("Left out", store.left_out),
         Section(
             f"The newest {MOST_RUNS} runs of each machine and benchmark",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from reports.kit.chart import chart_of
 from reports.kit.page import Banner, Page, Row, Section
-from reports.site import tail_charts
-from reports.tables import run_text, show
+from reports.site import heat_maps, tail_charts
+from reports.tables import link_table, run_text, show, tune_table
 from reports.tables.plot import drawn_of
 from reports.tables.rows import (
     TOO_FEW,
@@ -40,6 +40,8 @@ from reports.tables.tail_line import worst_tail
 from wiretax.record.result import read
 from wiretax.record.schema import Case, Result
 
+HEAT_MAPS = {link_table: heat_maps.link_sections, tune_table: heat_maps.tune_sections}
+
 
 def run_page(path: Path) -> Page:
     """The page of a run. Raises ResultError."""
@@ -59,6 +61,8 @@ def run_page(path: Path) -> Page:
         sections.append(Section("What to do next", [said], text=command))
     if is_sweep(result):
         sections += sweep_sections(result)
+    elif make_sections := HEAT_MAPS.get(kind_of(result)):
+        sections += make_sections(result)
     every_cell = long_rows(result.cases, speed_ups(result))
     facts: list[Row] = [
         {"name": name, "value": text[:500]} for name, text in environment_of(run).items()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from operator import attrgetter
+from typing import NamedTuple
 
 from reports.tables.headline import Point, headline
 from reports.tables.run_text import lay_out_run
@@ -101,26 +102,49 @@ def pair_of(case: Case) -> tuple[int, int]:
     return shape.get("src", 0), shape.get("dst", 0)
 
 
-def render(result: Result) -> str:
-    """The matrices from rank (row) to rank (column), `-` where nothing was measured, with their
-    head and sentences. The diagonal of the first is local copies."""
-    shown, tables = shown_in(result), []
+class Figures(NamedTuple):
+    """A matrix of a run: its title with the unit, and the figure of each pair (from, to)."""
+
+    title: str
+    is_latency: bool
+    of_pairs: dict[tuple[int, int], float]
+
+
+def matrices_of(result: Result) -> tuple[range, list[Figures]]:
+    """The ranks, and the matrices in which something was measured. The diagonal of the first is
+    local copies."""
+    shown, found = shown_in(result), []
     pairs = [pair_of(case) for own in shown.values() for case in own]
     ranks = range(1 + max(map(max, pairs), default=0))
     library = next((case.library for case in result.cases if case.library), "the library")
     shown["push"] = [*shown.get("push", []), *shown.get("local_copy", [])]
 
     for algorithm, matrix in MATRICES.items():
-        cells = dict[tuple[int, int], str]()
+        of_pairs = dict[tuple[int, int], float]()
         for case in shown.get(algorithm, []):
             (figure, unit), (src, dst) = figure_of(case), pair_of(case)
-            cells[src, dst] = number(figure)
+            of_pairs[src, dst] = figure
             if matrix.of_both:
-                cells[dst, src] = cells[src, dst]
-        if cells:
+                of_pairs[dst, src] = figure
+        if of_pairs:
             title = matrix.title.format(size=size_text(case.size_bytes), library=library)
-            rows = [[str(src), *(cells.get((src, dst), "-") for dst in ranks)] for src in ranks]
-            tables.append((f"{title}, {unit}", plain_table(["", *map(str, ranks)], rows)))
+            found.append(Figures(f"{title}, {unit}", matrix.is_latency, of_pairs))
+
+    return ranks, found
+
+
+def render(result: Result) -> str:
+    """The matrices from rank (row) to rank (column), `-` where nothing was measured, with their
+    head and sentences."""
+    ranks, matrices = matrices_of(result)
+
+    def text_of(figure: float | None) -> str:
+        return "-" if figure is None else number(figure)
+
+    tables = []
+    for title, _, of_pairs in matrices:
+        rows = [[str(src), *(text_of(of_pairs.get((src, dst))) for dst in ranks)] for src in ranks]
+        tables.append((title, plain_table(["", *map(str, ranks)], rows)))
 
     return lay_out_run(result, headline([result], points), [], tables, findings(result))
 

@@ -6,35 +6,37 @@ from reports.tables.rows import ratio_text
 from reports.tables.run_text import opening
 from reports.tables.sentences import lay_out, number, plain_table, size_text
 from wiretax.common.grouped import grouped
-from wiretax.record.schema import Result
+from wiretax.record.schema import Result, Winner
 
+NOTES = [
+    "what auto takes, in us of a call with reading the result; ?: a second launch must confirm",
+    "gain: untuned auto over this, in rounds that did not choose; -: auto stays",
+]
+NO_WINNER = "no winner: the run ended before its search did"
 HEADINGS = ["size", "variant", "us", "best", "gain [95 %]"]
 
 
 def render(result: Result) -> str:
     """A table for each mode with a line for each size and variant; ends with a newline."""
-    head = [
-        "what auto takes, in us of a call with reading the result; ?: a second launch must confirm",
-        "gain: untuned auto over this, in rounds that did not choose; -: auto stays",
-    ]
-    tables = []
+    head, tables = NOTES, []
     for calls in sorted({winner.mode for winner in result.winners}, reverse=True):
-        rows = [
-            [
-                size_text(winner.size_bytes),
-                winner.variant,
-                number(winner.cost_us),
-                winner.name if winner.is_confirmed else f"{winner.name}; {winner.candidate}?",
-                ratio_text(winner.gain) if winner.is_settled else "too few rounds",
-            ]
-            for winner in result.winners
-            if winner.mode == calls
-        ]
+        rows = [cells_of(winner) for winner in result.winners if winner.mode == calls]
         tables.append((calls, plain_table(HEADINGS, rows)))
     if not tables:
-        head = ["no winner: the run ended before its search did"]
+        head = [NO_WINNER]
 
     return lay_out([*opening(result), headline([result], points)], head, tables, [])
+
+
+def cells_of(winner: Winner) -> list[str]:
+    """What stands under HEADINGS."""
+    return [
+        size_text(winner.size_bytes),
+        winner.variant,
+        number(winner.cost_us),
+        winner.name if winner.is_confirmed else f"{winner.name}; {winner.candidate}?",
+        ratio_text(winner.gain) if winner.is_settled else "too few rounds",
+    ]
 
 
 def points(result: Result) -> list[Point]:

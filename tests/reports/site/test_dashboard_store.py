@@ -11,6 +11,8 @@ import psutil
 import pytest
 
 from reports.site import overview
+from reports.site.history_page import history_page
+from reports.site.shared import find
 from tests.bench.faulty_runs import wait_for
 from tests.launch import ROOT
 from tests.reports.site.test_dashboard import SMALL, Read, page_of
@@ -133,3 +135,31 @@ def test_an_unreadable_folder_is_named_and_the_rest_is_shown(tmp_path):
     text = Read(tmp_path / "site" / "index.html").text
     assert "closed is a folder that cannot be read" in text
     assert "listed/run.jsonl cannot be read" in text
+
+
+def test_a_case_that_changed_twice_is_drawn_once(tmp_path):
+    """The case that changed stood with its change, with the next one, and alone in its panel."""
+    for night in range(30):
+        write_run(
+            tmp_path / "results",
+            run_id=f"2026-10-{night + 1:02d}T06-15-00Z-allreduce-{night}",
+            sizes=[16384],
+            algorithms=["auto"],
+            modes=["isolated"],
+            n_blocks=6,
+            n=4,
+            seed=night,
+            scale=1.3 ** ((night > 9) + (night > 19)),
+        )
+    sections = history_page(find(tmp_path / "results").history).sections
+    assert sum("longer since" in section.heading for section in sections) == 2
+    (chart,) = (chart for section in sections for chart in section.charts)
+    assert len(chart.steps) == 2
+
+
+def test_git_ignores_the_default_place_in_a_checkout():
+    """Pages are made anew from the runs, and `git status` must not name them."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout")
+    done = subprocess.run(["git", "check-ignore", "-q", "site/index.html"], cwd=ROOT, check=False)
+    assert done.returncode == 0

@@ -142,12 +142,14 @@ def remove_files(folder: Path) -> None:
 
 def set_status(folder: Path, status_file: BinaryIO, status: int) -> None:
     """Overwrites the status in its place, which a full disk permits, and what may have taken its
-    name."""
+    name: a new file in place of our own could not be written later."""
     line = f"{status}\n".encode()
     os.pwrite(status_file.fileno(), line, 0)
     status_file.truncate(len(line))
-    with suppress(ResultError):
-        write_whole(folder / STATUS, line)
+    with suppress(OSError, ResultError):
+        path = folder / STATUS
+        if not path.exists() or not os.path.samestat(os.fstat(status_file.fileno()), path.lstat()):
+            write_whole(path, line)
 
 
 main = partial(run_command, f"{BENCH}gate", run_gate)

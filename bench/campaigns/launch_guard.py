@@ -58,6 +58,7 @@ def main() -> None:
         signal.signal(number, lambda *_: None)  # unlike SIG_IGN, not for the command
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_PDEATHSIG, signal.SIGCONT)  # its command may have stopped it
     environment, endings = json.loads(sys.stdin.buffer.readline())
     try:
         process = subprocess.Popen(

@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TextIO, cast
+
+import psutil
 
 from bench.campaigns import launch_guard
 from bench.campaigns.ending import signals_wait
@@ -21,7 +24,7 @@ LAST_WORDS_BYTES = 1 << 20  # of a command's errors, in which its last line is f
 MPIRUN_ADDS = re.compile(
     r"(?ms)^-{20,}\nprterun (detected|noticed).*?(\n-{20,}|\Z)"
     r"|^={20,}\n=   BAD TERMINATION.*?(\n={20,}|\Z)"
-    r"|^This typically refers to a problem with your application\.\n.*?suggestions$"
+    r"|^This typically refers to a problem with your application\.\n[^\n]*suggestions$"
 )
 TIMED_OUT = 124  # the status of a command that exits with 0 when it is ended, as of `timeout`
 # The signals that end a command, and the patience after each. On SIGINT a run writes its results.
@@ -54,7 +57,7 @@ def run_to_end(
                     start_new_session=True,
                 )
                 assert process.stdin
-                ending.callback(process.wait)  # last
+                ending.callback(end_guard, process)  # last
                 ending.callback(process.stdin.close)  # has the guard end the command
                 process.stdin.write(json.dumps([{**variables}, ENDINGS]).encode() + b"\n")
                 process.stdin.flush()
@@ -66,6 +69,49 @@ def run_to_end(
     if reason:
         return process.returncode or TIMED_OUT, reason
     return process.returncode, lines[-1].strip()
+
+
+def end_guard(guard: subprocess.Popen[bytes]) -> None:
+    """Waits until the guard, whose standard input is closed, has ended, and what it started. Its
+    command may have stopped it, again and again, or killed it."""
+    patience_s = sum(patience_s for _, patience_s in ENDINGS) + launch_guard.RESULTS_S
+    if guard.poll() is None:
+        os.killpg(guard.pid, signal.SIGCONT)
+        with suppress(subprocess.TimeoutExpired):
+            guard.wait(patience_s + 2 * launch_guard.MOST_S)
+    if guard.returncode in (None, -signal.SIGKILL):
+        kill_started(guard.pid)
+    guard.kill()
+    guard.wait()
+
+
+def kill_started(guard_pid: int) -> None:
+    """Kills what is in the session of the guard, and its descendants, until none is left. A guard
+    that lives is stopped: their orphans become its children. One that waits for a disk may stay."""
+    late_s = time.monotonic() + launch_guard.MOST_S
+    while time.monotonic() < late_s:
+        started = dict[int, psutil.Process]()
+        for each in psutil.process_iter():
+            with suppress(psutil.Error, OSError):  # it has ended meanwhile
+                if os.getsid(each.pid) == guard_pid:
+                    if each.pid == guard_pid:
+                        each.suspend()
+                    found = each, *each.children(recursive=True)
+                    started |= {own.pid: own for own in found if own.pid != guard_pid}
+        alive = [each for each in started.values() if is_alive(each)]
+        if not alive:
+            return
+        for each in alive:
+            with suppress(psutil.Error):
+                each.kill()
+        time.sleep(0.01)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs: a zombie waits for its parent alone."""
+    with suppress(psutil.Error):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def with_status(sentence: str, status: int) -> str:

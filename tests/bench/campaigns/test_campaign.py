@@ -5,20 +5,22 @@ The launches are as short as possible. The tests check which launches were made,
 times.
 """
 
+import io
 import os
 import shlex
 import signal
+import time
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from bench.campaign import main, run_campaign
-from bench.campaigns import launches, processes
+from bench.campaigns import launch_guard, launches, processes
 from bench.campaigns.campaign_options import Stop
 from tests.bench.campaigns.test_campaign_command import BENCH, QUICK, TIMED, named
 from tests.bench.faulty_runs import blocks_in, wait_for
-from tests.bench.launches import watched
+from tests.bench.launches import marked, watched
 from wiretax.record.manifest import MANIFEST, CampaignEnd, read_manifest
 from wiretax.record.result import read
 
@@ -178,6 +180,43 @@ def test_a_launch_that_hangs_is_killed_with_all_its_processes(
         lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE,
         5,
     )
+
+
+STOPPED = [
+    # The command is stopped on, and ended; it stops its guard alone, or all of its group.
+    ("kill -STOP $PPID; sleep 61", 0.5),
+    ("kill -STOP 0; sleep 61", 0.5),
+    ("kill -STOP $$", 0.5),
+    ("setsid sleep 61 & kill -STOP $PPID", 0.5),
+    ("setsid sleep 61 & trap '' INT TERM; while :; do kill -STOP $PPID; done", 0.5),
+    ("trap '' TERM; setsid sleep 61 & kill -KILL $PPID; sleep 61", None),
+]
+
+
+@pytest.mark.parametrize(("command", "limit_s"), STOPPED)
+def test_a_command_that_stops_or_kills_its_guard_is_ended_with_it(command, limit_s, monkeypatch):
+    """A gate waited for ever: the stopped guard could not see that its time was over."""
+    monkeypatch.setattr(processes, "ENDINGS", ((signal.SIGINT, 0.1), (signal.SIGTERM, 0.1)))
+    for name in ("RESULTS_S", "MOST_S"):
+        monkeypatch.setattr(launch_guard, name, 0.3)
+    started_s = time.monotonic()
+    with marked() as environment:
+        status, _ = processes.run_to_end(["sh", "-c", command], None, environment, limit_s)
+    assert status
+    assert time.monotonic() - started_s < 50, "it waited for its sleep"
+
+
+def test_the_last_lines_are_found_in_time_that_grows_with_the_output_alone():
+    """A MiB of MPICH's hint took 90 s: each line was the beginning of a search to the end."""
+
+    def spent_s(n_lines):
+        file = io.StringIO(f"{ADVICE.splitlines()[1]}\n" * n_lines)
+        started_s = time.process_time()
+        processes.last_lines(file)
+        return time.process_time() - started_s
+
+    short_s, long_s = (min(spent_s(n) for _ in range(3)) for n in (1000, 4000))
+    assert long_s < 9 * short_s, "four times the lines"
 
 
 BANNER = """

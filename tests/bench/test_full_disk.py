@@ -143,6 +143,18 @@ def test_a_gate_whose_disk_is_full_leaves_no_pass_but_a_status(disk_of, monkeypa
     assert not [text for text in texts if "PASS" in text]
 
 
+def test_a_gate_on_a_full_disk_has_the_status_that_it_returns(disk_of):
+    """The file said 130: a new one in its place did not fit any more."""
+    disk = disk_of(1 << 20)
+    line = '{"collective": "all_reduce", "size_bytes": 16384, "time_us": 5, "ranks": 2}'
+    (disk.at / "mine.sh").write_text(f"echo '{line}'; head -c 2M /dev/zero >{disk.mounted}/filler")
+    side = f"sh {disk.mounted}/mine.sh"
+    words = ["--base", side, "--head", side, "--out", disk.mounted / "gate"]
+    done = end_of(*disk.inside(sys.executable, "-m", "bench.gate", *words))
+    assert done.returncode in (2, 5), done.stderr
+    assert (disk.at / "gate" / "status").read_text() == f"{done.returncode}\n"
+
+
 def test_files_of_reports_are_complete_or_unchanged(disk_of, tmp_path, capsys):
     disk = disk_of(16 << 20)
     run = write_run(tmp_path / "results", **(TIGHT | {"sizes": [16384, 65536, 262144]})).path

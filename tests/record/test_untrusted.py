@@ -2,6 +2,7 @@
 must be numbers, and the reports must read no file outside the run's folder."""
 
 import csv
+import html
 import io
 import os
 import re
@@ -9,11 +10,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from markdown_it import MarkdownIt
 
 from reports.__main__ import main
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_run import ONE, write_run
 from tests.reports.synthetic_site import write_hostile
+from wiretax.common.untrusted import markdown_text
 from wiretax.record.flight_records import read_flight
 from wiretax.record.manifest import MANIFEST, read_manifest
 from wiretax.record.result import ResultError, read
@@ -72,11 +75,11 @@ def test_no_string_of_a_run_is_active_in_the_output_of_the_gate(tmp_path, report
     for seed in range(12):
         name = f"2026-11-20T06-15-{seed:02}Z-allreduce-1a2b3c"
         write_hostile(tmp_path / ("base", "new")[seed % 2], HOSTILE, name, seed)
-    html, markdown, junit = (tmp_path / name for name in ("p.html", "s.md", "j.xml"))
+    page, markdown, junit = (tmp_path / name for name in ("p.html", "s.md", "j.xml"))
     sides = ["--baseline", tmp_path / "base", "--current", tmp_path / "new"]
-    outputs = ["--html", html, "--markdown", markdown, "--junit", junit]
+    outputs = ["--html", page, "--markdown", markdown, "--junit", junit]
     assert reports("regress", *sides, *outputs)[0] in (0, 1, 3)
-    for text in (html.read_text(), markdown.read_text()):
+    for text in (page.read_text(), markdown.read_text()):
         assert "alert(1)" in text
         assert "<script>alert" not in text
     assert not re.search(r"(?<!\\)\]\(|(?<!\\)!\[", markdown.read_text())
@@ -84,6 +87,43 @@ def test_no_string_of_a_run_is_active_in_the_output_of_the_gate(tmp_path, report
         text for element in ElementTree.parse(junit).iter() for text in element.attrib.values()
     )
     assert "alert(1)" in words
+
+
+LIVE = [
+    "[a](http://e.x) ![i](u) <https://e.x> https://e.x www.e.x a@e.xx mailto:a@e.xx",
+    "@octocat o/r#12 #1 GH-12 !12 %3 &4 ~label :smile: $x$ $$y$$ \\",
+    "__b__ _i_ **b** a_b_c ~~s~~ `c` <b>x</b> &amp; | a |",
+    *(
+        "# h",
+        "- l",
+        "+ l",
+        "* l",
+        "12. n",
+        "1) n",
+        "> q",
+        "---",
+        "===",
+        "    c",
+        "```",
+        "[x]: http://y",
+    ),
+]
+
+
+@pytest.mark.parametrize("text", LIVE)
+@pytest.mark.parametrize("place", ["## {}", "- {}", "{}", "| a |\n|---|\n| {} |"])
+def test_text_of_others_stays_text_in_markdown(text, place):
+    """A foreign record could mention a team, close an issue or draw a picture in a pull request."""
+    empty, page = (
+        MarkdownIt().enable("table").render(place.format(each))
+        for each in ("text", markdown_text(text))
+    )
+    tags = re.sub("</?span>", "", page)
+    assert re.findall("<[^>]*>", tags) == re.findall("<[^>]*>", empty)
+    shown = html.unescape(re.sub("<[^>]*>", "", tags)).strip()
+    assert text.strip() in shown.replace("\u200b", "")
+    assert not re.search(r"[@#!%~&]\w|:(//|[a-z])|www\.|GH-\d", shown)
+    assert not re.search(r"(?<!<span>)[$]", page), "a formula"
 
 
 def test_a_flight_record_that_is_a_link_or_a_pipe_is_not_read(tmp_path):

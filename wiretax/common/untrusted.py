@@ -14,6 +14,15 @@ MOST_LETTERS = 4000  # of a string in JSON; to lay out millions takes minutes
 UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )
+# Hosts make links of these after they have read all markup: `@name`, `#1`, `!1`, `%1`, `~label`,
+# `&1`, `GH-1`, `:smile:`, `https://`, `mailto:`, `www.`. An invisible space within keeps them text.
+APART = "\u200b"
+LIVE = re.compile(
+    r"(?<=[@#!%~&])(?=\w)|(?<=:)(?=//|[a-z_+-])|(?<=\bwww)(?=\.)|(?<=\bGH-)(?=\d)", re.IGNORECASE
+)
+# Markup anywhere, an underscore outside of a word, and what begins a heading, a line or an item.
+MARKUP = re.compile(r"[\\|*`~\[\]!]|(?<![^\W_])_|_(?![^\W_])|^[-+#=]")
+NUMBERED = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")
 
 
 def read_bytes(path: Path, follow: bool = True, most_bytes: int = MOST_BYTES) -> bytes:
@@ -61,6 +70,9 @@ def spreadsheet_cell(value: Any) -> Any:
 
 
 def markdown_text(text: str) -> str:
-    """`text` literally in a cell of a Markdown table: no markup, link or image."""
-    escaped = html.escape(text, quote=False).replace("\n", " ")
-    return re.sub(r"([\\|*`~\[\]!])", r"\\\1", escaped)
+    """`text` literally in a heading, an item, a paragraph or a cell of a table of Markdown: no
+    markup, link, image, formula, mention or reference, on GitHub and on GitLab."""
+    in_line = LIVE.sub(APART, text.replace("\n", " ").strip())
+    escaped = MARKUP.sub(r"\\\g<0>", html.escape(in_line, quote=False))
+    escaped = NUMBERED.sub(r"\1\\\2", escaped)
+    return escaped.replace(APART, "&#8203;").replace("$", "<span>&#36;</span>")

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -17,13 +18,24 @@ from bench.campaign import run_launches
 from bench.campaigns.campaign_options import CampaignOptions, Stop, launching_parser, parse
 from bench.campaigns.ending import FAILURES, ending_of, run_command, signals_wait
 from bench.campaigns.open_campaign import OpenCampaign, check_new
+from bench.campaigns.sources import source_of
 from bench.harness.console import INTERRUPTED, USAGE, print_out
-from reports.verdicts.gate_rule import STATUSES, UNUSABLE, Outcome, within_margin
+from reports.verdicts.gate_rule import (
+    INCONCLUSIVE,
+    PASS,
+    REGRESSION,
+    STATUSES,
+    UNUSABLE,
+    Outcome,
+    within_margin,
+)
+from reports.verdicts.judge import SLOWER_CELL
 from reports.verdicts.match import NothingInCommon
 from reports.verdicts.regress import add_rule, as_text, judge, write_files
 from reports.verdicts.verdict import MIN_PAIRS
 from wiretax.common.owners import opened
 from wiretax.common.program import BENCH, RUN
+from wiretax.record.manifest import VariantRecord
 from wiretax.record.result import ResultError
 from wiretax.record.writing import write_whole
 
@@ -53,7 +65,8 @@ def run_gate(argv: Sequence[str] | None) -> int:
         campaign_options, values = read_options(argv)
     except (Stop, OSError) as error:
         mistake = error
-    with answered(folder) as (inside, status_file):
+    launched = [] if mistake else campaign_options.head.variants
+    with answered(folder, launched) as (inside, status_file):
         if mistake:
             raise mistake
         campaign = OpenCampaign(campaign_options, "gate")
@@ -71,7 +84,7 @@ def run_gate(argv: Sequence[str] | None) -> int:
         sides = str(folder / "base"), str(folder / "head")
         outcome = judge(*sides, values.allow, values.min_effect)
         write_answer(inside, status_file, outcome)
-        print_out(f"{as_text(outcome)}\n")
+        print_out(f"{as_text(outcome)}\n{annotation(outcome)}")
         return outcome.status
 
 
@@ -89,11 +102,19 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, argparse.
     option("--head", metavar="COMMAND", required=True, help="the command as it is now")
     option("--budget", metavar="TIME", default="10m", help="time for all launches (10m)")
     option("--out", metavar="DIR", default="gate", help="a new folder for runs and pages (gate)")
+    for name in ("base", "head"):
+        about = f"what {name} is, such as `COMMIT BRANCH` (git's and the pipeline's words)"
+        option(f"--{name}-name", metavar="TEXT", default="", help=about)
     add_rule(parser)
     values, rest = parser.parse_known_args(argv)
     variants = [f"--variant={name}={getattr(values, name)}" for name in ("base", "head")]
     words = [*variants, "--budget", values.budget, "--out", values.out, *rest]
     campaign_options = parse(words)
+    named = {
+        name: replace(side, source=source_of(side, getattr(values, f"{name}_name"), os.environ))
+        for name, side in campaign_options.variants.items()
+    }
+    campaign_options = replace(campaign_options, variants=named)
     if campaign_options.head.pairs < MIN_PAIRS:
         raise Stop(USAGE, f"--pairs: a verdict takes at least {MIN_PAIRS} pairs")
     margin = campaign_options.head.margin
@@ -103,7 +124,7 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, argparse.
 
 
 @contextmanager
-def answered(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+def answered(path: Path, launched: list[VariantRecord]) -> Iterator[tuple[Path, BinaryIO]]:
     """The open folder, which is new or has the answer of a gate that launched nothing, and the open
     status file. Writes the answer of what is raised within. Raises Stop for another folder."""
     check_new(path, ANSWER)
@@ -117,8 +138,10 @@ def answered(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
             except FAILURES as error:
                 status, sentence = ending_of(error)
                 set_status(folder, status_file, status)
+                outcome = Outcome(status, sentence, launched=launched)
                 with suppress(ResultError):  # the disk may be full
-                    write_answer(folder, status_file, Outcome(status, sentence))
+                    write_answer(folder, status_file, outcome)
+                print_out(annotation(outcome))
                 raise
 
 
@@ -133,6 +156,21 @@ def write_answer(folder: Path, status_file: BinaryIO, outcome: Outcome) -> None:
             remove_files(folder)
             raise
         set_status(folder, status_file, outcome.status)
+
+
+def annotation(outcome: Outcome) -> str:
+    """On GitHub the line that marks the job with a failure and its worst cell, escaped as its
+    "Workflow commands" page says (2026-11): % and ends of lines. Otherwise ""."""
+    failed = outcome.status not in (PASS, INCONCLUSIVE)
+    if not failed or os.environ.get("GITHUB_ACTIONS") != "true":
+        return ""
+    text, cells = outcome.headline, outcome.cells
+    if outcome.status == REGRESSION:
+        worst = cells[cells.outcome == SLOWER_CELL].iloc[0]
+        text += f"; the worst: {worst['title']}: {worst['text']}"
+    for letter, code in ("%", "%25"), ("\r", "%0D"), ("\n", "%0A"):
+        text = text.replace(letter, code)
+    return f"::error title=wiretax gate::{text}\n"
 
 
 def remove_files(folder: Path) -> None:

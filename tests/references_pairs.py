@@ -110,7 +110,7 @@ def _arrangement(row: PairRow) -> str:
 
 def _link(source: str) -> str:
     """The source's repository, at its commit or its issue; the text of another source."""
-    text = markdown_text(source)
+    text = markdown_text(source).replace("&#8203;", "")  # a link has none within
     if issue := re.match(r"([\w.-]+/[\w.-]+)#(\d+)", source):
         return f"[{text}](https://github.com/{issue[1]}/issues/{issue[2]})"
     if commit := re.match(r"([\w.-]+/[\w.-]+)@(\w+)", source):

@@ -45,6 +45,10 @@ def work(tmp_path):
     return work
 
 
+def commit_of(work, name):
+    return subprocess.check_output(["git", "-C", work, "rev-parse", name], text=True).strip()
+
+
 def act(work, on_github=True, **inputs):
     """The last step's outcome, its outputs and the summary."""
     values = {name: str(about.get("default", "")) for name, about in ACTION["inputs"].items()}
@@ -78,6 +82,16 @@ def test_a_slower_head_fails_and_the_outputs_name_the_files(work):
     assert outputs.keys() == ACTION["outputs"].keys()
     assert all((work / path).is_file() for name, path in outputs.items() if name != "status")
     assert "SLOWER" in summary
+    page, junit = ((work / outputs[name]).read_text() for name in ("page", "junit"))
+    for name in ("main", "HEAD"):
+        commit = commit_of(work, name)
+        for text in (summary, page, junit):
+            assert re.search(rf"{commit[:12]} .?\({name}\): .* (?:\S*/)?harness\.py", text), name
+    assert f'value="{commit_of(work, "main")}"' in junit
+    assert f"git log --oneline {commit_of(work, 'main')[:9]}.." in page
+    (error,) = re.findall("::error title=wiretax gate::(.*)", done.stdout)
+    assert "%25" in error
+    assert re.search(r"; the worst: (16 KiB|1 MiB) program: 1\.\d+ .* SLOWER", error)
     assert "estimated at 5.0% or more" in summary, "min-effect is 5 by default"
     trees = subprocess.run(["git", "worktree", "list"], cwd=work, capture_output=True, text=True)
     assert trees.stdout.count("\n") == 1, "the folders of the revisions have gone"
@@ -102,6 +116,10 @@ def test_not_enough_data_is_a_warning_on_github(work, on_github, status):
         ({"base": "gone", "command": COMMAND}, "gate.sh: gone is no revision here: a checkout"),
         ({"base": "main", "command": COMMAND, "build": "exit 7"}, "gate.sh: BUILD fails at main\n"),
         ({"base": "true", "head": "true", "out": "mine"}, "wiretax gate: mine "),
+        (
+            {"base": "true", "head": "true", "out": "a\nstatus=0"},
+            "gate.sh: OUT has an end of a line",
+        ),
     ],
 )
 def test_a_bad_input_is_a_sentence_and_overwrites_nothing(work, inputs, sentence):
@@ -112,6 +130,57 @@ def test_a_bad_input_is_a_sentence_and_overwrites_nothing(work, inputs, sentence
     assert done.stderr.replace("bench.gate", "wiretax gate").startswith(sentence)
     assert (work / "mine" / "notes").read_text() == "keep"
     assert [path.name for path in (work / "mine").iterdir()] == ["notes"]
+
+
+def test_a_folder_for_temporary_files_may_have_any_name(work, monkeypatch):
+    odd = work.parent / "a & b's"
+    odd.mkdir()
+    monkeypatch.setenv("TMPDIR", str(odd))
+    command = COMMAND.replace("{tree}/harness.py", "'{tree}/harness.py'")
+    done, outputs, _ = act(work, base="main", command=command, options="--pairs 6 --min-effect 30")
+    assert (done.returncode, outputs["status"]) == (0, "0"), done.stderr
+    assert not [*odd.iterdir()]
+
+
+def scripts():
+    """The shell's part of each example, the variables that its pipeline gives, and of its own."""
+    (job,) = yaml.safe_load((ROOT / "examples/gitlab-ci.yml").read_text()).values()
+    assert job["allow_failure"] == {"exit_codes": 3}
+    assert job["artifacts"]["reports"]["junit"] == f"{job['artifacts']['paths'][0]}/junit.xml"
+    target = {"CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "target"}
+    yield "\n".join(job["script"]), target, job["variables"]
+    text = (ROOT / "examples/Jenkinsfile").read_text()
+    code = re.sub(r"'''.*?'''|//.*|'[^']*'|\"[^\"]*\"", "", text, flags=re.DOTALL)
+    assert all(code.count(a) == code.count(b) for a, b in ("{}", "()"))
+    (script,) = re.findall("script: '''(.*?)'''", text, re.DOTALL)
+    own = dict(re.findall(r"^    ([A-Z_]+) = '(.*)'", text, re.MULTILINE))
+    yield script, {"CHANGE_TARGET": "target"}, own
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["gitlab", "jenkins"])
+def test_the_examples_for_other_pipelines_run_as_they_stand(work, number):
+    """In a clone with the submodule, where the branch of the target is on the remote alone."""
+    script, given, own = [*scripts()][number]
+    assert own.keys() >= {"COMMAND", "BUDGET", "MIN_EFFECT"}
+    subprocess.run(["git", "-C", work, "branch", "target", "main"], check=True)
+    clone = work.parent / "clone"
+    words = "git", "clone", "-q", "--single-branch", f"file://{work}", clone
+    subprocess.run(words, check=True)
+    (clone / "wiretax").symlink_to(ROOT)
+    mine = {"COMMAND": COMMAND, "OPTIONS": "--pairs 6", "WIRETAX_QUIET": "1"}
+    path = f"{work.parent / 'bin'}:{os.environ['PATH']}"
+    variables = {**os.environ, **{name: str(text) for name, text in own.items()}, **given, **mine}
+    done = subprocess.run(
+        ["sh", "-ec", script],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        env=variables | {"PATH": path},
+    )
+    assert done.returncode == 1, done.stderr
+    assert (
+        f"{commit_of(work, 'main')[:12]} (origin/target)" in (clone / "gate/junit.xml").read_text()
+    )
 
 
 def test_a_cancelled_job_leaves_nothing_running(work):

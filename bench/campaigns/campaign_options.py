@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from bench.harness.console import USAGE
 from bench.harness.options import RunOptions
@@ -79,6 +79,13 @@ class LaunchingParser(Parser):
         raise Stop(status, message)
 
 
+class Source(NamedTuple):
+    """Where the code of a variant comes from, as git, a pipeline or the user names it."""
+
+    commit: str = ""
+    branch: str = ""
+
+
 @dataclass(frozen=True)
 class Variant:
     """A command under a name: `launcher` ends with `-m bench.SOMETHING` or `wiretax SOMETHING`,
@@ -90,6 +97,7 @@ class Variant:
     arguments: list[str]
     variables: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
+    source: Source = field(default_factory=Source)
 
     @property
     def is_foreign(self) -> bool:
@@ -124,7 +132,12 @@ class Variant:
             name: scrub_value(value) for name, value in self.variables.items() if name in VARIABLES
         }
         return manifest.VariantRecord(
-            name=self.name, argv=argv, revision=self.commit, environment=values
+            name=self.name,
+            argv=argv,
+            revision=self.commit,
+            environment=values,
+            commit=self.source.commit,
+            branch=self.source.branch,
         )
 
 

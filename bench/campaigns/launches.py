@@ -22,6 +22,7 @@ from wiretax.record.result import ResultError, read
 from wiretax.record.writing import write_whole
 
 ATTEMPTS = 3
+MOST_KEPT, KEPT_BYTES = 5, 64 << 10  # launches of a variant that died; of each of their files
 GRACE_S = 60.0
 LONGEST_PILOT_S = 3600.0  # without a budget
 
@@ -47,7 +48,7 @@ def retry_launch(campaign: OpenCampaign, pair: int, place: int, name: str) -> No
         raise Stop(
             WRONG,
             f"variant {name} cannot run: it died {ATTEMPTS} times, the last time with: "
-            f"{record.reason}",
+            f"{record.reason}{f'; its output is in {record.output}' if record.output else ''}",
             True,
         )
 
@@ -86,7 +87,7 @@ def launch_own(campaign: OpenCampaign, record: Launch, log: Path) -> None:
     is_other_code = run is not None and not reason and not ran_revision(campaign, variant, run)
     if is_other_code:
         reason = "it imported other code than its revision has"
-    note_outcome(campaign, record, run, reason)
+    note_outcome(campaign, record, run, reason, log)
     if is_other_code:
         raise Stop(WRONG, f"variant {variant.name}: {reason}", True)
     check_pilot_time(campaign, record)
@@ -125,7 +126,7 @@ def launch_foreign(campaign: OpenCampaign, record: Launch, log: Path) -> None:
             run = folder / result.path
             write_whole(run, content)
 
-    note_outcome(campaign, record, run, failure_of(status, last_line, run))
+    note_outcome(campaign, record, run, failure_of(status, last_line, run), log)
     check_pilot_time(campaign, record)
     if record.stage == "pilot" and record.status == "finished" and unread:
         raise Stop(WRONG, f"variant {variant.name}: {'; '.join(unread)}", True)
@@ -161,14 +162,21 @@ def perform(
 
 
 def note_outcome(
-    campaign: OpenCampaign, record: Launch, run: Path | None, reason: str | None
+    campaign: OpenCampaign, record: Launch, run: Path | None, reason: str | None, log: Path
 ) -> None:
     """Adds the launch to the manifest: with its run, if there is one; without a reason why it
-    failed, it has finished."""
+    failed, it has finished. Keeps the end of the output of one that died."""
     if run is not None:
         record.run = f"{record.variant}/{run.name}"
     record.reason = reason
     record.status = "died" if reason else "finished"
+    kept = [each for each in campaign.launches if each.output and each.variant == record.variant]
+    if reason and len(kept) < MOST_KEPT:
+        name = f"launch-{len(campaign.launches) + 1}.output"
+        is_foreign = campaign.options.variants[record.variant].is_foreign
+        if not (campaign.options.keeps_output and is_foreign):
+            keep_output(log.parent, campaign.folder_of(record.variant) / name, KEPT_BYTES)
+        record.output = f"{record.variant}/{name}"
     campaign.record(record)
 
 
@@ -184,12 +192,15 @@ def check_pilot_time(campaign: OpenCampaign, record: Launch) -> None:
         )
 
 
-def keep_output(private: Path, folder: Path) -> None:
-    """Copies what a command wrote, without following a link in the new folder. Raises OSError."""
+def keep_output(private: Path, folder: Path, most_bytes: int | None = None) -> None:
+    """Copies what a command wrote, or the end of each file, without following a link in the new
+    folder. Raises OSError."""
     with opened(folder) as kept:
         for file in filter(Path.is_file, private.iterdir()):
-            with (kept / file.name).open("xb") as copy:
-                shutil.copyfile(file, f"/proc/self/fd/{copy.fileno()}")
+            with file.open("rb") as written, (kept / file.name).open("xb") as copy:
+                if most_bytes:
+                    written.seek(max(0, file.stat().st_size - most_bytes))
+                shutil.copyfileobj(written, copy)
 
 
 def failure_of(status: int, last_line: str, run: Path | None) -> str | None:

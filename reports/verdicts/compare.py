@@ -298,7 +298,7 @@ def what_ran(comparison: Comparison) -> str:
     """The two sides, with the commit or else the version of each, the number of launches, and how
     they were paired."""
     variant, baseline = (
-        f"{side.label} ({side.commit[:12] or side.launches[-1].run.version})"
+        f"{side.label} ({side.source or side.launches[-1].run.version})"
         for side in (comparison.variant, comparison.baseline)
     )
     launches = f"{counted(len(comparison.pairs), 'interleaved pair')} of launches"

@@ -21,6 +21,7 @@ from reports.verdicts.judge import (
 from reports.verdicts.quantile import of_quantile
 from reports.verdicts.verdict import FASTER, MIN_PAIRS, MOST_PAIRS, SLOWER
 from wiretax.common.program import BENCH, REPORTS, RUN, typed
+from wiretax.record.manifest import VariantRecord
 from wiretax.record.result import ResultError
 
 # The exit status, and what it means.
@@ -47,7 +48,8 @@ MOST_LISTED = 5  # cells and faults
 class Outcome(msgspec.Struct, frozen=True):
     """The gate's result: the exit status, the sentence that is its reason, further sentences, and
     the cells of the comparison, worst first. A cell has what it means as `outcome`, and its figures
-    as `text`. Without a comparison the sentence says why the gate could not judge."""
+    as `text`. Without a comparison the sentence says why the gate could not judge, and `launched`
+    what it was to launch."""
 
     status: int
     sentence: str
@@ -56,11 +58,26 @@ class Outcome(msgspec.Struct, frozen=True):
     comparison: Comparison | None = None
     min_effect: float | None = None
     must_exclude: float | None = None
+    launched: list[VariantRecord] = []
 
     @property
     def faults(self) -> Sequence[str]:
         """A sentence on each reason why the sides cannot be judged."""
         return self.comparison.faults if self.comparison else [self.sentence]
+
+    @property
+    def sides(self) -> list[VariantRecord]:
+        """The commands of both sides, where a campaign launched them."""
+        if not self.comparison:
+            return self.launched
+        both = self.comparison.baseline, self.comparison.variant
+        return [side.command for side in both if side.command.argv]
+
+    @property
+    def elapsed_s(self) -> float:
+        """The time that the launches of both sides took."""
+        both = (self.comparison.baseline, self.comparison.variant) if self.comparison else ()
+        return sum(launch.elapsed_s for side in both for launch in side.attempts)
 
     @property
     def headline(self) -> str:

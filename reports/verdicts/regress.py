@@ -2,10 +2,10 @@
 
 import argparse
 import re
+import shlex
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shlex import join
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -27,7 +27,7 @@ from reports.verdicts.gate_rule import (
 from reports.verdicts.judge import compare
 from reports.verdicts.match import NothingInCommon
 from reports.verdicts.quantile import add_quantile, judged_quantile, option_of
-from reports.verdicts.sides import add_allow, faults_of, side_of
+from reports.verdicts.sides import add_allow, faults_of, launched_text, side_of
 from reports.verdicts.verdict_pages import sorted_cells, verdict_page
 from wiretax.common.arguments import percent
 from wiretax.common.program import REPORTS, RUN, answer
@@ -183,18 +183,20 @@ def as_text(outcome: Outcome) -> str:
     if comparison:
         places = comparison.baseline.place, comparison.variant.place
         options = option_of(comparison.quantile)
-        lines.append(f"all cells: {RUN}{REPORTS} compare {join([*places, *options])}")
+        lines.append(f"all cells: {RUN}{REPORTS} compare {shlex.join([*places, *options])}")
 
     return painted("\n".join(lines))
 
 
 class JunitCase(NamedTuple):
-    """A test case of JUnit. One that failed has one of TAGS as its `word`."""
+    """A test case of JUnit. One that failed has one of TAGS as its `word`. Its time is what it
+    measured: that of an iteration, or of all launches."""
 
     name: str
     group: str
     word: str
     text: str
+    time_s: float = 0.0
 
 
 def gate_junit(outcome: Outcome) -> str:
@@ -202,38 +204,80 @@ def gate_junit(outcome: Outcome) -> str:
     of this command has."""
     faults, said = "\n".join(outcome.faults), [outcome.headline]
     word = "unusable" if faults else ""
-    cases = [JunitCase("both sides can be judged", "gate", word, faults)]
+    cases = [JunitCase("both sides can be judged", "gate", word, faults, outcome.elapsed_s)]
     if comparison := outcome.comparison:
         run, cells = comparison.variant.launches[0].run, outcome.cells
         groups = f"{run.benchmark}." + cells["mode"]
-        texts = cells.title, groups, cells.outcome, cells.text
+        times_s = cells.variant_us.fillna(0) / 1e6
+        texts = cells.title, groups, cells.outcome, cells.text, times_s
         cases += [JunitCase(*each) for each in zip(*texts, strict=True)]
         said += [f"machine {run.machine_id}", *outcome.findings]
 
-    return as_junit("gate", cases, said)
+    said += map(launched_text, outcome.sides)
+    facts = {
+        f"{side.name}.{name}": value
+        for side in outcome.sides
+        for name, value in {
+            "commit": side.revision or side.commit,
+            "branch": side.branch,
+            "command": shlex.join(side.argv),
+        }.items()
+        if value
+    }
+    return as_junit("gate", cases, said, facts)
 
 
-def as_junit(suite_name: str, cases: Iterable[JunitCase], said: Sequence[str]) -> str:
-    """The suite of these test cases; `?` replaces characters that XML cannot contain."""
-    suite = Element("testsuite", name=f"wiretax {suite_name}")
+def as_junit(
+    suite_name: str,
+    cases: Sequence[JunitCase],
+    said: Sequence[str],
+    facts: Mapping[str, str] | None = None,
+) -> str:
+    """The suite of these test cases, with facts as its properties; `?` replaces characters that XML
+    cannot contain."""
+    tags = [TAGS.get(each.word) for each in cases]
+    suite = Element(
+        "testsuite",
+        name=f"wiretax {suite_name}",
+        tests=str(len(cases)),
+        failures=str(tags.count("failure")),
+        errors=str(tags.count("error")),
+        skipped=str(tags.count("skipped")),
+        time=_seconds(sum(each.time_s for each in cases)),
+    )
+    if facts:
+        properties = SubElement(suite, "properties")
+        for name, value in facts.items():
+            SubElement(properties, "property", name=name, value=value)
     SubElement(suite, "system-out").text = "\n".join(said)
 
     for each in cases:
-        case = SubElement(suite, "testcase", name=each.name, classname=each.group, time="0")
+        case = SubElement(
+            suite,
+            "testcase",
+            name=each.name,
+            classname=each.group,
+            time=_seconds(each.time_s),
+        )
         if each.word in TAGS:
             SubElement(case, TAGS[each.word], type=each.word, message=each.text)
 
     return NOT_XML.sub("?", tostring(suite, encoding="unicode", xml_declaration=True)) + "\n"
 
 
+def _seconds(time_s: float) -> str:
+    return f"{time_s:.9f}".rstrip("0").rstrip(".")
+
+
 def as_markdown(outcome: Outcome) -> str:
     """The outcome, and the cells in the order of the page."""
     sign = {PASS: "✓", INCONCLUSIVE: "?"}.get(outcome.status, "✗")
     title, comparison = f"{sign} {outcome.headline}", outcome.comparison
+    sides = [*map(launched_text, outcome.sides)]
     if not comparison:
-        return to_markdown(title)
+        return to_markdown(title, sides)
 
-    said = [headline_of(*comparison.variant.launches), *outcome.findings]
+    said = [headline_of(*comparison.variant.launches), *outcome.findings, *sides]
     return to_markdown(title, said, explanations(comparison), [*sorted_cells(comparison).text])
 
 

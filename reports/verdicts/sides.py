@@ -110,6 +110,11 @@ class Side(msgspec.Struct):
         return self.command.revision or ""
 
     @property
+    def source(self) -> str:
+        """Its commit and its branch, such as `1a2b3c4d5e6f (main)`; "" where nobody named any."""
+        return source_text(self.command)
+
+    @property
     def typed(self) -> str:
         """Its variables and its command as a shell takes them; "" outside of a campaign."""
         variables = map("=".join, self.command.environment.items())
@@ -119,6 +124,20 @@ class Side(msgspec.Struct):
     def place(self) -> str:
         """What to type for it."""
         return str(self.campaign.folder / self.name) if self.campaign else self.name
+
+
+def source_text(record: VariantRecord) -> str:
+    """The commit and the branch of a variant, as far as they are known."""
+    commit = (record.revision or record.commit)[:12]
+    branch = f"({record.branch})" if commit and record.branch else record.branch
+    return " ".join(filter(None, [commit, branch]))
+
+
+def launched_text(record: VariantRecord) -> str:
+    """`base: 1a2b3c4d5e6f (main): mpirun -n 2 ...`, without what may be secret."""
+    variables = map("=".join, record.environment.items())
+    command = shlex.join([*variables, *record.argv])
+    return ": ".join(filter(None, [record.name, source_text(record), command]))
 
 
 class WrongCase(NamedTuple):
@@ -264,10 +283,16 @@ def deaths_of(sides: Sequence[Side]) -> list[str]:
     """A sentence on each side of which launches died."""
     return [
         f"{side.label} died in {len(side.died)} of {len(side.attempts)} launches, the last time "
-        f"with: {side.died[-1].reason}"
+        f"with: {side.died[-1].reason}{_kept_output(side)}"
         for side in sides
         if side.died
     ]
+
+
+def _kept_output(side: Side) -> str:
+    """Where the output is of the newest launch that died and whose output was kept."""
+    kept = [launch.output for launch in side.died if launch.output]
+    return f"; output of such a launch: {kept[-1]}" if kept else ""
 
 
 def faults_of(side: Side) -> list[str]:

@@ -27,7 +27,7 @@ from reports.verdicts.gate_rule import (
 )
 from reports.verdicts.judge import Comparison, compare
 from reports.verdicts.quantile import judged_quantile, of_quantile
-from reports.verdicts.sides import COMPARABLE, Side, read_sides
+from reports.verdicts.sides import COMPARABLE, Side, launched_text, read_sides
 from reports.verdicts.verdict import MOST_PAIRS
 from wiretax.common.program import BENCH, RUN
 
@@ -43,6 +43,10 @@ NEXT = {
     UNUSABLE: "Mend the side that is named and measure again",
     INTERRUPTED: "Start it again, in a new folder",
 }
+NOTHING_RECORDED = (
+    "Find out what made these cases slower: nothing recorded differs, so it is what no run "
+    "records, such as the programs behind the commands"
+)
 NOT_JUDGED = "Mend what is named and start it again"
 
 
@@ -61,26 +65,33 @@ def verdict_page(title: str, outcomes: Sequence[Outcome]) -> Page:
     """The first outcome, what to do next, and each comparison with what explains it."""
     worst, *others = outcomes
     todo, command = NEXT.get(worst.status, NOT_JUDGED), next_command(worst)
+    judged = [each.comparison for each in outcomes if each.comparison]
+    differences = (
+        _differences(judged[0].baseline, *(each.variant for each in judged)) if judged else None
+    )
+    if worst.status == REGRESSION and differences and not differences.rows:
+        todo = NOTHING_RECORDED
     next_step = before_command(todo, command) if command else f"{todo}."
     sections = [
         Section("What to do next", [next_step], text=command),
         Section("What was found", worst.findings),
     ]
     facts = [f"{other.word}: {other.sentence}" for other in others]
+    facts += map(launched_text, worst.launched)
     draw = None
 
-    if judged := [each.comparison for each in outcomes if each.comparison]:
+    if judged and differences:
         first = judged[0]
-        sides = first.baseline, *(each.variant for each in judged)
         last = first.variant.launches[-1]
         facts = [
             f"{what_ran(first)}.",
             f"{machine(last)}, {start_time(last.run)}.",
             f"{counts(first)}.",
             headline_of(*first.variant.launches),
+            *map(launched_text, worst.sides),
             *facts,
         ]
-        sections += [*map(forest, judged), _differences(sides)]
+        sections += [*map(forest, judged), differences]
         sections += [
             Section(
                 f"What explains {each.variant.label}: all sentences",
@@ -106,12 +117,12 @@ def next_command(outcome: Outcome) -> str:
     if status == PASS or not comparison or not campaign or not comparison.variant.typed:
         return ""
 
-    base, head = (
-        GateSide(side.commit[:9], side.typed) for side in (comparison.baseline, comparison.variant)
-    )
+    sides = comparison.baseline, comparison.variant
     if status == REGRESSION:
-        is_between = base.commit and head.commit and base.commit != head.commit
-        return f"git log --oneline {base.commit}..{head.commit}" if is_between else ""
+        old, new = ((side.commit or side.command.commit)[:9] for side in sides)
+        return f"git log --oneline {old}..{new}" if old and new and old != new else ""
+
+    base, head = (GateSide(side.commit[:9], side.typed) for side in sides)
 
     settings = campaign.campaign
     pairs = settings.pairs
@@ -197,12 +208,22 @@ def forest(comparison: Comparison) -> Section:
     return Section(f"Cells of {comparison.variant.label}, the largest effect first", rows=rows)
 
 
-def _differences(variants: Sequence[Side]) -> Section:
-    """The facts on machine, software and environment that are not the same in the last launches of
-    all sides."""
-    facts = pd.DataFrame({side.label: recorded_facts(side.launches[-1].run) for side in variants})
+def _differences(*variants: Side) -> Section:
+    """The commits, branches and commands that are not the same on all sides, and the facts on
+    machine, software and environment of their last launches."""
+    facts = pd.DataFrame(
+        {
+            side.label: {
+                "commit": side.commit or side.command.commit,
+                "branch": side.command.branch,
+                "command": side.typed,
+                **recorded_facts(side.launches[-1].run),
+            }
+            for side in variants
+        }
+    ).replace("", "-")
     facts = facts.fillna("-").map(lambda text: text[:500])
     facts = facts[facts.nunique(axis=1) > 1].rename_axis("fact").reset_index()
     rows: Any = facts.to_dict("records")
-    same = "Machine, software and environment are the same on all sides."
+    same = "Commands, machine, software and environment are the same on all sides."
     return Section("What differs", [] if rows else [same], rows=rows)

@@ -20,12 +20,16 @@ BESIDE_A_RUN = {".flight", ".output"}
 
 
 class VariantRecord(msgspec.Struct, kw_only=True):
-    """The command of a variant, for reading only: possible secrets are removed."""
+    """The command of a variant, for reading only: possible secrets are removed. Its code is that of
+    `revision`, which the campaign checked out, or else of the `commit` and the `branch` that a
+    pipeline names."""
 
     name: str
     argv: list[str]
     revision: str | None = None
     environment: dict[str, str] = {}
+    commit: str = ""
+    branch: str = ""
 
 
 class Campaign(Line, kw_only=True):
@@ -52,6 +56,7 @@ class Launch(Line, kw_only=True):
     elapsed_s: float
     run: str | None = None  # the run's file, relative to the campaign's folder, if there is one
     reason: str | None = None
+    output: str | None = None  # the folder with the end of what it printed, of one that died
 
 
 class CampaignEnd(Line, kw_only=True, tag="end"):

@@ -171,6 +171,29 @@ def test_what_cannot_be_judged_has_status_5_and_a_bad_command_line_2(tmp_path, s
         assert sentence in (printed.out + printed.err).replace("\n", " ")
 
 
+def test_a_side_that_cannot_run_is_named_with_its_output_and_what_it_was(
+    tmp_path, side, monkeypatch, capsys
+):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_SHA", "0123456789abcdef")
+    monkeypatch.setenv("GITHUB_HEAD_REF", "fix::a,50%")
+    dead = shlex.join(["sh", "-c", "seq 99999; echo no device 50% >&2; exit 1"])
+    folder = tmp_path / "gate"
+    assert judged(folder, side(), dead, "--base-name", "abcdef1 v1.0") == 5
+    for text in said(folder):
+        assert "base: abcdef1 (v1.0): " in text
+        assert "head: 0123456789ab (fix:" in text
+        assert "its output is in head/launch-" in text
+    (first, *_) = sorted((folder / "head").glob("launch-*.output/launch.out.txt"))
+    assert (first.stat().st_size, first.read_text()[-6:]) == (64 << 10, "99999\n")
+    (error,) = [line for line in capsys.readouterr().out.splitlines() if "::error" in line]
+    assert error.startswith("::error title=wiretax gate::UNUSABLE: variant head cannot run: ")
+    assert "50%25" in error
+    monkeypatch.delenv("GITHUB_ACTIONS")
+    assert judged(tmp_path / "b", side(), dead) == 5
+    assert "::error" not in capsys.readouterr().out
+
+
 def test_a_mistake_is_answered_and_its_folder_can_be_used_again(tmp_path, side, capsys):
     """Otherwise a mistyped option would need the folder to be removed."""
     folder = tmp_path / "gate"
@@ -240,6 +263,18 @@ def test_launches_that_die_are_told_and_unusable_if_one_side_has_them(tmp_path, 
         assert "head died in 6 of 13 launches" in text
     reports(["compare", str(folder), "--json"])
     assert "head died in 6 of 13" in capsys.readouterr().out
+
+    assert "output of such a launch: head/launch-" in said(folder)[0]
+    kept = sorted((folder / "head").glob("launch-*.output/launch.err.txt"))
+    assert len(kept) == 5, "bounded"
+    assert {path.read_text() for path in kept} == {"verification failed\n"}
+    suite = ElementTree.parse(folder / "junit.xml").getroot()
+    assert [suite.get(name) for name in ("errors", "failures")] == ["1", "0"]
+    assert suite.get("tests") == str(len(suite.findall("testcase")))
+    times_s = [float(case.get("time", "")) for case in suite.findall("testcase")]
+    assert times_s[0] > 0.1
+    assert 0 < times_s[1] < 1e-3
+    assert float(suite.get("time", "")) == pytest.approx(sum(times_s))
 
     both = side(1.0, "die", 2), side(1.0, "die", 1)
     assert judged(tmp_path / "both", *both, "--min-effect", "5") == 0

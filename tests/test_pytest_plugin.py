@@ -216,3 +216,12 @@ def test_another_harness_that_says_wrong_fails_the_test(tmp_path):
     for sentence in (sentence for _, sentence in BAD_OUTPUTS.values()):
         assert re.search(f"^{sentence}", done.stdout, re.MULTILINE), done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_a_last_row_that_a_full_disk_cut_is_told_and_the_whole_ones_count(tmp_path):
+    (tmp_path / "cut.log").write_text(f"{TIMED}}}\n{TIMED}")
+    (tmp_path / "wrong.log").write_text(f'{TIMED}}}\n{TIMED}, "n_wrong": 7')
+    done = run_pytest(tmp_path, "--wiretax", "cat cut.log", "--wiretax", "cat wrong.log")
+    assert "1 failed, 1 passed" in done.stdout, done.stdout
+    assert "line 2, the last row, is cut: only whole rows count\n" in done.stdout
+    assert "line 2 is no timing line" in done.stdout

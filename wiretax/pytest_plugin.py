@@ -145,7 +145,8 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
         except ResultError as error:
             fail(f"--wiretax-baseline: {error}")
     try:
-        folder = launch(command, launches)
+        lines = config.stash.setdefault(LINES, [])
+        folder = launch(command, launches, lines)
     except (OSError, ValueError) as error:  # an unwritable folder, an open quotation mark
         fail(f"wiretax {command}: {error}")
     session.benchmarks += rows_of(node, folder)
@@ -156,9 +157,9 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
     return load(folder)
 
 
-def launch(command: str, launches: int) -> Path:
+def launch(command: str, launches: int, lines: list[str]) -> Path:
     """Launches the command line as often, and returns the folder of its runs, below its `--out`.
-    Fails the test if a launch fails."""
+    Adds `lines` to pytest's summary. Fails the test if a launch fails."""
     from reports.__main__ import COMMANDS, FORMER_NAMES
     from wiretax.__main__ import BENCHMARKS, STARTERS
     from wiretax.common.interpreter import module_command
@@ -179,7 +180,7 @@ def launch(command: str, launches: int) -> Path:
                 run_step(split(command), output)
                 words_of_import = [*program, "import", f"{output}.out.txt", *into]
                 # It names rows that it cannot read, and one of them could be a wrong one.
-                run_step(words_of_import, Path(private, "1"), may_complain=False)
+                lines += run_step(words_of_import, Path(private, "1"), may_complain=False)
             else:
                 run_step([*program, *words, *into], Path(private, "0"))
     if not any(folder.glob("*.jsonl")):
@@ -187,20 +188,23 @@ def launch(command: str, launches: int) -> Path:
     return folder
 
 
-def run_step(words: Sequence[str], log: Path, may_complain: bool = True) -> None:
+def run_step(words: Sequence[str], log: Path, may_complain: bool = True) -> list[str]:
     """Runs a command to its end, with its output in `log`.out.txt and `log`.err.txt, and prints it:
-    pytest shows it if the test fails. Fails the test if the command does, or writes errors and may
-    not."""
+    pytest shows it if the test fails. Returns its sentences on a last row that is cut. Fails the
+    test if the command does, or writes other errors and may not."""
     from bench.campaigns.processes import run_to_end, with_status
+    from reports.imports.timing_lines import CUT
     from wiretax.common.untrusted import read_bytes
 
     status, last_line = run_to_end(words, None, os.environ | QUIET, log=log)
     output, errors = (read_bytes(log.with_suffix(suffix)) for suffix in (".out.txt", ".err.txt"))
     print((output + errors).decode(errors="replace"), end="")
-    if errors and not may_complain:
+    cut = [line for line in errors.decode(errors="replace").splitlines() if line.endswith(CUT)]
+    if len(cut) < len(errors.splitlines()) and not may_complain:
         status = status or UNREADABLE
     if status:
         fail(with_status(last_line, status))
+    return cut
 
 
 def rows_of(node: pytest.Item, folder: Path) -> list[Any]:

@@ -17,6 +17,7 @@ from bench.harness.console import CANNOT, FINE, USAGE, WRONG, say
 from bench.machine import environment
 from reports.imports.runs import content_of_run
 from wiretax.common.owners import opened
+from wiretax.common.untrusted import open_file
 from wiretax.record.manifest import Launch
 from wiretax.record.result import ResultError, read
 from wiretax.record.writing import write_whole
@@ -197,7 +198,7 @@ def keep_output(private: Path, folder: Path, most_bytes: int | None = None) -> N
     folder. Raises OSError."""
     with opened(folder) as kept:
         for file in filter(Path.is_file, private.iterdir()):
-            with file.open("rb") as written, (kept / file.name).open("xb") as copy:
+            with open_file(file) as written, (kept / file.name).open("xb") as copy:
                 if most_bytes:
                     written.seek(max(0, file.stat().st_size - most_bytes))
                 shutil.copyfileobj(written, copy)

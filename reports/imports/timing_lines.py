@@ -82,6 +82,7 @@ HAS_VERDICT = re.compile(
     rf"(?<![a-z])(?<!forward )(?<!backward )(?:{PASSES}|{TELLING}|right|good|clean|exact|equal"
     "|identical|match(?:e[sd])?|unequal|differ(?:s|ent|ences?)?|broken)(?![a-z])"
 )
+CUT = ", the last row, is cut: only whole rows count"
 OF_CASE = "size_bytes", "in_place", "datatype", "redop", "algorithm", "shape"
 KNOWN_FIELDS = {*TimingLine.__struct_fields__}
 # Without `n`, which is a dimension of a matmul too.
@@ -90,7 +91,8 @@ KNOWN = {name.replace("_", ""): name for name in TimingLine.__struct_fields__ if
 
 def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], list[int], str]:
     """A test for each collective or name, and number of ranks, in the order of their first line;
-    the lines that cannot be read, and why the first of these is none. Raises ResultError for an
+    the lines that cannot be read, and why the first of these is none; a last row without its end,
+    as on a full disk, is told alone. Raises ResultError for an
     unknown field that looks like one that its line lacks, for correctness that is told otherwise
     than by `n_wrong`, for a field that stands twice in a line, and for too many rows."""
     tests: dict[tuple[str, int | None], LoggedTest] = {}
@@ -108,6 +110,10 @@ def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], list[int
             line = msgspec.convert(fields, TimingLine)
             doubled = doubled_names(text)
         except NOT_JSON as error:
+            is_cut = number == len(lines) and not text.endswith("}")
+            if is_cut and not re.search(r'"n_wrong"\s*:\s*[^0\s]', text):  # a wrong one counts
+                fault = fault or f"line {number}{CUT}"
+                continue
             unread.append(number)
             fault = fault or f"line {number} is no timing line ({error})"
             continue

@@ -6,9 +6,14 @@ its own delays. Now and then they meet: the next launch's flag would repair a fl
 the end of a launch. A batch also has sequences of alternating sizes with one rank late, on a GPU a
 graph each: others' kernels were wrong in these alone. Between slices a sequence or launch repeats
 with its epoch set forward: what the first one left, flags or packets, must not pass for new. Every
-two seconds a new batch is drawn over the same buffers; the first one compiles everything."""
+two seconds a new batch is drawn over the same buffers; the first one compiles everything. What a
+batch launches, in which order and with which delays, follows from the seed and its number, so
+`--batch` repeats it."""
 
 import random
+import re
+import shlex
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +27,7 @@ from bench.harness import options, verify
 from bench.harness.console import FINE, INTERRUPTED, WRONG, print_out, say
 from bench.harness.iteration import Buffers, come_late, nothing
 from bench.harness.options import RunOptions, SizeOptions, SweepOptions
-from bench.harness.parser import NOTHING, Option, duration_s, fill
+from bench.harness.parser import NOTHING, Option, duration_s, fill, whole
 from bench.harness.sampler import Sampler, SoakLaunch, SoakSequence
 from bench.harness.session import Session, require_memory, start
 from collectives.binding import first_failure
@@ -49,6 +54,9 @@ DRAWS_A_MEETING = 8
 DELAYS = 64  # that each rank draws from
 
 
+Drawn = tuple[SoakSequence, list[Action]]
+
+
 def delay_steps(world: World, draw: random.Random) -> list[Step]:
     """Delays of a rank: on a CPU mostly below a flag's round trip; on a GPU seldom, and longer."""
     steps = []
@@ -65,32 +73,41 @@ class Runner:
     """Runs random programs of launches, each rank with its own delays."""
 
     def __init__(self, session: Session) -> None:
-        self.session, seed = session, session.options.seed
-        self.order = random.Random(seed)  # alike on all ranks
-        self.delays = random.Random(seed * 1000 + session.communicator.rank + 1)
-        self.delay_steps = delay_steps(session.world, self.delays)
+        self.session = session
         self.idle = nothing(session.world)
         self.launches = Counter[str]()  # by algorithm
+
+    def begin(self, batch: int) -> None:
+        """Begins the order and the delays of the batch with this number."""
+        seed = f"{self.session.options.seed} {batch}"
+        self.order = random.Random(seed)  # alike on all ranks
+        self.repetitions = random.Random(seed)  # of its own: a slice's length depends on the time
+        self.delays = random.Random(f"{seed} {self.session.communicator.rank}")
+        self.delay_steps = delay_steps(self.session.world, self.delays)
         self.slice_length = FIRST_LENGTH
 
     def run(self, batch: list[SoakSequence]) -> float:
         """Runs a slice of sequences; returns rank 0's clock in seconds. A timeout ends the run."""
         length = min(self.slice_length, MOST_A_PROGRAM)
         repeats, start_s = self.slice_length // length, time.monotonic()
-        self.perform(self.order.choices(batch, k=length), repeats)
+        self.perform([self.drawn(batch) for _ in range(length)], repeats)
         drawn = repeats * length
         now_s, start_s = self.session.communicator.broadcast((time.monotonic(), start_s))
         self.slice_length = max(1, min(2 * drawn, int(drawn * SLICE_S / (now_s - start_s))))
         return float(now_s)
 
-    def perform(self, program: list[SoakSequence], repeats: int = 1) -> None:
+    def drawn(self, batch: list[SoakSequence]) -> Drawn:
+        """A sequence of the batch with a delay of this rank, and now and then a meeting."""
+        sequence = self.order.choice(batch)
+        actions = sequence.actions(self.delays.choice(self.delay_steps))
+        if self.order.randrange(DRAWS_A_MEETING) == 0:
+            actions.append(Action(self.session.meet, Phase.MEET))
+        return sequence, actions
+
+    def perform(self, program: Sequence[Drawn], repeats: int = 1) -> None:
         """Makes these launches. A timeout ends the run."""
-        actions: list[Action] = []
-        for sequence in program:
-            actions += sequence.actions(self.delays.choice(self.delay_steps))
-            if self.order.randrange(DRAWS_A_MEETING) == 0:
-                actions.append(Action(self.session.meet, Phase.MEET))
-        launches = [launch for sequence in program for launch in sequence.launches]
+        actions = [action for _, of_sequence in program for action in of_sequence]
+        launches = [launch for sequence, _ in program for launch in sequence.launches]
         watch = self.session.flight.watch
         before = watch.iteration
         self.session.world.device.run(actions, self.idle, Counts(repeats, 0), watch)
@@ -101,10 +118,10 @@ class Runner:
             self.launches[launch.algorithm] += repeats
 
 
-def soak(soak: SweepOptions, session: Session) -> int:
-    """Runs batch after batch until the time is up, an element is wrong or somebody interrupts.
-    Returns the exit status, the same on every rank. Raises Refusal, and DeviceError, on all ranks,
-    with the sentence of a library that failed."""
+def soak(soak: SweepOptions, first: int, session: Session) -> int:
+    """Runs batch after batch, from number `first` on, until the time is up, an element is wrong or
+    somebody interrupts. Returns the exit status, the same on every rank. Raises Refusal, and
+    DeviceError, on all ranks, with the sentence of a library that failed."""
     world, communicator = session.world, session.communicator
     peers = (world.node or world).mapped
     session.world = world = replace(world, graph=world.device.reason_against_graphs() is None)
@@ -112,7 +129,7 @@ def soak(soak: SweepOptions, session: Session) -> int:
     room, seed = largest + MARGIN_BYTES, session.options.seed
     require_memory(session, room)
     send, receive = (peers.register(room) for _ in range(2))
-    sampler = Sampler(session, soak, random.Random(seed), Buffers(send, receive, seed))
+    sampler = Sampler(session, soak, Buffers(send, receive, seed))
     names = ", ".join(algorithm.name for algorithm in sampler.algorithms)
     hosts = f" on {communicator.hosts} hosts" if communicator.hosts > 1 else ""
     pairs = ", ".join(f"{datatype.name} {redop}" for datatype, redop in sampler.pairs)
@@ -122,27 +139,29 @@ def soak(soak: SweepOptions, session: Session) -> int:
             f"ranks{hosts} ({world.device.name}, {peers.kind}), seed {seed}, from epoch "
             f"{START_EPOCH} on: {names}; {pairs}; {smallest} to {largest} B\n"
         )
-    batch, batches = sampler.sample(is_first=True), 1
+    number, batch = first, sampler.sample(first)
     if not batch:
         raise Refusal("--soak: none of these algorithms can do that here")
     communicator.barrier()
     set_epoch(peers, START_EPOCH)
     communicator.barrier()
     runner = Runner(session)
+    runner.begin(number)
     begun_s = communicator.broadcast(time.monotonic())  # rank 0's clock decides
     sampled_s = 0.0  # after that
     while True:
         launches = [launch for sequence in batch for launch in sequence.launches]
         before = runner.launches.total()
-        session.flight.note("soak", block=batches, text=f"{before} launches")
+        session.flight.note("soak", block=number, text=f"{before} launches")
         soaked_s = runner.run(batch) - begun_s
         if before > LAUNCHES_TO_WRAP:
             # A sequence twice, each launch one of AGES after itself.
-            again = runner.order.choice(batch)
-            runner.perform([again])
+            again = runner.repetitions.choice(batch)
+            program = [(again, again.actions(runner.repetitions.choice(runner.delay_steps)))]
+            runner.perform(program)
             communicator.barrier()
-            skip_launches(peers, runner.order.choice(AGES) - len(again.launches))
-            runner.perform([again])
+            skip_launches(peers, runner.repetitions.choice(AGES) - len(again.launches))
+            runner.perform(program)
         failure = first_failure([launch.iteration.operation for launch in launches])
         mine = [launch.iteration.read_wrong() for launch in launches]
         votes = communicator.all_gather((mine, session.watchdog.interrupted_s is not None, failure))
@@ -158,16 +177,21 @@ def soak(soak: SweepOptions, session: Session) -> int:
         if soaked_s - sampled_s >= BATCH_S:
             for launch in launches:
                 launch.close()
-            batch, batches, sampled_s = sampler.sample(), batches + 1, soaked_s
+            number, sampled_s = number + 1, soaked_s
+            batch = sampler.sample(number)
+            runner.begin(number)
     if communicator.rank == 0:
         epoch = int(peers.own.read()[:4].view(np.uint32)[0])
         print_out(
             f"soak: {total} launches in {soaked_s:.0f} s, {wrong_elements} wrong elements; "
-            f"{batches} batches, each algorithm at least {min(runner.launches.values())} times, "
-            f"and the epoch went to {epoch}\n"
+            f"{number - first + 1} batches, each algorithm at least "
+            f"{min(runner.launches.values())} times, and the epoch went to {epoch}\n"
         )
         if wrong_elements:
             say_first_wrong(launches, wrongs)
+            line = re.sub(r" --batch[ =]\d+", "", f" {shlex.join(sys.argv[1:])}")
+            command = on_ranks(communicator.size, "soak")
+            say("wiretax", f"it was batch {number}; to repeat it: {command}{line} --batch {number}")
     if wrong_elements:
         return WRONG
     return FINE if is_over else INTERRUPTED
@@ -203,6 +227,16 @@ def main() -> NoReturn:
         help="how long to soak, such as 90s, 10m or 2h (%(default)s)",
     )
     parser.add_option("max_time_s", duration)
+    batch = Option(
+        NOTHING,
+        ["--batch"],
+        group="what",
+        **whole(1),
+        default=1,
+        help="begin with batch N of the seed, which a soak names where it finds a fault "
+        "(%(default)s)",
+    )
+    parser.add_option("batch", batch)
     collectives = options.collective_option([*COLLECTIVES])
     parser.add(SweepOptions, "algorithms", collective=collectives)
     parser.add(SizeOptions, "minbytes", "maxbytes")
@@ -230,7 +264,7 @@ def main() -> NoReturn:
         sizes=(smallest, largest),
         algorithms=algorithms,
     )
-    start(fill(RunOptions, namespace), partial(soak, what))
+    start(fill(RunOptions, namespace), partial(soak, what, namespace.batch))
 
 
 if __name__ == "__main__":

@@ -71,13 +71,12 @@ def captured(world: World, launches: list[SoakLaunch]) -> SoakSequence:
 
 class Sampler:
     """Draws launches over the same buffers, in sizes between the two of `soak`; all ranks draw
-    alike. Without algorithms it takes all of ours for these hosts but lossy ones."""
+    alike, and each batch from the seed and its number alone. Without algorithms it takes all of
+    ours for these hosts but lossy ones."""
 
-    def __init__(
-        self, session: Session, soak: SweepOptions, draw: random.Random, buffers: Buffers
-    ) -> None:
-        self.session, self.soak = session, soak
-        self.draw, self.buffers = draw, buffers
+    def __init__(self, session: Session, soak: SweepOptions, buffers: Buffers) -> None:
+        self.session, self.soak, self.buffers = session, soak, buffers
+        self.draw = draw = random.Random(session.options.seed)
         self.algorithms = soak.algorithms or exact(soak.collective.name, session.communicator.hosts)
         # Every requested datatype and operation at least once; each further pair would compile.
         types = [DATATYPES[name] for name in draw.sample(soak.datatypes, len(soak.datatypes))]
@@ -85,9 +84,11 @@ class Sampler:
         most = max(len(types), len(redops))
         self.pairs = [*islice(zip(cycle(types), cycle(redops)), most)]
 
-    def sample(self, is_first: bool = False) -> list[SoakSequence]:
-        """A batch: every algorithm with every pair, and sequences. Raises Refusal."""
-        singles = [SoakSequence([launch]) for launch in self.singles(is_first)]
+    def sample(self, batch: int) -> list[SoakSequence]:
+        """The batch with this number: every algorithm with every pair, and sequences. Raises
+        Refusal."""
+        self.draw = random.Random(f"{self.session.options.seed} {batch}")
+        singles = [SoakSequence([launch]) for launch in self.singles(batch == 1)]
         sequences = [self.sequence(*self.draw.choice(self.pairs)) for _ in range(SEQUENCES)]
         return singles + [sequence for sequence in sequences if sequence.launches]
 

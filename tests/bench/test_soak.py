@@ -12,7 +12,7 @@ from bench.soak import START_EPOCH
 from tests.bench.faulty_runs import Launch, soon_s, wait_for
 from tests.bench.launches import launch
 from tests.fake_gpu import environment
-from tests.kernels.broken_kernels import LL, SYNC, Patch, apply, tree
+from tests.kernels.broken_kernels import LL, RING, SYNC, Patch, apply, tree
 from tests.launch import few
 
 soak = partial(launch, command="soak")
@@ -25,6 +25,7 @@ SMALL = "-e 32K -d float -o sum"
 LOCATED = (
     r"wiretax: all_reduce \w+ \w+ float32 sum \d+ B.*, launch \d+: rank [01] got "
     r"\S+ \(0x[0-9a-f]{8}\) at offset \d+, element \d+; \S+ \(0x[0-9a-f]{8}\) expected\n"
+    r"wiretax: it was batch (\d+); to repeat it: mpirun -n 2 python -m bench\.soak (.*)\n"
 )
 
 
@@ -66,6 +67,27 @@ def test_a_soak_ends_at_a_wrong_result_and_locates_it(tmp_path):
     wait_for(
         lambda: not list(out.iterdir()), soon_s(2)
     )  # after a fault, the witness removes the files
+
+
+SENT = "if (s == 0) return copy(sent, a.send + at, segment.count"
+SHORT_BATCHES = "import bench.soak; bench.soak.BATCH_S = 0.1; bench.soak.main()"
+
+
+def test_the_command_that_a_soak_prints_repeats_the_fault_at_once(tmp_path):
+    """The kernel is wrong for one count in 64, which only some batches draw. One seed alone found
+    such a fault after 121, 695 and 1392 launches."""
+    out, broken = tmp_path / "out", tree(tmp_path / "tree")
+    apply(broken, [Patch(RING, SENT, f"{SENT} - (a.count % 64 == 59)")])
+    options = f"--soak 60s {SMALL} --algorithm ring --timeout 5 --seed 2"
+    first = soak(out, options, program=SHORT_BATCHES, tree=broken)
+    found = re.fullmatch(LOCATED, first.stderr)
+    assert found, first.stderr
+    assert int(found[1]) > 1
+    again = soak(out, *found[2].split(), tree=broken)
+    repeated = re.fullmatch(LOCATED, again.stderr)
+    assert repeated, again.stderr
+    assert found[1] == repeated[1]
+    assert "; 1 batches" in again.stdout
 
 
 MARK = "return epoch ? epoch : 1;"

@@ -2,13 +2,15 @@
 a fused operation, and whether fusing pays; or of each split of the model in a step of decode or
 prefill, and the all-reduce time that changes the verdict."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from reports.tables import stable_price
 from reports.tables.footprint_table import footprint_of, is_matmul, name_of, sentence_of, table_of
 from reports.tables.form_costs import OURS, Forms, compare, groups
 from reports.tables.headline import Point, headline
-from reports.tables.rows import TOO_FEW, are_unlike, ratio_text, verdict_of
+from reports.tables.rows import TOO_FEW, are_unlike, cost_us, ratio_text, verdict_of
 from reports.tables.run_text import lay_out_run
 from reports.tables.sentences import (
     count,
@@ -21,7 +23,7 @@ from reports.tables.sentences import (
     spoken,
     without_version,
 )
-from reports.tables.traced_parts import parts_tables
+from reports.tables.traced_parts import parts_reasons, parts_tables
 from wiretax.record.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, TENSOR, TENSOR_LIBRARY
 from wiretax.record.schema import Case, Result
 from wiretax.record.stats import Interval
@@ -55,7 +57,7 @@ def is_below_zero(exposed: Interval | None) -> bool:
 
 def render(result: Result) -> str:
     """A table for each shape, at most 80 columns, and the verdicts; ends with a newline."""
-    tables, verdicts = [], []
+    tables, verdicts, unmeasured = [], [], list[str]()
     for cases, forms in groups(result):
         library = exposed_us(forms, LIBRARY) or exposed_us(forms, TENSOR_LIBRARY)
         library_form = forms.get(LIBRARY) or forms.get(TENSOR_LIBRARY)
@@ -74,8 +76,15 @@ def render(result: Result) -> str:
             for case in cases
             if case.status == "wrong"
         ]
+        rows += [
+            [spoken(case.algorithm), number(cost_us(case)), "-", "-", count(case.n_wrong)]
+            for case in alone(cases, forms)
+        ]
         case = cases[0]
         work = ", ".join(shape_words(case.shape))
+        if not rows and not table_of(cases):
+            unmeasured.append(label(case) if is_step(case) else work)
+            continue
         tables.append((f"{work}; {size_text(case.size_bytes)}", plain_table(HEADINGS, rows)))
         use = _faster_split(result, case, forms) if is_step(case) else _faster_form(forms)
         if beside := table_of(cases):
@@ -90,6 +99,9 @@ def render(result: Result) -> str:
     types = ", ".join(sorted({case.datatype for case in result.cases}))
     head = [f"{types} on the wire, isolated; seed {result.run.seed}", UNITS]
     tables += parts_tables(result, label)
+    verdicts += parts_reasons(result)
+    if unmeasured:
+        verdicts.append(f"nothing was measured of {', '.join(unmeasured)}.")
     return lay_out_run(result, headline([result], points), head, tables, verdicts)
 
 
@@ -112,8 +124,25 @@ def points(result: Result) -> list[Point]:
             first, _, factor = next((each for each in beside if is_matmul(each[0])), beside[0])
             said = f"{label(cases[0])}: {name_of(first)}"
             figures.append(Point(said, factor.median, "times its time alone"))
+        elif timed := [*(form.case for form in forms.values()), *alone(cases, forms)]:
+            said = f"{label(cases[0])}: {spoken(timed[0].algorithm)}"
+            figures.append(Point(said, cost_us(timed[0]) or 0.0, "us"))
 
     return [*figures[:1], *figures[1:][-1:]]
+
+
+def alone(cases: Sequence[Case], forms: Forms) -> list[Case]:
+    """The cases that were measured in one round, too few for a form, if no other of their form was
+    measured in more."""
+    kinds = {form.case.algorithm for form in forms.values()}
+    return [
+        case
+        for case in cases
+        if case.status == "ok"
+        and case.time_us
+        and case.time_us.n_blocks == 1
+        and case.algorithm not in kinds
+    ]
 
 
 def is_step(case: Case) -> bool:

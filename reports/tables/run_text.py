@@ -173,12 +173,12 @@ def footnotes(result: Result, unsettled: Sequence[Case] | None = None) -> list[s
     notes = []
     what = "cases" if unsettled is None else "cases in these tables without a clear ratio"
     cases = result.cases if unsettled is None else unsettled
-    measured = [case for case in cases if case.time_us]
+    asked = [case for case in cases if case.time_us or case.status == "not measured"]
     blocks = Counter(block.case for block in result.blocks)
-    few = sum(blocks[case.case] < MIN_PRECISE_BLOCKS for case in measured)
+    few = sum(blocks[case.case] < MIN_PRECISE_BLOCKS for case in asked)
     if few and (more := more_time(result)):
         notes.append(
-            f"time ran out: {few} of {len(measured)} {what} have fewer than "
+            f"time ran out: {few} of {len(asked)} {what} have fewer than "
             f"{MIN_PRECISE_BLOCKS} blocks{more}"
         )
 

@@ -141,6 +141,8 @@ def _default_tables(title: str, rows: Sequence[SizeRow]) -> list[tuple[str, Tabl
     memories = {_what_ran(row.ours).memory if row.ours else None for row in rows}
     memory = memories.pop() if len(memories) == 1 else None
     cells = filled([_cells(row, label, name, memory) for row in rows])
+    if len(cells[0]) == 1:  # the sizes alone
+        return []
     if f"{name}\nus" not in cells[0]:  # the name would stand for the library's algorithm
         for texts in cells:
             texts.pop(_algorithm_heading(memory), None)

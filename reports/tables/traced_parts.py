@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reports.tables.sentences import number, plain_table
+from wiretax.common.grouped import grouped
 from wiretax.record.schema import Case, Result
 from wiretax.record.traced import TracedSteps
 
@@ -22,11 +23,19 @@ ABOUT = (
 
 def parts_tables(result: Result, label: Callable[[Case], str]) -> "list[tuple[str, Table]]":
     """The title and the table, if the run has parts; `label` names the size of a case."""
-    if not result.traced:
+    if all(each.reason for each in result.traced):
         return []
     rows = [row_of(label(result.cases[each.case]), each) for each in result.traced]
-    reasons = [f"{each.form}: {each.reason}." for each in result.traced if each.reason]
-    return [(ABOUT, plain_table(HEADINGS, rows, dict.fromkeys(reasons)))]
+    return [(ABOUT, plain_table(HEADINGS, rows))]
+
+
+def parts_reasons(result: Result) -> list[str]:
+    """Why forms have no parts, a sentence for each reason."""
+    untold = grouped([each for each in result.traced if each.reason], lambda each: each.reason)
+    return [
+        f"no parts of {', '.join(dict.fromkeys(each.form for each in alike))}: {reason}."
+        for reason, alike in untold.items()
+    ]
 
 
 def row_of(size: str, traced: TracedSteps) -> Sequence[str]:

@@ -267,3 +267,24 @@ def test_the_split_with_sequence_parallelism_is_compared_with_all_reduces(
     hidden = (14 - (sequence_ms - 10)) / 14
     assert re.search(rf"sequence_parallel \d+ \d+ \[\d+ \d+\] {hidden:.0%} 0", printed), printed
     assert "Sequence" not in words(steps(tmp_path / "decode", 10.0, 12.0, 20.0))
+
+
+def test_a_form_of_one_block_has_a_row_and_makes_the_headline(tmp_path):
+    """`decode: nothing was measured` stood above a table without rows. What was asked counts."""
+    printed = words(
+        Made(tmp_path).run(
+            {
+                COMPUTE: lambda turn: 10.0 if turn == 0 else None,
+                FUSED: lambda turn: None,
+            }
+        )
+    )
+    assert re.search(r"^gemv_allreduce: 1 token: compute 10 us ", printed)
+    assert "compute 10.0 - - " in printed
+    assert "2 of 2 cases have fewer than 10 blocks" in printed
+
+
+def test_a_shape_without_a_time_has_no_table(tmp_path):
+    printed = words(Made(tmp_path).run({COMPUTE: lambda turn: None}))
+    assert "exposed us [95 %]" not in printed
+    assert "nothing was measured of " in printed

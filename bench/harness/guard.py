@@ -8,6 +8,7 @@ import ctypes
 import json
 import mmap
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from wiretax.record.flight_records import read_flight, sentence_on
 PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent ends
 LAUNCHER_S = 0.4  # by then the other ranks have exited
 SAID_S = 0.2  # by then the launcher has passed on what a guard has said
+SHM, LEAST_SHM_BYTES = Path("/dev/shm"), 64 << 20  # of eight ranks of MPICH, which fills it unasked
 PEER_S = 0.2  # by then the guard of a rank that was lost before has spoken
 
 
@@ -67,10 +69,13 @@ def status_of(code: int, record: Path) -> int:
     folder, rank, why = record.parent, launched_rank() or 0, f"exited with status {code}"
     if code < 0:
         why = f"was ended by signal {-code}, {signal.strsignal(-code)}"
+    hint = ""
+    if -code == signal.SIGBUS and SHM.is_dir() and shutil.disk_usage(SHM).free < LEAST_SHM_BYTES:
+        hint = f"; MPI lacks room in {SHM}: give the container --shm-size=1g"
     if not record.is_file():  # it has not begun, or has finished
         if code >= 0:
             return code
-        say("wiretax", f"rank {rank} {why}, outside of its run")
+        say("wiretax", f"rank {rank} {why}, outside of its run{hint}")
         time.sleep(SAID_S)
         os.kill(os.getpid(), -code)  # within MPI's start a launcher ends the others for a signal
         return WRONG
@@ -83,5 +88,5 @@ def status_of(code: int, record: Path) -> int:
     if not record_end(folder, rank, why, rank):
         return code if code == INTERRUPTED else WRONG
     if page := read_flight(folder).ranks.get(rank):
-        say("wiretax", sentence_on(page, why))
+        say("wiretax", sentence_on(page, why) + hint)
     return WRONG

@@ -99,6 +99,16 @@ def test_eight_ranks_with_large_messages_fit_a_containers_shared_memory(out):
     assert "Peer memory is mapped (memfd)" in done.stdout
 
 
+@namespaces
+@pytest.mark.parametrize("size", few(["1m", "64k"], 1))
+def test_too_small_a_shared_memory_is_named_with_dockers_option(out, size):
+    """MPI ends the run with the number of the signal."""
+    done = launched([*with_shm(f"size={size}"), *command("mpich", 2, *allreduce(out))])
+    assert done.returncode == signal.SIGBUS, done.stderr
+    sentence = r"rank [01] was ended by signal 7, Bus error, outside of its run; MPI lacks room in "
+    assert re.search(sentence + "/dev/shm: give the container --shm-size=1g\n", done.stderr)
+
+
 @SLOW_TEST
 @namespaces
 def test_open_mpi_needs_no_shared_memory_that_it_can_write(out):

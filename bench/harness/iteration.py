@@ -2,6 +2,7 @@
 native loop of a CPU, or to the stream of a GPU."""
 
 import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -48,7 +49,8 @@ class Iteration:
 
     Blocks of one `group` take turns close together, in every `every`-th round. The pilot measures
     `duration_s`, the time of one iteration, and the `warmup`; `count` are the timed iterations of a
-    block. Rank 0 has their medians, `usual_us`, and the `samples` of all if the user wants them."""
+    block. Rank 0 has their medians, `usual_us`, and the `samples` of all if the user wants them.
+    `least_s` is the shortest time of an iteration that any launch on this rank had on average."""
 
     text: str
     prepare: Step
@@ -56,6 +58,7 @@ class Iteration:
     consume: Step
     check: Step
     number: int = -1
+    work: int = 0  # those of one work are compared
     wrong: Memory | None = None
     fill_margins: Step | None = None  # once a block: other cases write there
     late: Step | None = None  # delays this rank between the meeting and its first stamp
@@ -68,6 +71,7 @@ class Iteration:
     group: str = ""
     every: int = 1
     duration_s: float = 0.0
+    least_s: float = math.inf
     warmup: int = 1
     count: int = 1
     usual_us: list[float] = field(default_factory=list)

@@ -13,8 +13,14 @@ from bench import STARTED_S
 from bench.harness import head, tuned
 from bench.harness.console import CANNOT, FINE, INTERRUPTED, WRONG, print_out, say
 from bench.harness.iteration import Iteration
-from bench.harness.schedule import fit_rounds, set_block_lengths, visits, warm_up_alike
-from bench.harness.session import Session
+from bench.harness.schedule import (
+    block_cost_s,
+    fit_rounds,
+    set_block_lengths,
+    visits,
+    warm_up_alike,
+)
+from bench.harness.session import Session, say_once
 from bench.harness.suite import Suite, say_absent
 from bench.harness.timing import measure_block, measure_empty_launch, measure_link, pilot
 from bench.machine import gpu_watch, pci
@@ -23,7 +29,7 @@ from collectives.collective import DATATYPES
 from collectives.communicator import Refusal
 from wiretax.record.blocks import count_blocks
 from wiretax.record.schema import Block, End, LinkBlock, Result, WatchedGpu, Winner
-from wiretax.record.stats import autocorrelation, is_precise
+from wiretax.record.stats import MIN_PRECISE_BLOCKS, autocorrelation, is_precise
 from wiretax.record.traced import TracedSteps
 from wiretax.record.writing import RunFile
 from wiretax.record.wrong import where_wrong
@@ -123,6 +129,8 @@ def measure(
     if not suite.iterations:
         raise Refusal(f"no case can be measured: {suite.headers[0].reason}")
     say_absent(session, suite)
+    if suite.left_out:
+        say_once(communicator, options, left_out(suite))
     if not session.world.shares_clock():
         measure_empty_launch(session)
     run_head = head.describe(session, machine, suite)
@@ -160,6 +168,8 @@ def measure(
         reason = f"time ran out before {len(left)} of {len(suite.iterations)} cases were measured"
     elif suite.is_cut_short:
         reason = "time ran out before all cases were compiled"
+    if suite.left_out and not run.interrupted:
+        reason = f"{reason}; {left_out(suite)}"
     lost = {*suite.named} - {case.algorithm for case in suite.headers}
     if lost and reason and not run.interrupted:
         notes.append(f"not measured: {', '.join(sorted(lost))} (time ran out)")
@@ -187,6 +197,18 @@ def measure(
     return status
 
 
+def left_out(suite: Suite) -> str:
+    """Which works the time does not allow."""
+    types = dict.fromkeys(f"{case.datatype.name} {case.redop}" for case in suite.left_out)
+    sizes = sorted({case.size_bytes for case in suite.left_out})
+    n_types = len(types)
+    names = ", ".join([*types][:4]) + (f" and {n_types - 4} more types" if n_types > 4 else "")
+    return (
+        f"--max-time allows {suite.asked - len(suite.left_out)} of {suite.asked} comparisons (a "
+        f"size of a type): left out are those of {names}, {sizes[0]} to {sizes[-1]} B"
+    )
+
+
 def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
     """Pilots, then rounds of blocks in seeded random order until no case is left or time is up.
     Cases whose pilot would not leave half of the time are not measured."""
@@ -202,14 +224,11 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
     if run.interrupted:
         return
     run.deadline_s -= traced_s(run)
+    unknown = [each.number for each in suite.iterations.values() if not each.duration_s]
+    iterations = affordable(run, iterations, unknown)
     cases = [each.number for each in iterations if each.number >= 0]
-    warm_up_alike(iterations)
-    left_s = 0.85 * (run.deadline_s - time.monotonic())
-    budget_s, rounds = session.communicator.broadcast(left_s), REQUESTED_ROUNDS
-    if not options.iterations:
-        wanted = policy.rounds * suite.others_every
-        rounds = fit_rounds(iterations, options.checks, budget_s, wanted)
-    set_block_lengths(iterations, options.checks, budget_s, rounds, options.iterations)
+    rounds = REQUESTED_ROUNDS if options.iterations else policy.rounds * suite.others_every
+    plan_blocks(run, iterations, rounds)
     round_ = 0
     active = cases
     while active:
@@ -240,6 +259,52 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
         if run.file:
             active = policy.go_on(run, cases, round_)
         active, run.timed = session.communicator.broadcast((active, run.timed))
+        if round_ == 1 and pilot_again(session, iterations):
+            plan_blocks(run, iterations, rounds - 1)
+
+
+def affordable(
+    run: RunInProgress, iterations: list[Iteration], unknown: Sequence[int]
+) -> list[Iteration]:
+    """The parts of the link, and the cases of the first works that were all piloted, not `unknown`;
+    in a run of several types only as many as MIN_PRECISE_BLOCKS short blocks of each fit. At least
+    one work stays. All ranks call it."""
+    suite, checks = run.suite, run.session.options.checks
+    left_s = 0.85 * (run.deadline_s - time.monotonic()) / MIN_PRECISE_BLOCKS
+    several = len({(header.datatype, header.redop) for header in suite.headers}) > 1
+    spent_s = np.cumsum([block_cost_s(each, checks, 0.0) for each in iterations])
+    ends = {suite.iterations[number].work for number in unknown}
+    if several and not run.session.options.iterations:
+        pairs = zip(iterations, spent_s, strict=True)
+        ends |= {each.work for each, end_s in pairs if each.number >= 0 and end_s > left_s}
+    first = run.session.communicator.broadcast(min(ends, default=None))
+    if first is None:
+        return iterations
+    first = max(first, 1 + min((each.work for each in iterations if each.number >= 0), default=0))
+    return [each for each in iterations if each.number < 0 or each.work < first]
+
+
+def plan_blocks(run: RunInProgress, iterations: Sequence[Iteration], rounds: int) -> None:
+    """Makes the blocks of these iterations so long that `rounds` rounds, or as many as fit, take
+    the time that is left. All ranks call it."""
+    options = run.session.options
+    left_s = 0.85 * (run.deadline_s - time.monotonic())
+    budget_s = run.session.communicator.broadcast(left_s)
+    warm_up_alike(iterations)
+    if not options.iterations:
+        rounds = fit_rounds(iterations, options.checks, budget_s, rounds)
+    set_block_lengths(iterations, options.checks, budget_s, rounds, options.iterations)
+
+
+def pilot_again(session: Session, iterations: Sequence[Iteration]) -> bool:
+    """Repeats the pilots that took, an iteration, more than twice the shortest time so far, and
+    says whether there were some: a hiccup, or a slow first call, would shorten the blocks of the
+    whole run. All ranks call it."""
+    slow = [place for place, each in enumerate(iterations) if each.duration_s > 2 * each.least_s]
+    slow = session.communicator.broadcast(slow)
+    for place in slow:
+        pilot(session, iterations[place])
+    return bool(slow)
 
 
 def traced_s(run: RunInProgress) -> float:
@@ -271,11 +336,13 @@ def exit_status(run: RunInProgress, result: Result) -> int:
             number, sentence = place
             say("wiretax", f"{run.suite.iterations[number].text}, {sentence}")
         return WRONG
-    if not result.blocks:
-        say(
-            "wiretax",
-            "time ran out before a case was measured: what was compiled is kept, so run it again, "
-            "or give it more --max-time",
-        )
+    if not any(case.time_us for case in result.cases):
+        sentence = "no block counts, so nothing was measured: run it again"
+        if result.end and result.end.reason:
+            sentence = (
+                "time ran out before a case was measured: what was compiled is kept, so run it "
+                "again, or give it more --max-time"
+            )
+        say("wiretax", sentence)
         return CANNOT
     return FINE

@@ -39,6 +39,7 @@ from kernels.devices.device import Later, Memory
 from wiretax.record.schema import CaseHeader
 
 COMPILE_SHARE = 0.7  # of --max-time, without the compilers' time; later no case is prepared
+LEAST_CASE_S = 0.1  # of a case: a pilot, and the least rounds of short blocks
 # Longer operations have shorter chains: a stream holds 1,000 entries, also those between the calls.
 # Behind a gate an H200 took a graph of 2,880 copies, flags and kernels, and waited for ever at one
 # of 4,480.
@@ -68,7 +69,9 @@ class Suite:
 
     headers: list[CaseHeader] = field(default_factory=list)  # of all cases, by number
     iterations: dict[int, Iteration] = field(default_factory=dict)  # of those that can run here
-    is_cut_short: bool = False  # no time was left to compile further cases
+    is_cut_short: bool = False  # no time was left to prepare further cases
+    asked: int = 0  # works to compare, each by all algorithms
+    left_out: Sequence[CollectiveCase] = ()  # those of them that the time does not allow
     link_parts: dict[int, dict[str, Iteration]] = field(default_factory=dict)  # by size in bytes
     # The table of a run that names no algorithm compares the library and `auto`. A case of another
     # algorithm then runs in one of so many rounds.
@@ -115,6 +118,7 @@ class BoundCase:
     chain_calls: int
     reason: str | None
     later: Sequence[Later]
+    work: int = 0  # its place among those of the run
 
     @property
     def text(self) -> str:
@@ -126,34 +130,56 @@ def bind_cases(
 ) -> Suite:
     """The cases of the run, bound if they can be, as long as time is left to measure them. Their
     files are compiled side by side. All ranks call it. Raises Refusal."""
-    suite, device = Suite(), session.world.device
+    works = list(cases)
+    suite, device = Suite(asked=len(works)), session.world.device
     with side_by_side(device):
-        bound, suite.is_cut_short = bind_all(session, axes, cases)
+        bound, n_bound = bind_all(session, axes, works)
         device.later, text = [], ""
+        suite.left_out = works[n_bound:]
         for each in bound:
             session.flight.note("compile", text=each.text)
             if each.text != text and is_late(session, bool(suite.iterations)):
-                suite.is_cut_short = True
+                suite.left_out = works[each.work :]
+                keep_whole(suite, each.work)
                 break
             text = each.text
             add_case(session, suite, each, make_iteration)
+        suite.is_cut_short = len(suite.left_out) > 0
+        if len(works) == 1:
+            suite.left_out = ()
         with session.communicator.all_or_none():
             device.finish_builds()
     return suite
 
 
-def is_late(session: Session, has_case: bool) -> bool:
-    """Whether no further case is prepared, on all ranks, which call it."""
-    late_s = STARTED_S + COMPILE_SHARE * session.options.max_time_s + session.uncounted_s()
+def keep_whole(suite: Suite, work: int) -> None:
+    """Leaves out the cases of this work, of which others are missing, unless it is the only one."""
+    whole = {number: each for number, each in suite.iterations.items() if each.work != work}
+    suite.iterations = whole or suite.iterations
+
+
+def is_late(session: Session, has_case: bool, needed_s: float = 0.0) -> bool:
+    """Whether no further case is prepared, on all ranks, which call it: too much time has passed,
+    or what is prepared needs the rest."""
+    max_time_s = session.options.max_time_s
+    allowed_s = min(COMPILE_SHARE * max_time_s, max_time_s - needed_s)
+    late_s = STARTED_S + allowed_s + session.uncounted_s()
     return bool(session.communicator.broadcast(has_case and time.monotonic() > late_s))
 
 
 def bind_all(
-    session: Session, axes: Axes, cases: Iterable[CollectiveCase]
-) -> tuple[list[BoundCase], bool]:
-    """The cases, and whether time was short for further ones."""
+    session: Session, axes: Axes, works: Sequence[CollectiveCase]
+) -> tuple[list[BoundCase], int]:
+    """The cases, and how many of the works have all of theirs. Time for further ones was short; of
+    a work that has some alone none is kept, unless it is the first."""
     bound = list[BoundCase]()
-    for case in cases:
+    # A run of one type goes on, with fewer rounds of more sizes.
+    several = len({(case.datatype, case.redop) for case in works}) > 1
+    least_s = LEAST_CASE_S if several and not session.options.iterations else 0.0
+    for place, case in enumerate(works):
+        whole = len(bound)
+        if is_late(session, bool(bound), least_s * len(bound)):
+            return bound, place
         for algorithm in axes.algorithms(case.size_bytes):
             session.flight.note("compile", text=f"{algorithm.name} {case.size_bytes} B")
             worlds = worlds_for(algorithm, session.world)
@@ -164,12 +190,12 @@ def bind_all(
             variants = algorithm.variants_in(session.world)
             placed = axes.for_library(case) if algorithm.is_library else case
             if is_late(session, bool(bound)):
-                return bound, True
+                return bound[:whole] or bound, place
             for world, variant, mode in product(worlds, variants, modes):
                 varied = replace(placed, variant=variant, mode=mode)
                 if each := bind_case(session, axes, world, varied, algorithm):
-                    bound.append(each)
-    return bound, False
+                    bound.append(replace(each, work=place))
+    return bound, len(works)
 
 
 def bind_case(
@@ -215,7 +241,7 @@ def add_case(
         iteration = make_iteration(bound.case, operation, chain_calls)
         for feature in session.options.features:
             feature.change(session, bound.case, iteration)
-    iteration.text = f"{bound.text} {bound.case.mode}"
+    iteration.text, iteration.work = f"{bound.text} {bound.case.mode}", bound.work
     suite.add(header, iteration)
 
 

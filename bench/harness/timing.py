@@ -35,11 +35,14 @@ def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
     """Runs iterations; this rank's stamps in ns, [timed, 4]. A wait that timed out ends the run.
     Raises DeviceError, on this rank alone, with the sentence of a library that failed."""
     world, watch = session.world, session.flight.watch
+    start_s = time.perf_counter()
     if iteration.from_host:
         stamps = submitted(world, iteration.operation.step, counts)
     else:
         actions = iteration.actions(session.meet)
         stamps = world.device.run(actions, iteration.check, counts, watch, world.graph)
+    elapsed_s = (time.perf_counter() - start_s) / counts.total
+    iteration.least_s = min(iteration.least_s, elapsed_s)
     if failure := iteration.operation.failure():  # other ranks may wait for this one
         raise DeviceError(failure)
     if watch.timed_out:

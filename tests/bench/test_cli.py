@@ -13,7 +13,7 @@ from collectives.registry import ALGORITHMS, by_default
 from kernels.devices.shared_memory import available_bytes
 from reports.__main__ import main
 from reports.tables.export import as_csv
-from tests.bench.launches import launch, run
+from tests.bench.launches import launch, run, stored
 from tests.fake_gpu import environment
 from tests.launch import mpirun
 from wiretax.record.frame import case_rows
@@ -180,6 +180,7 @@ def test_a_run_whose_time_ends_before_its_first_case_says_so(tmp_path):
     )
     assert done.returncode == 3
     assert re.fullmatch(sentence, done.stderr), done.stderr
+    assert not re.search("^ *16 KiB", done.stdout, re.M), "an empty table"
 
 
 NO_TIME_TO_COMPILE = """
@@ -199,6 +200,27 @@ def test_a_run_with_too_much_to_compile_measures_what_is_compiled_in_time(tmp_pa
     assert result.end.reason == "time ran out before all cases were compiled"
     assert result.end.note == "not measured: two_shot (time ran out)"
     assert {case.reason for case in result.cases} == {None}
+
+
+def test_a_run_of_all_types_measures_whole_comparisons_and_names_what_it_leaves_out(tmp_path):
+    """It compiled 1407 cases, and measured none."""
+    out = tmp_path / "results"
+    options = "-d all -o all --sizes 16K,32K --mode isolated --algorithm library,ring,two_shot"
+    done = launch(out, options, "--max-time 6")
+    result = stored(out)
+    assert result.end
+    assert (done.returncode, result.end.status) == (0, "incomplete"), done.stderr
+    said = (
+        r"--max-time allows (\d+) of 100 comparisons \(a size of a type\): left out are those of "
+    )
+    (allowed,) = re.findall(said, done.stderr)
+    assert 1 <= int(allowed) < 100
+    assert re.search(said, str(result.end.reason))
+    timed = {(case.datatype, case.redop, case.size_bytes) for case in result.cases if case.time_us}
+    assert timed
+    for case in result.cases:
+        if (case.datatype, case.redop, case.size_bytes) in timed:
+            assert case.time_us or case.status == "unsupported", case
 
 
 # -- options

@@ -399,3 +399,35 @@ def test_a_function_that_crashes_is_named_by_its_file_and_line(tmp_path):
     assert re.search(
         rf'Segmentation fault\n(.*\n){{3,9}}  File "{file}", line \d+ in ', done.stderr
     )
+
+
+SLOW_AT_FIRST = """
+import time
+COLLECTIVES = "all_reduce",
+
+def bind(case):
+    from mpi4py import MPI
+
+    (send, receive), mpi, calls = case.arrays, case.mpi, iter([0.1, 0.1])
+
+    def reduce():
+        time.sleep(next(calls, 0.0))
+        mpi.Allreduce(send, receive)
+
+    return reduce
+"""
+
+
+def test_slow_first_calls_shorten_the_first_block_alone(tmp_path):
+    """The pilot sees only these. Every block of the run had three iterations, beside thousands."""
+    mine = contender(tmp_path, SLOW_AT_FIRST)
+    _, result = run(
+        tmp_path,
+        "--sizes 16K --mode isolated --algorithm library --quiet --max-time 6",
+        "--contender",
+        mine,
+    )
+    (case,) = of_contender(result)
+    first, *later = [block.n for block in result.blocks if block.case == case.case]
+    assert first <= 3
+    assert min(later) > 30

@@ -80,7 +80,8 @@ def pilot(session: Session, iteration: Iteration) -> None:
         if gathered is not None:
             times = times_us(iteration, gathered, session.world)
             more = int(min(100, PILOT_S / elapsed_s)) if count == 1 else 0
-            verdict = elapsed_s, warmup_length(times.time), more if more >= 3 else 0
+            typical_s = min(elapsed_s, 2 * iteration.least_s)  # else a hiccup
+            verdict = typical_s, warmup_length(times.time), more if more >= 3 else 0
         iteration.duration_s, warmup, count = session.communicator.broadcast(verdict)
     calls = 4 * session.communicator.size // max(1, iteration.chain_calls)
     least = min(calls, int(CACHE_WARMUP_S / iteration.duration_s))

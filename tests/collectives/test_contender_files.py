@@ -418,16 +418,17 @@ def bind(case):
 """
 
 
+@pytest.mark.alone  # others would take the time that is planned
 def test_slow_first_calls_shorten_the_first_block_alone(tmp_path):
     """The pilot sees only these. Every block of the run had three iterations, beside thousands."""
     mine = contender(tmp_path, SLOW_AT_FIRST)
     _, result = run(
         tmp_path,
-        "--sizes 16K --mode isolated --algorithm library --quiet --max-time 6",
+        "--sizes 16K --mode isolated --algorithm library --quiet --max-time 10",
         "--contender",
         mine,
     )
     (case,) = of_contender(result)
     first, *later = [block.n for block in result.blocks if block.case == case.case]
     assert first <= 3
-    assert min(later) > 30
+    assert min(later) > first

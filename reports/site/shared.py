@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 
 from reports.site.tail_events import tail_events
-from reports.tables.sentences import counted
+from reports.tables.sentences import counted, left_out_lines
 from reports.trends.history import KEY, History, history_of
 from wiretax.common.grouped import grouped
 from wiretax.common.untrusted import printable
-from wiretax.record.folder import COPY, Contents, read_store
+from wiretax.record.folder import COPY, FUTURE, Contents, read_store
 from wiretax.record.observations import Entry
 
 
@@ -37,7 +37,7 @@ def find(folder: Path) -> Store:
     contents = read_store(folder)
     campaigns = contents.campaigns
     entries = [run for run in contents.entries if {*run.path.parents}.isdisjoint(campaigns)]
-    runs = [run for run in entries if run.left_out != COPY]
+    runs = [run for run in entries if run.left_out not in (COPY, FUTURE)]
     left_out = [
         *contents.complaints,
         *(
@@ -45,6 +45,7 @@ def find(folder: Path) -> Store:
             for copy in entries
             if copy.left_out == COPY
         ),
+        *left_out_lines((run.path, FUTURE) for run in entries if run.left_out == FUTURE),
     ]
     history = history_of(contents)
     history.tails = tail_events(contents, history)

@@ -10,10 +10,12 @@ from typing import Any
 
 import pandas as pd
 
+from reports.tables.sentences import left_out_lines
 from reports.tables.step_buckets import STEPS, rows_with_steps, step_lines
 from wiretax.common.program import complain
 from wiretax.common.untrusted import spreadsheet_cell
 from wiretax.record.case import CASE_KEY
+from wiretax.record.folder import FUTURE
 from wiretax.record.frame import CELLS, read_rows
 from wiretax.record.result import ResultError, content_of
 from wiretax.record.schema import FIGURES
@@ -65,11 +67,15 @@ def export(arguments: argparse.Namespace) -> int:
         check_textfile(textfile, arguments.openmetrics)
     unreadable = list[str]()
     rows = read_rows(arguments.runs, unreadable, None if arguments.csv else rows_with_steps)
+    future = set[Path]()
     for row in rows:
+        if textfile and row["left_out"] == FUTURE:  # it would stay the newest
+            future.add(Path(row["path"]))
         del row["path"]  # readers elsewhere need not know the author's folders
 
     for sentence in unreadable:
         complain(f"left out: {sentence}")
+    complain(*left_out_lines((path, FUTURE) for path in sorted(future)))
 
     content = (as_csv(rows) if arguments.csv else as_openmetrics(rows, bool(textfile))).encode()
     if textfile:
@@ -108,6 +114,8 @@ def as_openmetrics(rows: Iterable[dict[str, Any]], is_textfile: bool = False) ->
     cases, lines = [], list[str]()
     for row in rows:
         if row["started"] is None or row.get("suspect") or row["status"] == "unsupported":
+            continue
+        if is_textfile and row["left_out"] == FUTURE:
             continue
         at_s = int(row["started"].timestamp())
         row["is_complete"] = row["run_status"] == "complete"

@@ -11,11 +11,13 @@ import msgspec
 from reports.tables import exposed, link_table, table, tune_table
 from reports.tables.headline import headline
 from reports.tables.plot import draw_sweep
-from wiretax.common.program import answer, on_ranks
+from reports.tables.sentences import left_out_lines
+from wiretax.common.program import answer, complain, on_ranks
 from wiretax.record import packed
 from wiretax.record.case import COMPUTE_BENCHMARKS
+from wiretax.record.folder import FUTURE
 from wiretax.record.manifest import runs_by_time
-from wiretax.record.result import ResultError, read
+from wiretax.record.result import ResultError, is_future, read
 from wiretax.record.schema import Result
 
 NEWEST = Path("results")  # where benchmarks put their runs
@@ -80,6 +82,11 @@ def read_newest(path: Path, fits: Callable[[Result], object] = bool) -> Result:
     if not files:
         raise ResultError(f"{path} holds no run yet: type {on_ranks(2, 'allreduce')}")
 
+    if is_folder:
+        present = [file for file in files if not is_future(file.name)]
+        future = [(file, FUTURE) for file in files if is_future(file.name)]
+        complain(*left_out_lines(future))
+        files = present or files
     return next(filter(fits, map(read, reversed(files))), None) or read(files[-1])
 
 

@@ -16,13 +16,14 @@ from wiretax.record import cache, packed
 from wiretax.record.cache import Stamp
 from wiretax.record.manifest import MANIFEST, run_files
 from wiretax.record.observations import Entry, entry_of
-from wiretax.record.result import ResultError, by_time, end_with_parent, read, time_of
+from wiretax.record.result import ResultError, by_time, end_with_parent, is_future, read, time_of
 
 CACHED_RUNS = 200  # a folder of fewer runs is read anew each time
 CHUNK_RUNS = 64  # that one process reads at a time
 Found = Entry | str  # a run, or why a file holds none
 COPY, WRONG, INCOMPLETE = "a run once more", "with wrong results", "incomplete"
 TIMELESS = "without a time in its run_id"
+FUTURE = "dated in the future"
 
 
 class Contents(msgspec.Struct):
@@ -109,6 +110,8 @@ def _problem_of(entry: Entry) -> str:
     """Why a run that is no copy does not count, or "" if it does."""
     if "wrong" in entry.statuses:
         return WRONG
+    if is_future(entry.run.run_id):
+        return FUTURE
     if not entry.complete:
         return INCOMPLETE
     if time_of(entry.run.run_id) is None:

@@ -55,13 +55,19 @@ def read_rows(
     named one, and without any run."""
     rows: dict[str, list[Row]] = {}
     for path in paths:
-        left_out = {path: ""}
-        if packed.is_folder(path):
+        left_out, is_folder = {path: ""}, packed.is_folder(path)
+        if is_folder:
             store = read_store(path)
             unreadable += store.complaints
             left_out = {entry.path: entry.left_out for entry in store.entries}
         for file, why in left_out.items():
-            run = read(file)
+            try:
+                run = read(file)
+            except ResultError as error:  # deleted or replaced since it was listed
+                if not is_folder:
+                    raise
+                unreadable.append(str(error))
+                continue
             own = [row | {"left_out": why or None} for row in (rows_of or case_rows)(run)]
             rows.setdefault(run.run.run_id, own)
 

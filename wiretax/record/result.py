@@ -7,7 +7,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache, reduce
 from operator import attrgetter, or_
 from pathlib import Path
@@ -37,6 +37,8 @@ from wiretax.record.summarise import TIME_RAN_OUT, build_cases
 from wiretax.record.tails import check_tail
 from wiretax.record.traced import TracedSteps
 from wiretax.record.wrong import mark_wrong
+
+MOST_CLOCK_DIFFERENCE = timedelta(days=1)  # of two machines
 
 MOST_LINES, MOST_RUN_BYTES = 1_000_000, 55_000_000  # of a file; a run stays below 50 MB
 MOST_LINE_BYTES = 16_000_000  # a value of two bytes takes 100 bytes of memory
@@ -219,6 +221,13 @@ def time_of(run_id: str) -> datetime | None:
         return datetime.strptime(run_id[:20], "%Y-%m-%dT%H-%M-%S%z")
     except ValueError:
         return None
+
+
+def is_future(run_id: str) -> bool:
+    """Whether it starts later than the clocks of two machines may differ: it would stay the newest
+    run until then."""
+    started = time_of(run_id)
+    return started is not None and started > datetime.now(UTC) + MOST_CLOCK_DIFFERENCE
 
 
 def by_time(run_id: str) -> tuple[bool, str]:

@@ -34,7 +34,7 @@ def store(tmp_path_factory):
         write_run(folder / f"day{number}", run_id=RUN_ID.format(number), **fields)
     rewrite_head(run_of(folder, 2), machine_id='quote " and \\n')
     row = {"us": 0.2, "size_bytes": 8}
-    write_log(folder, row, name="=cmd()", hosts=2, date="2027-01-01T00-00-00Z")
+    write_log(folder, row, name="=cmd()", hosts=2, date="2026-11-30T00-00-00Z")
     (folder / "other.jsonl").write_text("hello\n")
     return folder
 

@@ -10,6 +10,7 @@ from reports.tables import link_table, run_text, show, tune_table
 from reports.tables.plot import drawn_of
 from reports.tables.rows import (
     TOO_FEW,
+    TOO_NOISY,
     UNCLEAR,
     UNLIKE,
     SizeRow,
@@ -17,8 +18,11 @@ from reports.tables.rows import (
     bound_notes,
     cost_us,
     default_rows,
+    is_noisy,
     ratio_text,
+    software_notes,
     speed_ups,
+    sums_in_software,
     verdict_of,
     views,
 )
@@ -102,7 +106,9 @@ def banner_of(result: Result) -> Banner:
         return Banner("Nothing was measured", show.headline_of(result), facts, "unsure")
 
     first = points[0]
-    is_sure = result.complete and verdict_of(first.ratio) not in (TOO_FEW, UNCLEAR)
+    is_doubtful = bool(first.ratio) and is_noisy(first.ratio)
+    is_doubtful |= verdict_of(first.ratio) in (TOO_FEW, UNCLEAR)
+    is_sure = result.complete and not is_doubtful
     role = "steady" if is_sure else "unsure"
     word = f"{number(first.value)} {first.unit} at {first.label}"
     return Banner(word, show.headline_of(result), facts, role)
@@ -112,6 +118,10 @@ def remark_on(row: SizeRow) -> str:
     """What a reader must know of a row. One launch is no verdict, so none is here."""
     if row.n_wrong:
         return "WRONG"
+    if row.ratio and sums_in_software(row.library):
+        return "library sums in software"
+    if row.ratio and is_noisy(row.ratio):
+        return TOO_NOISY
     word = verdict_of(row.ratio)
     return word if word in (TOO_FEW, UNCLEAR) else "-"
 
@@ -123,6 +133,7 @@ def sweep_sections(result: Result) -> list[Section]:
     charts = [chart_of(quantity, lines) for quantity in quantities]
     best = "best, us" if result.run.imported_from else "ours, us"
     sizes = default_rows(result, views(result)[0])
+    soft = [f"{note}." for note in software_notes(row.library for row in sizes)]
     is_unlike = any(are_unlike(result.run, row.library, row.ours) for row in sizes)
     rows = [
         {
@@ -136,7 +147,7 @@ def sweep_sections(result: Result) -> list[Section]:
         for row in sizes
     ]
     return [
-        Section("Speed and time at each size", charts=charts),
-        Section("Each size", [UNLIKE] if is_unlike else [], rows=rows),
+        Section("Speed and time at each size", soft, charts=charts),
+        Section("Each size", [*([UNLIKE] if is_unlike else []), *soft], rows=rows),
         *tail_charts.percentiles_section(result, lines),
     ]

@@ -10,7 +10,15 @@ from reports.tables import stable_price
 from reports.tables.footprint_table import footprint_of, is_matmul, name_of, sentence_of, table_of
 from reports.tables.form_costs import OURS, Forms, compare, groups
 from reports.tables.headline import Point, headline
-from reports.tables.rows import TOO_FEW, are_unlike, cost_us, ratio_text, verdict_of
+from reports.tables.rows import (
+    TOO_FEW,
+    are_unlike,
+    cost_us,
+    ratio_text,
+    software_notes,
+    sums_in_software,
+    verdict_of,
+)
 from reports.tables.run_text import lay_out_run
 from reports.tables.sentences import (
     count,
@@ -98,6 +106,7 @@ def render(result: Result) -> str:
 
     types = ", ".join(sorted({case.datatype for case in result.cases}))
     head = [f"{types} on the wire, isolated; seed {result.run.seed}", UNITS]
+    head += software_notes(result.cases)
     tables += parts_tables(result, label)
     verdicts += parts_reasons(result)
     if unmeasured:
@@ -119,7 +128,9 @@ def points(result: Result) -> list[Point]:
                 ratio = None
             library = (ratio and forms[other].case.library) or "pipeline parallel"
             time_us = forms[kind].us
-            figures.append(Point(label(cases[0]), time_us, "us", ratio, without_version(library)))
+            is_soft = bool(ratio) and sums_in_software(forms[other].case)
+            name = without_version(library)
+            figures.append(Point(label(cases[0]), time_us, "us", ratio, name, is_soft))
         elif beside := footprint_of(cases):
             first, _, factor = next((each for each in beside if is_matmul(each[0])), beside[0])
             said = f"{label(cases[0])}: {name_of(first)}"

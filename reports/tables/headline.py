@@ -8,11 +8,13 @@ from typing import Any
 
 from reports.tables.rows import (
     TOO_FEW,
+    TOO_NOISY,
     UNCLEAR,
     SizeRow,
     cost_us,
     default_rows,
     is_noisy,
+    sums_in_software,
     verdict_of,
     views,
 )
@@ -26,13 +28,14 @@ from wiretax.record.stats import Interval
 @dataclass(frozen=True)
 class Point:
     """A figure of the headline; `ratio`: ours is this many times as fast as `other`. A verdict that
-    says little, such as `unclear`, stands behind it."""
+    says little, such as `unclear`, stands behind it; what `other` sums in software has none."""
 
     label: str
     value: float
     unit: str
     ratio: Interval | None = None
     other: str = ""
+    in_software: bool = False
 
 
 def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]) -> str:
@@ -53,8 +56,15 @@ def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]
     for key, point in max(launches, key=len).items():
         points = [launch[key] for launch in launches if key in launch]
         text = f"{point.label} {_short(median(each.value for each in points))} {point.unit}"
-        ratios = [each.ratio[0] for each in points if each.ratio and not is_noisy(each.ratio)]
-        if ratios:
+        known = [each.ratio for each in points if each.ratio]
+        ratios = [ratio[0] for ratio in known if not is_noisy(ratio)]
+        if known and point.in_software:
+            if point.other != named:
+                text += f" ({point.other} sums in software: no ratio)"
+            named = point.other
+        elif known and not ratios:
+            text += f" (against {point.other}: {TOO_NOISY})"
+        elif ratios:
             other = f" {point.other}" if point.other != named else ""
             verdict = verdict_of(point.ratio)
             if len(ratios) > 1:
@@ -99,7 +109,8 @@ def _point(row: SizeRow, bus_bw_gb_s: float | None = None) -> Point:
     unit = "GB/s" if bus_bw_gb_s else "us"
     if cost_us(row.ours) is None:
         unit += f" by {name}"
-    return Point(row.label, bus_bw_gb_s or _time_us(row), unit, row.ratio, name)
+    value, in_software = bus_bw_gb_s or _time_us(row), sums_in_software(row.library)
+    return Point(row.label, value, unit, row.ratio, name, in_software)
 
 
 def ends(sizes_bytes: Iterable[int]) -> list[int]:

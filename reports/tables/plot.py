@@ -8,7 +8,7 @@ import numpy as np
 
 from reports.tables.figure import DrawnLine, dress, figure, label_ends, lines_of
 from reports.tables.headline import headline, points
-from reports.tables.rows import cost_us, named_in, shown_cases, speed_ups, views
+from reports.tables.rows import cost_us, named_in, shown_cases, software_notes, speed_ups, views
 from reports.tables.sentences import machine, shape_words, start_time, type_text
 from wiretax.record.case import bus_factor, late_us
 from wiretax.record.result import ResultError
@@ -53,6 +53,7 @@ def footer(result: Result, lines: Sequence[DrawnLine]) -> str:
         machine(result).partition(": ")[2],
         start_time(result.run),
         "bands: 95 % intervals in this launch",
+        *software_notes(result.cases),
     ]
     return "; ".join(parts)
 

@@ -34,8 +34,10 @@ UNLIKE = (
     "ratio compares them."
 )
 BEATEN_BY = 1.05
-# An interval with a larger quotient of its ends says nothing: around 1, and anywhere.
-TOO_WIDE, TOO_WIDE_ANYWHERE = 4, 100
+# An interval with a larger quotient of its ends says nothing: around 1, and anywhere, where it
+# leaves even the order of magnitude open.
+TOO_WIDE, TOO_WIDE_ANYWHERE = 4, 10
+TOO_NOISY = "too noisy"
 STABLE = "auto_stable"
 FASTER, SLOWER, EVEN = CLEAR = "faster", "slower", "even"  # what a ratio says
 TOO_FEW, UNCLEAR = "too few blocks", "unclear"
@@ -108,12 +110,29 @@ def verdict_of(ratio: Interval | None) -> str | None:
 
 def ratio_text(interval: Interval | None) -> str:
     """A ratio as `1.93 [1.88 1.97]`."""
-    return "too noisy" if interval and is_noisy(interval) else interval_text(interval)
+    return TOO_NOISY if interval and is_noisy(interval) else interval_text(interval)
 
 
 def beats_bound(case: Case) -> bool:
     """Whether its table shows more than 100 % of its bound: by chance, or it is suspect."""
     return case.suspect or round(case.share_of_bound or 0, 2) > 1
+
+
+def sums_in_software(case: Case | None) -> bool:
+    """Whether the library adds this type by a function call an element, as MPICH 5 adds halves: it
+    then takes 50 to 300 times as long as our vector instructions, whatever moves the data."""
+    is_half = case is not None and case.datatype == "float16" and case.redop not in ("none", None)
+    return bool(is_half and case and (case.library or "").startswith("MPICH 5."))
+
+
+def software_notes(cases: Iterable[Case | None]) -> list[str]:
+    """The footnote of ratios to a library that sums in software."""
+    slow = [case for case in cases if case and sums_in_software(case) and case.time_us]
+    return [
+        f"{library} sums {datatype} in software, one element after the other: a ratio to it "
+        "compares instructions, not transport"
+        for library, datatype in dict.fromkeys((case.library, case.datatype) for case in slow)
+    ]
 
 
 def bound_notes(cases: Iterable[Case | None]) -> list[str]:

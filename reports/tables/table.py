@@ -24,6 +24,7 @@ from reports.tables.rows import (
     own_words,
     ratio_text,
     shown_cases,
+    software_notes,
     speed_ups,
     verdict_of,
     views,
@@ -291,7 +292,7 @@ def marks(rows: Sequence[SizeRow]) -> list[str]:
         for row in rows
         if row.better
     ]
-    notes = bound_notes(row.ours for row in rows)
+    notes = bound_notes(row.ours for row in rows) + software_notes(row.library for row in rows)
     if better:
         notes.insert(0, f"* another variant beat auto by more than 5 %: {some(better, 4)}")
     return notes
@@ -310,7 +311,9 @@ def long_tables(result: Result) -> list[tuple[str, Table]]:
         names = [name for name in rows[0] if name not in (*alike, *step_table.HEADINGS)]
         cells = ([row[name] for name in names] for row in rows)
         headings = (name.replace(" ", "\n", 1) for name in names)
-        tables.append((title, plain_table(headings, cells, bound_notes(cases))))
+        tables.append(
+            (title, plain_table(headings, cells, bound_notes(cases) + software_notes(cases)))
+        )
         tables += step_table.table_of_steps(cases, rows, [name for name in KEYS if name in names])
 
     return tables

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.tables.rows import interval_of, is_noisy
+from reports.tables.rows import TOO_NOISY, interval_of, is_noisy
 from reports.tables.sentences import (
     MOST_STEAL_SHARE,
     counted,
@@ -182,7 +182,9 @@ def rows_of(comparison: Comparison) -> list[dict[str, str]]:
                 "size": size_text(cell.size_bytes),
                 f"base {us}": number(cell.baseline_us),
                 f"variant {us}": number(cell.variant_us),
-                "ratio [95 %]": "too noisy" if is_noisy(ratio) else ratio_text,
+                "ratio [95 %]": TOO_NOISY
+                if word == "undecided" and is_noisy(ratio)
+                else ratio_text,
                 "verdict": verdict,
                 "MDE": f"{cell.detectable:.1%}" if cell.detectable < 1 else "-",
                 "pairs": str(cell.pairs),

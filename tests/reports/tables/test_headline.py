@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from reports.site.run_page import banner_of, sweep_sections
+from reports.tables.plot import drawn_of, footer
 from reports.tables.rows import cost_us, default_rows
 from reports.tables.sentences import MOST_LINES, without_version
 from reports.tables.show import headline_of, text
@@ -57,6 +59,41 @@ def test_what_a_run_lacks_the_headline_leaves_out(tmp_path, options, expected):
     assert re.fullmatch(
         expected, headline_of(write_run(tmp_path, **{"sizes": SIZES[::11]} | options))
     )
+
+
+ONE_MODE = {"sizes": SIZES[::11], "algorithms": ["library", "auto"], "modes": ["isolated"]}
+
+
+def test_no_ratio_to_a_library_that_sums_in_software_becomes_the_headline(tmp_path):
+    """MPICH adds halves by a function call an element: 100x is no merit of an all-reduce."""
+    result = write_run(tmp_path, datatype="float16", **ONE_MODE)
+    pattern = (
+        r"allreduce: 16 KiB \d\.\d us \(MPICH sums in software: no ratio\), 32 MiB \d\.\d GB/s"
+    )
+    assert re.fullmatch(pattern, headline_of(result))
+    assert re.fullmatch(pattern, banner_of(result).sentence)
+    note = "MPICH 5.0.2 sums float16 in software"
+    for shown in (text(result), text(result, brief=True), text(result, long=True)):
+        assert note in shown
+    sections = sweep_sections(result)
+    assert {row["remark"] for row in sections[1].rows} == {"library sums in software"}
+    assert note in footer(result, drawn_of(result)[0])
+
+
+def test_an_interval_that_leaves_the_order_of_magnitude_open_is_too_noisy(tmp_path):
+    """From 2 to 120 times as fast was `51x` in the headline."""
+
+    def us(case, block):
+        return 2 * 60 ** (block.round % 2) if case.library else 1.0
+
+    result = write_run(tmp_path, us=us, **ONE_MODE)
+    (row, *_), low_high = default_rows(result, ("isolated", None)), (2, 120)
+    assert row.ratio
+    assert row.ratio[1:] == pytest.approx(low_high)
+    assert "16 KiB 1.00 us (against MPICH: too noisy)" in headline_of(result)
+    assert "too noisy" in text(result).partition("\n\n")[2]
+    assert sweep_sections(result)[1].rows[0]["remark"] == "too noisy"
+    assert banner_of(result).role == "unsure"
 
 
 def test_the_table_of_a_command_fits_a_screen(tmp_path):

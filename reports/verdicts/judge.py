@@ -11,6 +11,7 @@ import pandas as pd
 
 from reports.tables.sentences import some, type_text
 from reports.verdicts import days, verdict
+from reports.verdicts.implausible import implausible
 from reports.verdicts.match import Match, caveats_of, faults_of_match, match, unchecked_results
 from reports.verdicts.quantile import REMEDY, faults_of_steps, needs, of_quantile, uneven_steps
 from reports.verdicts.sides import COMPARABLE, Pair, Side, case_names, tell_apart, titles_of
@@ -269,6 +270,7 @@ def conclude(
     watched = cells.title[is_judged(cells) & (verdicts != SLOWER)]
     caveats = [*caveats_of(found, [*differences.values()]), *overestimated(found, cells)]
     caveats += uneven_steps(found)
+    judged, tails = cells[is_judged(cells)], warning_on_tails(found, {*watched})
     return Comparison(
         found.baseline,
         found.variant,
@@ -277,7 +279,7 @@ def conclude(
         found.is_interleaved,
         allowed=[*differences],
         faults=[*faults_of_match(found, margin), *faults_of_steps(found)],
-        caveats=[*caveats, *warning_on_tails(found, {*watched})],
+        caveats=[*caveats, *implausible(found, judged, {*watched}), *tails],
         unchecked=unchecked_results(found),
         flags=found.judged.finding,
         quantile=found.quantile,

@@ -1,0 +1,67 @@
+"""A head that does no work, and one that stalls in half of its blocks, pass no gate unsaid."""
+
+import pytest
+
+from reports.verdicts.gate_rule import decide
+from reports.verdicts.judge import compare
+from reports.verdicts.regress import as_markdown, as_text, gate_junit
+from reports.verdicts.sides import read_sides
+from reports.verdicts.verdict_pages import verdict_page
+from tests.reports.synthetic_campaign import no_effect, write_campaign
+from tests.reports.synthetic_run import rewrite
+
+pytestmark = pytest.mark.unit
+
+
+def outcome_of(folder):
+    (comparison,) = compare(read_sides([str(folder)]))
+    return decide(comparison, 0.05)
+
+
+def stall(folder, name):
+    """Makes two of the six blocks of each case of a launch a hundred times as slow."""
+
+    def change(line):
+        if line.get("kind") == "block" and line["round"] < 2:
+            for figure in ("time_us", "total_us", "mean_us"):
+                line[figure] *= 100
+
+    for run in (folder / name).glob("*.jsonl"):
+        rewrite(run, change)
+
+
+def forms_of(outcome):
+    page = verdict_page(outcome.headline, [outcome])
+    return [as_text(outcome), as_markdown(outcome), gate_junit(outcome), str(page)]
+
+
+def test_a_head_a_thousand_times_as_fast_is_said_and_fails_nothing(tmp_path):
+    folder = write_campaign(tmp_path / "c", {"main": no_effect, "new": lambda case: 1e-3})
+    outcome = outcome_of(folder)
+    assert outcome.status == 0
+    for form in forms_of(outcome):
+        said = " ".join(form.split())
+        assert "suspect: new is up to 1000 times as fast in " in said.replace("1001", "1000")
+
+
+def test_a_head_that_stalls_in_half_of_its_blocks_is_said(tmp_path):
+    """The median of a launch is that of its other blocks."""
+    folder = write_campaign(tmp_path / "c", {"main": no_effect, "new": no_effect})
+    stall(folder, "new")
+    outcome = outcome_of(folder)
+    assert outcome.status == 0
+    for form in forms_of(outcome):
+        assert "stalls: more blocks of new take over 10 x the median of main" in " ".join(
+            form.split()
+        )
+        assert "33% (main 0%)" in " ".join(form.split())
+
+
+def test_equal_sides_are_not_accused(tmp_path):
+    """Also if both stall alike."""
+    folder = write_campaign(tmp_path / "c", {"main": no_effect, "new": no_effect})
+    quiet = outcome_of(folder)
+    for name in ("main", "new"):
+        stall(folder, name)
+    for outcome in (quiet, outcome_of(folder)):
+        assert not [said for said in outcome.findings if said.startswith(("suspect", "stalls"))]

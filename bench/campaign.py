@@ -6,6 +6,7 @@
 import random
 import sys
 import time
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter
@@ -26,13 +27,23 @@ from reports.verdicts.judge import Incomparable, compare
 from reports.verdicts.match import match
 from reports.verdicts.quantile import REMEDY, faults_of_steps, needs
 from reports.verdicts.sides import COMPARABLE, Side, log_costs, read_sides
-from reports.verdicts.verdict import MIN_PAIRS, pairs_needed, resolvable_effects
+from reports.verdicts.verdict import (
+    MIN_PAIRS,
+    MOST_PAIRS,
+    MOST_PLANNED,
+    pairs_despite_events,
+    pairs_needed,
+    resolvable_effects,
+    tolerated_events,
+)
 from wiretax.common.grouped import grouped
 from wiretax.common.owners import private_folder
 from wiretax.common.program import BENCH, typed
 from wiretax.record.manifest import CampaignEnd
 from wiretax.record.observations import entry_of, in_one_state
 from wiretax.record.result import read
+
+EVENT = np.log(1.5)  # what slows a launch by more is no noise: an interrupt, a neighbour, swapping
 
 
 def run_campaign(argv: Sequence[str] | None) -> int:
@@ -50,11 +61,13 @@ def run_campaign(argv: Sequence[str] | None) -> int:
     return FINE
 
 
-def run_launches(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
-    """Makes all launches. Of a campaign that is refused before they are compared nothing stays. The
-    files of revisions are there while they run: where nobody else can write, who could run code as
-    this user in the campaign's folder. Raises Incomparable after the pilot for a difference that is
-    not `allowed`."""
+def run_launches(
+    campaign: OpenCampaign, allowed: Sequence[str], min_effect: float | None = None
+) -> None:
+    """Makes all launches, of a gate that must exclude the share `min_effect`. Of a campaign that is
+    refused before they are compared nothing stays. The files of revisions are there while they run:
+    where nobody else can write, who could run code as this user in the campaign's folder. Raises
+    Incomparable after the pilot for a difference that is not `allowed`."""
     variants = campaign.options.variants
     private = private_folder() if any(map(campaign.revision_folder, variants.values())) else None
     try:
@@ -67,8 +80,10 @@ def run_launches(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
             if sentence := unmeasured_changes(variants.values()):
                 say(f"{BENCH}{campaign.progress.command}", sentence)
             names = [*variants]
+            if sentence := open_after_one_event(campaign.options.head.pairs):
+                campaign.progress.write(sentence)
             run_round(campaign, 0, [*names, *[names[0]] * MORE_PILOTS])
-            announce(campaign, allowed)
+            announce(campaign, allowed, min_effect)
             run_pairs(campaign)
             campaign.record(CampaignEnd(status="complete"))
     except Incomparable:
@@ -88,7 +103,44 @@ def run_round(campaign: OpenCampaign, pair: int, names: Sequence[str]) -> None:
         retry_launch(campaign, pair, place, name)
 
 
-def announce(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
+def open_after_one_event(pairs: int) -> str:
+    """A sentence on so few pairs that one launch far out leaves a cell open; "" for others."""
+    if pairs < MIN_PAIRS or tolerated_events(pairs):
+        return ""
+    enough = next(n for n in range(pairs, MOST_PAIRS) if tolerated_events(n))
+    return (
+        f"The interval of {pairs} pairs takes all of them: one launch that an event slows leaves "
+        f"its cells undecided. {enough} pairs stand one such launch ({typed('--pairs', enough)}), "
+        "and a budget for them."
+    )
+
+
+def pairs_by_pilots(
+    campaign: OpenCampaign, logs: pd.DataFrame, n_cells: int, min_effect: float | None
+) -> list[tuple[int | None, str]]:
+    """The pairs that it takes by the pilots' log costs, and why: for the events among them, and to
+    exclude `min_effect`."""
+    found = list[tuple[int | None, str]]()
+    slowed = logs.log_cost - logs.groupby("key").log_cost.transform("median") > EVENT
+    if slowed.any():
+        why = f"{slowed.sum()} of {len(slowed)} times of the pilots are over 1.5 x their median"
+        found.append((pairs_despite_events(float(slowed.mean()), n_cells), why))
+    if min_effect:
+        margin = campaign.options.head.margin
+        calm, planned = logs[~slowed], range(MIN_PAIRS, MOST_PLANNED + 1)
+        place = bisect_left(
+            planned,
+            -min_effect,
+            key=lambda n: -max(resolvable_effects(calm, n, margin, n_cells), default=0.0),
+        )
+        needed = planned[place] if place < len(planned) else None
+        found.append((needed, f"to exclude {typed('--min-effect', f'{100 * min_effect:g}')}"))
+    return found
+
+
+def announce(
+    campaign: OpenCampaign, allowed: Sequence[str], min_effect: float | None = None
+) -> None:
     """Says how long the campaign takes and which difference it can see. Raises ResultError for
     variants without a common case or with a difference that is not `allowed`, Stop for pilots that
     are too short."""
@@ -140,6 +192,18 @@ def announce(campaign: OpenCampaign, allowed: Sequence[str]) -> None:
             f"times in five ({np.median(effects):.1%} at half of the sizes); with twice the "
             f"pairs, in {time_text(2 * all_s)}, {max(twice):.1%}."
         )
+
+    for n, why in pairs_by_pilots(campaign, logs, n_cells, min_effect):
+        if n is None:
+            progress.write(f"{why}: not even {MOST_PLANNED} pairs decide all {n_cells} cells.")
+        elif n > pairs:
+            all_s = time.monotonic() - campaign.started_s + n * pair_s
+            budget = f"{np.ceil(all_s / 60):.0f}m"
+            options = f"{typed('--pairs', n)} {typed('--budget', budget)}"
+            progress.write(
+                f"{why}: that takes about {n} pairs in place of {pairs}, or cells stay undecided "
+                f"({options})"
+            )
 
 
 def check_steps(campaign: OpenCampaign, pilots: Sequence[Side]) -> None:

@@ -71,7 +71,7 @@ def run_gate(argv: Sequence[str] | None) -> int:
             raise mistake
         campaign = OpenCampaign(campaign_options, "gate")
         try:
-            run_launches(campaign, values.allow)
+            run_launches(campaign, values.allow, values.min_effect)
         except NothingInCommon as error:
             raise Stop(UNUSABLE, str(error)) from error
         except Stop as stop:

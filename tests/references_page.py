@@ -140,7 +140,7 @@ stay in the table with the reason, and it cannot be added again.
 |---|---|
 | which | RCCL or NCCL as it is, and `auto`, of each size that has {least} launches |
 | `mode` | `graph`: a call in a chain from a graph; `eager`: a single call |
-| `time_us` | the geometric mean over launches of their medians; `busbw_gb_s` follows from it |
+| `time_us` | the median over launches of their medians; `busbw_gb_s` follows from it |
 | `time_low_us`, `time_high_us` | its 95 % interval: Student's, of the logarithms, over launches |
 | `machine` | cards, slots, peers, sockets, CPU, a digest of these: equal machines vote once |
 | `archive`, `contributor` | the SHA-256 of the archive, and who sent it |

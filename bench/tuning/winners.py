@@ -1,7 +1,7 @@
 """What bench.tune decides for each size, variant and mode, by the blocks in the run's state of the
 link. The untuned `auto` is a candidate. The odd rounds choose another one, and the even rounds test
-it: in those that chose it, luck would be a gain. A second launch confirms it: the place of ranks
-and buffers favours builds too."""
+it: in those that chose it, luck would be a gain. A second launch confirms it, by all of its rounds:
+the place of ranks and buffers favours builds too."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,10 +68,13 @@ def find_winners(result: Result, found: Mapping[Heat, tuple[str, float]] = {}) -
             chosen[heat] = min(
                 named or others, key=lambda each: median(turns(each.rounds, 1).values())
             )
-    series = {heat: gains(untuned[heat], candidate) for heat, candidate in chosen.items()}
+    again = {heat for heat in found.keys() & chosen if chosen[heat].name == found[heat][0]}
+    series = {
+        heat: gains(untuned[heat], candidate, heat in again) for heat, candidate in chosen.items()
+    }
     rho = autocorrelation([*series.values()])
     tested = {heat: median_interval(each, rho=rho) for heat, each in series.items() if len(each)}
-    again = {heat for heat in found.keys() & tested if chosen[heat].name == found[heat][0]}
+    again &= tested.keys()
     # The standard deviation between launches of the log of a gain.
     logs = np.log([tested[heat][0] / found[heat][1] for heat in again])
     spread = np.sqrt(np.mean(logs**2) / 2) if again else 0.0
@@ -141,7 +144,9 @@ def turns(rounds: Rounds, remainder: int) -> Rounds:
     return {number: cost_us for number, cost_us in rounds.items() if number % 2 == remainder}
 
 
-def gains(default: Candidate, candidate: Candidate) -> NDArray[np.float64]:
-    """The default's cost over the candidate's, in their common even rounds."""
-    rounds = paired(turns(default.rounds, 0), turns(candidate.rounds, 0))
+def gains(default: Candidate, candidate: Candidate, is_confirmed: bool) -> NDArray[np.float64]:
+    """The default's cost over the candidate's in their common even rounds, or in all if an earlier
+    launch chose the candidate: then no round here did."""
+    own = default.rounds, candidate.rounds
+    rounds = paired(*own if is_confirmed else (turns(each, 0) for each in own))
     return np.asarray(np.divide(*rounds))

@@ -1,7 +1,7 @@
 """The archive of a survey as rows of the tables of published figures.
 
 A row is a call of NCCL or RCCL as it is, or of `auto`, over at least LEAST_LAUNCHES launches of one
-machine: their geometric mean, and its 95 % interval. Its words are those with which `expect` asks
+machine: their median, and its 95 % interval. Its words are those with which `expect` asks
 about a run."""
 
 import re

@@ -146,7 +146,7 @@ class Requirement:
 
 @dataclass
 class Figure:
-    """A figure of a candidate: its geometric mean over launches and, from five launches on, its
+    """A figure of a candidate: its median over launches and, from five launches on, its
     interval; without runs what is published. `note` has its origin, or why it is missing; `speed`
     what tokens/s are of, None where the model does not fit. `likely` is the range that engines
     reach, where the value is their limit. `n_launches` is 0 where nobody launched anything."""

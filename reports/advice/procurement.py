@@ -151,7 +151,7 @@ def evaluate(path: Path) -> Procurement:
     ]
     counts = Counter(word for each in appraisals for word, _ in each.verdicts.values())
     sentences = [
-        "Figures are geometric means over launches, with Student's intervals at "
+        "Figures are medians over launches, with Student's intervals at "
         f"{confidence:.2%} from {LEAST_LAUNCHES} launches on; busbw = 2 (n-1)/n x bytes / time "
         "of the collective alone, us with reading the result."
     ]

@@ -363,7 +363,7 @@ def _wire_us(gpus: int, link: CardLink, size_bytes: int) -> float:
 
 
 def spans_of(launches: AllReduceLaunches, column: str) -> dict[int, Span]:
-    """The geometric means over launches at each size of `cost_us`, or for a bandwidth of `time_us`,
+    """The medians over launches at each size of `cost_us`, or for a bandwidth of `time_us`,
     with intervals from five launches on."""
     confidence = launches.confidence if launches.have_intervals else None
     by_size = {
@@ -373,13 +373,14 @@ def spans_of(launches: AllReduceLaunches, column: str) -> dict[int, Span]:
 
 
 def span_over_launches(times_us: ArrayLike, confidence: float | None = CONFIDENCE) -> Span:
-    """The geometric mean of a time over launches, with the ends of Student's interval of the
-    logarithms; without a confidence both ends are the mean."""
+    """The median of a time over launches, as all tables show it: one disturbed launch does not move
+    it, as it does a mean. Its ends are those of Student's interval of the logarithms, of which the
+    median has pi/2 times the variance of the mean; without a confidence both are the median."""
     logs_us, reach = np.log(np.asarray(times_us, dtype=float)), 0.0
     if confidence:
         quantile = stdtrit(len(logs_us) - 1, (1 + confidence) / 2)
-        reach = quantile * logs_us.std(ddof=1) / len(logs_us) ** 0.5
-    ends = np.exp(logs_us.mean() + np.array([0.0, -reach, reach]))
+        reach = quantile * logs_us.std(ddof=1) * np.sqrt(np.pi / 2 / len(logs_us))
+    ends = np.exp(np.median(logs_us) + np.array([0.0, -reach, reach]))
     return Span(*ends.tolist())
 
 

@@ -72,4 +72,4 @@ def mean_of(shares: Floats) -> Floats:
     """The mean over the pairs that have both, (cases, 2); NaN without any."""
     n = np.isfinite(shares).sum(axis=1)
     total = np.nansum(shares, axis=1)
-    return np.divide(total, n, out=np.full_like(total, np.nan), where=n > 0)
+    return np.asarray(np.divide(total, n, out=np.full_like(total, np.nan), where=n > 0))

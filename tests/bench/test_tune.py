@@ -183,6 +183,23 @@ def test_the_rounds_that_choose_a_candidate_do_not_test_it(tmp_path):
     assert (best.name, best.candidate) == ("one_shot_push", None)
 
 
+def test_a_second_launch_confirms_by_all_of_its_rounds(tmp_path):
+    """None of them chose the candidate. By the even ones alone, whose interval of six values has
+    nearly all, two slow blocks lost a true winner."""
+    slow = {2, 6}
+    blocks = [
+        (turn, algorithm, us, FAST)
+        for turn in range(12)
+        for algorithm, us in (("auto", 6.0), ("ring", 7.0 if turn in slow else 5.0))
+    ]
+    result = searched_run(tmp_path, blocks)
+    (first,) = result.winners
+    assert (first.name, first.candidate) == ("one_shot_push", None), "tested by even rounds"
+    row = replace(search.row_of(result, first), candidate=("ring", 1.2))
+    (second,) = find_winners(result, search.found_before(result, [row]))
+    assert second.name == "ring"
+
+
 def test_the_runs_state_has_the_winner_and_a_lucky_early_loser_never_wins(tmp_path):
     blocks = []
     for turn in range(24):

@@ -297,8 +297,9 @@ def test_several_launches_give_one_figure_with_students_interval(tmp_path):
         write(tmp_path / "runs", {16384: us, LARGE: 600}, run_id=run_id(launch))
     _, words = answer(R9700, "--run", tmp_path / "runs")
     assert "measured: auto, float16, AMD Radeon AI PRO R9700; 5 launches" in words
-    mean, deviation = np.mean(np.log(times_us)), np.std(np.log(times_us), ddof=1)
-    ends = np.exp(mean + np.array([0, -1, 1]) * 2.776 * deviation / 5**0.5)
+    middle, deviation = np.median(np.log(times_us)), np.std(np.log(times_us), ddof=1)
+    error = deviation * (np.pi / 2 / 5) ** 0.5
+    ends = np.exp(middle + np.array([0, -1, 1]) * 2.776 * error)
     assert f"160 x {ends[0]:.1f} us [{ends[1]:.1f} {ends[2]:.1f}]" in words
 
 

@@ -215,8 +215,29 @@ def explanations(comparison: Comparison) -> list[str]:
         *comparison.caveats,
         *notes(comparison),
         counts(comparison),
+        *all_within(comparison, margin_of_campaign(comparison)),
         *(f"note: {note}: {some(names)}" for note, names in titles.items()),
     ]
+
+
+def all_within(comparison: Comparison, margin: float | None) -> list[str]:
+    """The sentence that all judged cells are within this margin, a share that was set before the
+    launches: the 90 % interval of each lies inside. It is said only if all are, so it needs no
+    correction for their number (intersection-union test, Berger and Hsu, Statistical Science 11,
+    1996): if any cell is beyond, the chance is at most 5 %. None without a margin, while launches
+    follow, or beside a kept baseline."""
+    cells = comparison.cells[comparison.is_judged]
+    is_settled = comparison.is_interleaved and comparison.is_finished and not cells.is_wrong.any()
+    if margin is None or not is_settled or not cells.log_reach_90.lt(np.log1p(margin)).all():
+        return []
+    return [f"all {len(cells)} cells are within {margin:.1%} of the baseline, either way"]
+
+
+def margin_of_campaign(comparison: Comparison) -> float | None:
+    """The margin if the campaign set it before its launches, and nobody another one since."""
+    campaign = comparison.baseline.campaign
+    is_own = campaign is not None and campaign.campaign.margin == comparison.margin
+    return comparison.margin if is_own else None
 
 
 def judged_tails(comparison: Comparison) -> list[str]:

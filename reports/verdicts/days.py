@@ -56,6 +56,7 @@ class DaySpread:
             log_high=cells.log_ratio + full,
             p_slower=stdtr(freedom, -cells.log_ratio / error),
             p_faster=stdtr(freedom, cells.log_ratio / error),
+            log_reach_90=np.abs(cells.log_ratio) + same,
             is_same=np.abs(cells.log_ratio) + same < np.log1p(margin),
         )
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from reports.tables.sentences import some
-from reports.verdicts.compare import rows_of, summary, what_ran
+from reports.verdicts.compare import all_within, rows_of, summary, what_ran
 from reports.verdicts.judge import (
     DEFAULT_EFFECT,
     FINE_CELL,
@@ -90,11 +90,13 @@ class Outcome(msgspec.Struct, frozen=True):
 
 class Rule(NamedTuple):
     """What a gate fails, as shares: a certain slowdown estimated at `fails_from` or more; and what
-    it must rule out to pass, of which `source` says where that comes from."""
+    it must rule out to pass, of which `source` says where that comes from. `is_given`: the user set
+    it before."""
 
     fails_from: float
     must_rule_out: float
     source: str
+    is_given: bool = False
 
 
 def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
@@ -125,7 +127,7 @@ def decide(comparison: Comparison, min_effect: float | None = None) -> Outcome:
 def rule_of(comparison: Comparison, min_effect: float | None) -> Rule:
     """What fails: the user's `min_effect`, or what the launches can decide."""
     if min_effect:
-        return Rule(min_effect, min_effect, "of --min-effect")
+        return Rule(min_effect, min_effect, "of --min-effect", is_given=True)
     most = most_resolvable(comparison.quantile)
     source = f"which these launches decide, at most {most:.0%}"
     if not comparison.is_interleaved:
@@ -201,6 +203,7 @@ def findings_of(status: int, comparison: Comparison, rule: Rule, cells: pd.DataF
         findings.append(
             f"the {comparison.slowdown} to exclude: {rule.must_rule_out:.1%}, {rule.source}"
         )
+    findings += all_within(comparison, rule.must_rule_out if rule.is_given else None)
     findings.append(what_ran(comparison))
     return findings
 

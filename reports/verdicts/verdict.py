@@ -42,8 +42,8 @@ def evidence(log_ratios: Floats, margin: float = DEFAULT_MARGIN) -> pd.DataFrame
     gives `standard_error`, which one outlying launch hardly moves. Wilcoxon's statistic counts
     those above 0 (Tukey 1949); those at 0 count for the null: one-sided `p_slower` and `p_faster`.
     `is_same` is two one-sided tests (Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15,
-    1987): the 90 % interval lies within the margin. Below six pairs the interval is infinite and p
-    is 1."""
+    1987): the 90 % interval, which reaches from 0 as far as `log_reach_90`, lies within the margin.
+    Below six pairs the interval is infinite and p is 1."""
     pairs = np.sum(np.isfinite(log_ratios), axis=-1)
     blank = {
         "log_ratio": np.nan,
@@ -52,6 +52,7 @@ def evidence(log_ratios: Floats, margin: float = DEFAULT_MARGIN) -> pd.DataFrame
         "standard_error": np.inf,
         "p_slower": 1.0,
         "p_faster": 1.0,
+        "log_reach_90": np.inf,
         "is_same": False,
     }
     columns = {name: np.full(len(pairs), value) for name, value in blank.items()}
@@ -75,6 +76,7 @@ def evidence(log_ratios: Floats, margin: float = DEFAULT_MARGIN) -> pd.DataFrame
                 (ends[:, ~k] - ends[:, k]) / 2 / stdtrit(n - 1, 1 - cdf[max(k - 1, 0)])
             )
             reach = np.maximum(-ends[:, k_same], ends[:, ~k_same])
+            columns["log_reach_90"][rows] = reach
             columns["is_same"][rows] = reach < np.log1p(margin)
 
     return pd.DataFrame({"pairs": pairs, **columns})

@@ -71,7 +71,7 @@ def test_few_pairs_are_told_before_the_first_launch(tmp_path):
 
 
 def test_pilots_with_an_event_or_much_noise_say_how_many_pairs_it_takes(tmp_path):
-    said = sentences(tmp_path, "0.03", "2", pairs=12)
+    said = sentences(tmp_path, "0.3", "2", pairs=12)
     assert "stand one such launch" not in said
     assert re.search(
         r"2 of 6 times of the pilots are over 1\.5 x their median: (that takes about \d+ pairs in "

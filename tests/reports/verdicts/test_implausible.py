@@ -2,12 +2,13 @@
 
 import pytest
 
+from reports.verdicts.compare import sentences
 from reports.verdicts.gate_rule import decide
 from reports.verdicts.judge import compare
 from reports.verdicts.regress import as_markdown, as_text, gate_junit
 from reports.verdicts.sides import read_sides
 from reports.verdicts.verdict_pages import verdict_page
-from tests.reports.synthetic_campaign import no_effect, write_campaign
+from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
 from tests.reports.synthetic_run import rewrite
 
 pytestmark = pytest.mark.unit
@@ -55,6 +56,20 @@ def test_a_head_that_stalls_in_half_of_its_blocks_is_said(tmp_path):
             form.split()
         )
         assert "33% (main 0%)" in " ".join(form.split())
+
+
+def test_all_cells_within_the_margin_that_was_set_before_are_said(tmp_path):
+    """All together need no correction. A margin chosen after the launches proves nothing."""
+    folder = write_campaign(tmp_path / "c", {"main": no_effect, "new": no_effect})
+    said = "all 4 cells are within 5.0% of the baseline, either way"
+    assert said in outcome_of(folder).findings
+    (comparison,) = compare(read_sides([str(folder)]))
+    assert said not in decide(comparison).findings
+    assert said.replace("5.0", "1.0") in sentences(comparison)
+    (wider,) = compare(read_sides([str(folder)]), margin=0.02)
+    assert not [each for each in sentences(wider) if each.startswith("all 4 cells")]
+    faster = write_campaign(tmp_path / "d", {"main": no_effect, "new": slower(-6)})
+    assert said not in outcome_of(faster).findings, "either way"
 
 
 def test_equal_sides_are_not_accused(tmp_path):

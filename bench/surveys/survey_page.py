@@ -14,7 +14,7 @@ from bench.surveys import thresholds
 from bench.surveys.printed import log_text
 from bench.surveys.steps import LOGS, RESULTS, TABLE, Survey, SurveyStep, gpu_of, to_type
 from bench.surveys.survey_archive import clean_logs, command_of, folder_inside, write_archive
-from reports.advice.candidates import FigureKey, figures_of, read_spec
+from reports.advice.candidates import FigureKey, content_of_spec, figures_of, read_spec
 from reports.advice.given_card import FORM
 from reports.advice.reduce_times import CONFIDENCE, read_launches
 from reports.kit.page import Banner, Page, Section, command_cell, to_html
@@ -185,7 +185,8 @@ def model_sentences(survey: Survey) -> list[str]:
     was measured."""
     sentences = list[str]()
     with suppress(ResultError):  # of an unknown GPU, or without a run that counts
-        spec, offers, _ = read_spec(survey.folder / SPEC)
+        path = survey.folder / SPEC
+        spec, offers, _ = read_spec(path, content_of_spec(path))
         here = offers["here"]
         keys: list[FigureKey] = [("tok/s", name) for name in spec.models]
         launches = read_launches(here.runs, here.gpus)

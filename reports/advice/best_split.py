@@ -1,6 +1,10 @@
-"""The best split of a model over a candidate's cards for one stream, and what no split exceeds."""
+"""The best split of a model over a candidate's cards for its users, what no split exceeds, and how
+many such candidates a throughput takes."""
 
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 from reports.advice.likely_winner import Likely, conditions_of
 from reports.advice.reduce_times import ReduceTimes
@@ -11,12 +15,12 @@ from reports.advice.specs import CardLink, link_between
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens per second of one stream on `gpus` cards. By the data sheet, if communication took no
-    time: `most` of the best split, `most_of_fewer` of the best over two cards or more but not all;
-    and `one_card`. Both are None if the model fits none. `span` has the fastest split, end by end,
-    None if that is unknown; `split` names the one that is typically fastest, `at_best` the one at
-    its high end. `likely` is the range of the likely fastest, `likely_split`; None where nothing is
-    known of any."""
+    """Tokens per second of all users together on `gpus` cards. By the data sheet, if communication
+    took no time: `most` of the best split, `most_of_fewer` of the best over two cards or more but
+    not all; and `one_card`. Both are None if the model fits none. `span` has the fastest split, end
+    by end, None if that is unknown; `split` names the one that is typically fastest, `at_best` the
+    one at its high end. `likely` is the range of the likely fastest, `likely_split`; None where
+    nothing is known of any."""
 
     gpus: int
     most: float
@@ -84,7 +88,7 @@ def _likely_fastest(
 
 
 def _splits_that_fit(load: Deployment) -> dict[str, Deployment]:
-    """The splits of one stream over all cards, over fewer and over one, by what a buyer reads.
+    """The splits of the users over all cards, over fewer and over one, by what a buyer reads.
     Fewer may be faster: where heads do not go into three, three cards serve as two do."""
     n, fitting = load.gpus, dict[str, Deployment]()
     for gpus in range(n, 0, -1):
@@ -92,9 +96,42 @@ def _splits_that_fit(load: Deployment) -> dict[str, Deployment]:
         if load.groups and 1 < gpus < n:
             own = replace(own, times=load.groups.all_reduces(gpus, 1))
         for name, split in all_splits(own).items():
-            # One stream takes one replica, which is a split over fewer cards.
-            if split.replicas > 1 or split.obstacle:
+            # One user takes one replica, which is a split over fewer cards.
+            if split.replicas > load.slots or split.obstacle:
                 continue
             of_fewer = f"one card of {n}" if gpus == 1 else f"{name} on {gpus} of {n} cards"
             fitting[of_fewer if gpus < n else name] = split
     return fitting
+
+
+def nodes_needed(
+    speed_of: Callable[[int], Speed | None], users: int, limit: float
+) -> list[Span | None]:
+    """The fewest nodes that reach `limit` tokens/s together, by the span and by the likely range of
+    `speed_of`, which has the speed of one node for so many users; None of what no number of nodes
+    reaches. The nodes share the users evenly, and each user is served by one node."""
+    speeds = cache(speed_of)
+
+    def reached(nodes: int, end: str, is_likely: bool) -> float:
+        least, nodes_with_more = divmod(users, nodes)
+        total = 0.0
+        for own, count in ((least, nodes - nodes_with_more), (least + 1, nodes_with_more)):
+            if count:
+                speed = speeds(own)
+                span = speed and (speed.likely if is_likely else speed.span)
+                if span is None:
+                    return 0.0
+                total += count * float(getattr(span, end))
+        return total
+
+    def fewest(end: str, is_likely: bool) -> int | None:
+        nodes = range(1, users + 1)
+        at = bisect_left(nodes, True, key=lambda n: reached(n, end, is_likely) >= limit)
+        return nodes[at] if at < users else None
+
+    found = list[Span | None]()
+    for is_likely in (False, True):
+        ends = [fewest(end, is_likely) for end in ("value", "high", "low")]
+        known = [float(end) for end in ends if end is not None]
+        found.append(Span(*known) if len(known) == len(ends) else None)
+    return found

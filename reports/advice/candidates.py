@@ -3,16 +3,16 @@
 import datetime
 import re
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from reports.advice.best_split import Speed, best_speed
+from reports.advice.best_split import Speed, best_speed, nodes_needed
 from reports.advice.call_percentiles import FIELDS, call_percentile
 from reports.advice.group_times import assumed_groups
 from reports.advice.reduce_times import (
@@ -87,25 +87,28 @@ class Electricity(SpecTable):
 
 
 class Workload(SpecTable):
-    """A model, its weights and the engine that serves it, named as in `advise`; one stream has
-    `context` cached tokens."""
+    """A model, its weights and the engine that serves it, named as in `advise`; each of its `users`
+    has a stream with `context` cached tokens."""
 
     model: str
     weights: str
     engine: str = "vllm"
     context: Annotated[int, msgspec.Meta(ge=0, le=10**7)] = 4096
+    users: Annotated[int, msgspec.Meta(ge=1, le=10**5)] = 1
 
 
 class Offer(SpecTable):
     """A candidate: its GPUs and its runs (files, folders and globs, in the file relative to it).
     `link` joins its GPUs, named as in `advise`, and `peer_access` says whether their driver joins
     them without host memory; None stands for the GPU's own. `power_w` is the power of all GPUs in
-    watts, where its runs do not tell it; None stands for the data sheet."""
+    watts, where its runs do not tell it; None stands for the data sheet. `qualified` are the files
+    of lines that `bench.qualify` printed on it."""
 
     gpu: str
     gpus: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     price: Price
     runs: list[str] = []
+    qualified: list[str] = []
     link: str | None = None
     peer_access: bool | None = None
     power_w: Positive | None = None
@@ -125,8 +128,8 @@ class Spec(SpecTable):
 
 PER_SPEED, PER_MILLION = " per token/s", " per million tokens"
 COSTS = "lifetime_years", "hours_per_day", "electricity"
-DAYS_PER_YEAR = 365.25
-# ("us", bytes), ("P99", bytes) in us, ("GB/s", bytes) or ("tok/s", model name)
+NODES = "nodes"
+# ("us", bytes), ("P99", bytes) in us, ("GB/s", bytes), ("tok/s", model name), (NODES, requirement)
 FigureKey = tuple[str, int | str]
 
 
@@ -174,6 +177,8 @@ class Figure:
         """The text without what is likely."""
         if self.value is None:
             return "-"
+        if self.unit == NODES:
+            return f"at least {counted(round(self.low or self.value), 'node')}"
 
         interval = ""
         if self.low != self.high:
@@ -189,23 +194,29 @@ class Figure:
         nothing is known."""
         if not self.likely:
             return ""
+        if self.unit == NODES:
+            return f"likely {self.likely.low:.0f} to {self.likely.high:.0f}"
         text = f"likely {number(self.likely.low)} to {number(self.likely.high)}"
         if self.speed and self.speed.likely_split != self.speed.split:
             text += f" by {self.speed.likely_split}"
         return text
 
 
-def read_spec(path: Path) -> tuple[Spec, dict[str, Offer], list[Requirement]]:
-    """The spec, its candidates by name, and its requirements. Raises ResultError."""
+def content_of_spec(path: Path) -> bytes:
+    """Raises ResultError."""
     if is_archive(path):
         raise ResultError(
             f"{path} is an archive: unpack it (tar xf {path}), complete the spec.toml in it, and "
             "name that"
         )
+    return content_of(path, most_bytes=1 << 20)
+
+
+def read_spec(path: Path, content: bytes) -> tuple[Spec, dict[str, Offer], list[Requirement]]:
+    """The spec with this content, its candidates by name, and its requirements. Raises
+    ResultError."""
     try:
-        tables = printable_in(
-            msgspec.toml.decode(content_of(path, most_bytes=1 << 20).removeprefix(BOM_UTF8))
-        )
+        tables = printable_in(msgspec.toml.decode(content.removeprefix(BOM_UTF8)))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ResultError(f"{path} is not TOML ({error})") from error
 
@@ -213,6 +224,7 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Offer], list[Requirement]]:
     for name, fields in spec.candidates.items():
         offers[name] = convert(fields, Offer, f"{path}, candidate {name}")
         offers[name].runs = [str(path.parent / run) for run in offers[name].runs]
+        offers[name].qualified = [str(path.parent / file) for file in offers[name].qualified]
         with placed(f"{path}, candidate {name}"):
             link_of(offers[name])
 
@@ -334,20 +346,34 @@ def figures_of(
         alone_us = spans_of(launches, "time_us")[size]
         return wire_factor(gpus) * size / alone_us / 1e3, origin
 
+    def speed_of(name: str, users: int) -> Speed | None:
+        """Of so many of the model's users on this candidate."""
+        work = spec.models[name]
+        with placed(f"model {name}"):
+            load = Deployment(
+                model_by_name(work.model),
+                gpu,
+                work.weights,
+                times,
+                work.context,
+                batch=users,
+                slots=users,
+                tensor=gpus,
+                groups=groups,
+            )
+            engine = find("engine", ENGINES, work.engine)
+            return best_speed(load, link, engine, has_times=bool(origin))
+
     figures = dict[FigureKey, Figure]()
     for unit, label in keys:
+        if unit == NODES:
+            figures[unit, label] = _nodes(str(label), offer, spec, speed_of)
+            continue
         if unit in FIELDS:
             figures[unit, label] = _percentile(gpus, launches, int(label), unit)
             continue
         if isinstance(label, str):
-            work, name = spec.models[label], label
-            with placed(f"model {name}"):
-                model = model_by_name(work.model)
-                load = Deployment(
-                    model, gpu, work.weights, times, work.context, tensor=gpus, groups=groups
-                )
-                engine = find("engine", ENGINES, work.engine)
-                speed = best_speed(load, link, engine, has_times=bool(origin))
+            name, speed = label, speed_of(label, spec.models[label].users)
             span, note = speed.span if speed else None, _origin_of_speed(speed, origin)
         else:
             name = size_text(label) + (" busbw" if unit == "GB/s" else "")
@@ -365,6 +391,23 @@ def figures_of(
         figures[unit, label] = figure
 
     return figures, list(times.notes if origin else launches.notes)
+
+
+def _nodes(
+    text: str, offer: Offer, spec: Spec, speed_of: Callable[[str, int], Speed | None]
+) -> Figure:
+    """How many nodes such as this candidate the requirement of tokens/s takes, and their price."""
+    requirement = requirement_of(text)
+    assert requirement
+    model = str(requirement.figure[1])
+    users = spec.models[model].users
+    least, likely = nodes_needed(partial(speed_of, model), users, requirement.limit)
+    figure = Figure(f"nodes for {text}", NODES, "no number of nodes is known to reach it")
+    if least:
+        figure.likely = likely
+        figure.value, figure.low, figure.high = least.value, least.low, least.high
+        figure.note = f"{least.low * offer.price.amount:g} {offer.price.currency}"
+    return figure
 
 
 def _percentile(gpus: int, launches: AllReduceLaunches, size_bytes: int, name: str) -> Figure:
@@ -391,88 +434,3 @@ def _origin_of_speed(speed: Speed | None, origin: str) -> str:
     if speed.at_best != speed.split:
         return f"{speed.split}, {by}; at best {speed.at_best}, by arithmetic, {origin}"
     return f"{speed.split}, {by}"
-
-
-def price_key(currency: str, model: str) -> FigureKey:
-    """The key of what a token per second of a model costs."""
-    return currency + PER_SPEED, f"{model}, price"
-
-
-def money(
-    offer: Offer, spec: Spec, launches: AllReduceLaunches, figures: Iterable[Figure]
-) -> list[Figure]:
-    """The price, also of a token per second of each model; the power; and the cost of a million
-    tokens of each model, if the spec has COSTS."""
-    price, power = offer.price, power_of(offer, launches)
-    speeds = [figure for figure in figures if figure.unit == "tok/s"]
-    costs = [
-        Figure(
-            f"{speed.name}, price",
-            f"{price.currency}{PER_SPEED}",
-            "price by speed",
-            price.amount / speed.value if speed.value else None,
-            price.amount / speed.high if speed.high else None,
-            price.amount / speed.low if speed.low else None,
-            likely=price.amount / speed.likely if speed.likely else None,
-        )
-        for speed in speeds
-    ]
-    if spec.electricity:
-        costs += [cost_of_tokens(speed, power, price, spec) for speed in speeds]
-    return [
-        Figure("price", price.currency, price.date.isoformat(), price.amount),
-        *costs,
-        power,
-    ]
-
-
-def power_of(offer: Offer, launches: AllReduceLaunches) -> Figure:
-    """The power of a candidate's GPUs: the mean over its runs of what they drew after each round,
-    between the least and the greatest of a round; else by the spec, else by the data sheet."""
-    name, unit = "power of the GPUs", "W"
-    measured = [
-        power_w for run in launches.runs if run.end and (power_w := run.end.power_w(run.run))
-    ]
-    if measured:
-        lows, medians, highs = zip(*measured, strict=True)
-        note = f"measured after rounds of all-reduces in {counted(len(measured), 'run')}, range"
-        if offer.power_w:
-            note += f"; spec: {number(offer.power_w)} W"
-        return Figure(name, unit, note, fmean(medians), min(lows), max(highs))
-    if offer.power_w:
-        return Figure(name, unit, "spec", offer.power_w)
-    tdp_w = card_of(offer).tdp_w
-    if tdp_w is None:
-        return Figure(name, unit, "neither power_w nor watts among the card's figures")
-    return Figure(name, unit, "data sheet", offer.gpus * tdp_w)
-
-
-def cost_of_tokens(speed: Figure, power: Figure, price: Price, spec: Spec) -> Figure:
-    """What a million tokens of one stream cost: the price over all seconds of work in the lifetime,
-    and the electricity of a second, by the tokens of a second."""
-    assert spec.electricity
-    assert spec.lifetime_years
-    assert spec.hours_per_day
-    work_s = spec.lifetime_years * DAYS_PER_YEAR * spec.hours_per_day * 3600
-    price_of_joule = spec.electricity.amount / 3.6e6
-
-    def of_a_second(power_w: float) -> float:
-        return price.amount / work_s + power_w * price_of_joule
-
-    def cost(tokens_per_s: float | None, power_w: float | None) -> float | None:
-        if not tokens_per_s or power_w is None:
-            return None
-        return 1e6 * of_a_second(power_w) / tokens_per_s
-
-    likely = None
-    if speed.likely and power.value is not None:
-        likely = 1e6 * of_a_second(power.value) / speed.likely
-    return Figure(
-        f"{speed.name}, million tokens",
-        f"{price.currency}{PER_MILLION}",
-        f"price and electricity, power: {power.note.partition(' after')[0]}",
-        cost(speed.value, power.value),
-        cost(speed.high, power.low or power.value),
-        cost(speed.low, power.high or power.value),
-        likely=likely,
-    )

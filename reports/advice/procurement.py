@@ -4,30 +4,24 @@ With m verdicts each interval has a confidence of 1 - 0.05/m (Bonferroni). A ver
 if one end of its interval is, so the chance of any wrong verdict is at most 2.5 %."""
 
 import argparse
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
-from typing import Any
 
-from reports.advice import candidates
+from reports.advice import candidates, costs, sign_off
+from reports.advice.appraisal import WORST_LAST, Appraisal, Procurement, table_rows
 from reports.advice.call_percentiles import FIELDS
-from reports.advice.candidates import Figure, FigureKey, Offer, Requirement, Spec
+from reports.advice.candidates import NODES, Figure, FigureKey, Offer, Requirement, Spec
 from reports.advice.likely import reached_text
-from reports.advice.reduce_times import (
-    LEAST_LAUNCHES,
-    AllReduceLaunches,
-    other_hardware,
-    read_launches,
-)
-from reports.kit.chart import forest
-from reports.kit.page import Banner, Page, Row, Section, role_of, to_html
-from reports.tables.sentences import counted, lay_out, number, plain_table, some, start_time
+from reports.advice.procure_page import procure_page
+from reports.advice.reduce_times import LEAST_LAUNCHES, other_hardware, read_launches
+from reports.kit.page import to_html
+from reports.tables.sentences import counted, lay_out, number, plain_table, some
 from reports.verdicts.verdict import FAMILY_P
+from wiretax import __version__
 from wiretax.common.grouped import grouped
-from wiretax.common.program import BENCH, REPORTS, RUN, answer, on_ranks
-from wiretax.common.untrusted import printable
+from wiretax.common.program import answer
 from wiretax.record.result import ResultError
 from wiretax.record.writing import write_named
 
@@ -41,45 +35,6 @@ SAID = {
     "UNDECIDED": " may meet every requirement, UNDECIDED: {}",
     "FAIL": " fails {}",
 }
-WORST_LAST = [*SAID]
-# The heading of the first column; no candidate's name has a line break.
-WHAT = "requirement,\nfigure"
-
-
-@dataclass
-class Appraisal:
-    """A candidate with its all-reduces, its figures, of which all candidates have the same, a
-    verdict and its reason for each requirement, and doubts about its figures."""
-
-    name: str
-    offer: Offer
-    launches: AllReduceLaunches
-    figures: dict[FigureKey, Figure]
-    verdicts: dict[Requirement, tuple[str, str]]
-    notes: list[str]
-
-    @property
-    def word(self) -> str:
-        """The verdict on all requirements: the worst, where undecided is worse than a pass."""
-        words = {word for word, _ in self.verdicts.values()}
-        return max(words, key=WORST_LAST.index, default="N/A")
-
-    @property
-    def run_ids(self) -> list[str]:
-        return [run.run.run_id for run in self.launches.runs]
-
-
-@dataclass
-class Procurement:
-    """The content of the table and the page; its strings are printable. `prices` compares what
-    speed costs."""
-
-    headline: str
-    word: str
-    prices: list[str]
-    verdicts: Counter[str]
-    appraisals: list[Appraisal]
-    sentences: list[str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +60,7 @@ def procure(arguments: argparse.Namespace) -> int:
         write_named(arguments.html, to_html(page).encode())
 
     appraisals = procurement.appraisals
-    table = plain_table(["", *(each.name for each in appraisals)], _rows(appraisals))
+    table = plain_table(["", *(each.name for each in appraisals)], table_rows(appraisals))
     for column in table.columns:
         column.no_wrap, column.vertical = False, "top"
     answer(
@@ -116,6 +71,9 @@ def procure(arguments: argparse.Namespace) -> int:
             [("", table)],
             procurement.sentences,
         ),
+        made=procurement.made,
+        version=__version__,
+        spec_sha256=procurement.spec_sha256,
         headline=procurement.headline,
         verdicts=procurement.verdicts,
         candidates=[
@@ -125,6 +83,8 @@ def procure(arguments: argparse.Namespace) -> int:
                 "gpus": each.offer.gpus,
                 "run_ids": each.run_ids,
                 "figures": [*each.figures.values()],
+                "files": each.files,
+                "cards": each.cards,
                 "requirements": [
                     {"requirement": requirement.text, "verdict": verdict, "reason": reason}
                     for requirement, (verdict, reason) in each.verdicts.items()
@@ -143,7 +103,8 @@ def procure(arguments: argparse.Namespace) -> int:
 def evaluate(path: Path) -> Procurement:
     """Judges the candidates of the spec at `path`. Raises ResultError for an unusable spec or
     run."""
-    spec, offers, requirements = candidates.read_spec(path)
+    content = candidates.content_of_spec(path)
+    spec, offers, requirements = candidates.read_spec(path, content)
     n_verdicts = len(requirements) * len(offers)
     confidence = 1 - 2 * FAMILY_P / max(n_verdicts, 1)
     appraisals = [
@@ -168,8 +129,8 @@ def evaluate(path: Path) -> Procurement:
         )
 
     sentences += [
-        f"{name}: {work.model}, {work.weights}, one stream with {work.context} tokens "
-        "cached, by the split that is fastest; the arithmetic of advise."
+        f"{name}: {work.model}, {work.weights}, {counted(work.users, 'user')} with {work.context} "
+        "tokens cached each, by the split that is fastest; the arithmetic of advise."
         for name, work in spec.models.items()
     ]
     if spec.models:
@@ -177,7 +138,7 @@ def evaluate(path: Path) -> Procurement:
     if spec.electricity and spec.models:
         paid = spec.electricity
         sentences.append(
-            f"A million tokens of one stream cost the price over {spec.lifetime_years:g} years of "
+            f"A million tokens cost the price over {spec.lifetime_years:g} years of "
             f"{spec.hours_per_day:g} hours a day, and the electricity of the GPUs at "
             f"{paid.amount:g} {paid.currency} per kWh. They cost at least that: tok/s are upper "
             "limits, and the host draws power too."
@@ -185,7 +146,8 @@ def evaluate(path: Path) -> Procurement:
     sentences += [f"{each.name}: {note}" for each in appraisals for note in each.notes]
     headline, word, slower = _headline(appraisals)
     below = [*slower, *_prices(appraisals, spec)]
-    return Procurement(headline, word, below, counts, appraisals, sentences)
+    made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    return Procurement(headline, word, below, counts, appraisals, sentences, content, made)
 
 
 def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str, list[str]]:
@@ -248,7 +210,7 @@ def _prices(appraisals: Sequence[Appraisal], spec: Spec) -> list[str]:
     sentences = list[str]()
     for currency, own in grouped(appraisals, lambda each: each.offer.price.currency).items():
         for model in spec.models:
-            key = candidates.price_key(currency, model)
+            key = costs.price_key(currency, model)
             prices = {each.name: each.figures[key] for each in own if each.figures[key].value}
             if len(prices) > 1:
                 ordered = sorted(prices.items(), key=lambda item: _likely_price(item[1]))
@@ -276,7 +238,13 @@ def _appraise(
                 f"candidate {name} has gpu = {offer.gpu!r}, and {run.path} ran on CPU cores"
             )
     of_models: list[FigureKey] = [("tok/s", model) for model in spec.models]
-    keys = dict.fromkeys([*ALWAYS, *of_models, *(each.figure for each in requirements)])
+    of_nodes: list[FigureKey] = [
+        (NODES, each.text)
+        for each in requirements
+        if each.figure[0] == "tok/s" and spec.models[str(each.figure[1])].users > 1
+    ]
+    required = (each.figure for each in requirements)
+    keys = dict.fromkeys([*ALWAYS, *of_models, *required, *of_nodes])
     figures, notes = candidates.figures_of(offer, launches, spec, keys)
     hardware = other_hardware(launches, candidates.card_of(offer))
     verdicts = {}
@@ -289,9 +257,19 @@ def _appraise(
             verdict = "UNDECIDED", launches.faults[0]
         verdicts[requirement] = verdict
 
-    money = candidates.money(offer, spec, launches, figures.values())
+    money = costs.money(offer, spec, launches, figures.values())
     figures |= {(figure.unit, figure.name): figure for figure in money}
-    return Appraisal(name, offer, launches, figures, verdicts, [*notes, *launches.faults])
+    return Appraisal(
+        name,
+        offer,
+        launches,
+        figures,
+        sign_off.cost_rows(name, offer, figures, spec),
+        sign_off.judged_files(name, offer, launches),
+        sign_off.qualified_cards(name, offer, launches),
+        verdicts,
+        [*notes, *launches.faults],
+    )
 
 
 def judge(requirement: Requirement, figure: Figure, hardware: str | None) -> tuple[str, str]:
@@ -339,83 +317,3 @@ def judge(requirement: Requirement, figure: Figure, hardware: str | None) -> tup
     if word == "FAIL" and speed and requirement.is_met(speed.most_of_fewer or 0):
         return "UNDECIDED", f"{reason}; nobody measured fewer of its cards"
     return word, reason + likely
-
-
-def _rows(appraisals: Sequence[Appraisal]) -> list[dict[str, str]]:
-    """A row for each requirement and for each figure, with a cell for each candidate."""
-    rows = [
-        {WHAT: requirement.text}
-        | {each.name: "\n".join(each.verdicts[requirement]) for each in appraisals}
-        for requirement in appraisals[0].verdicts
-    ]
-    runs = {}
-    for each in appraisals:
-        logs = [start_time(run.run) for run in each.launches.runs if run.run.imported_from]
-        runs[each.name] = f"{len(each.run_ids)}\n{some(logs)}".rstrip()
-    rows.append({WHAT: "runs"} | runs)
-
-    for figures in zip(*(each.figures.values() for each in appraisals), strict=True):
-        cells = [f"{figure.text}\n{figure.note}" for figure in figures]
-        rows.append({WHAT: figures[0].name} | dict(zip(runs, cells, strict=True)))
-
-    return rows
-
-
-def procure_page(procurement: Procurement, spec: Path) -> Page:
-    """The page for `procure --html`: the candidates side by side."""
-    appraisals = procurement.appraisals
-    counts = ", ".join(f"{n} {word}" for word, n in procurement.verdicts.items())
-    runs = [f"{each.name}: {run_id}" for each in appraisals for run_id in each.run_ids]
-    undecided = [each for each in appraisals if each.word == "UNDECIDED"]
-    to_do = "Nothing: these launches decide every requirement."
-    if undecided:
-        command = f"{on_ranks(undecided[0].offer.gpus, 'allreduce')} --out {undecided[0].name}"
-        names = some([each.name for each in undecided])
-        to_do = f"On {names}, add launches until they decide: {command}"
-    elif "UNVERIFIED" in procurement.verdicts:
-        to_do = (
-            "Measure tok/s with an engine, since these are upper limits, and what else nobody "
-            f"measured on the machines themselves: {RUN}{BENCH}survey"
-        )
-    return Page(
-        f"Procurement: {procurement.headline}",
-        Banner(
-            procurement.word if counts else counted(len(appraisals), "candidate"),
-            f"{procurement.headline}.",
-            [counts, *procurement.prices],
-        ),
-        [
-            Section("What to do next", [to_do]),
-            Section("Each figure beside its requirement", rows=_points(procurement)),
-            Section(
-                "Requirements, and figures with their intervals over launches",
-                rows=_rows(appraisals),
-            ),
-            Section("How to read this", procurement.sentences),
-        ],
-        reproduce={
-            "command, without folders": f"{RUN}{REPORTS} procure {quote(printable(spec.name))}",
-            "run ids": "\n".join(runs),
-        },
-    )
-
-
-def _points(procurement: Procurement) -> list[Row]:
-    """Each candidate's figure with its interval as shares of each requirement's limit."""
-    rows, shares = list[dict[str, str]](), list[Any]()
-    for each in procurement.appraisals:
-        for requirement, (word, _) in each.verdicts.items():
-            figure = each.figures[requirement.figure]
-            if figure.value is not None:
-                ends = figure.value, figure.low, figure.high
-                # An end at 0 has no place on a logarithmic scale.
-                shares.append([end / requirement.limit - 1 if end else None for end in ends])
-                rows.append(
-                    {"requirement": requirement.text, "candidate": each.name, "verdict": word}
-                )
-
-    if not rows:
-        return []
-    roles = [role_of(row["verdict"]) for row in rows]
-    heading, drawings = forest(shares, roles, words="below | above")
-    return [row | {heading: drawing} for row, drawing in zip(rows, drawings, strict=True)]

@@ -40,6 +40,12 @@ ROLES = {word: role for role, words in WORDS.items() for word in words.split(", 
 # `5.23`, `3.65 us`, `+5.0% [+4.1% +5.9%]`, a cell of a heat map.
 NUMBER = re.compile(r"[-+]?\d[\d.]*%?( [\w/]+)?( \[[^]]*])?(\n|$)|<div class=.heat")
 
+# Where a person signs, also on paper.
+SIGNATURE = Markup("").join(
+    Markup('<span class="sign">{}</span> ').format(field)
+    for field in ("Name, department", "Date", "Signature")
+)
+
 # A text, with small print below its first line; a text and its link to a page; a drawing; or a row
 # of these.
 Cell = str | tuple[str, str] | list[str | tuple[str, str]]

@@ -492,4 +492,4 @@ def test_an_end_at_0_is_not_drawn_at_the_limit(launches):
     (row,) = procure_page(procurement, path).sections[1].rows
     drawing = next(str(cell) for heading, cell in row.items() if "lines at" in heading)
     [(low, high)] = re.findall(r"M(-?[\d.]+) 12H(-?[\d.]+)", drawing)
-    assert float(low) < float(high) < 0, "3 us of 8 are left of the limit"
+    assert float(low) > float(high) > 0, "3 us of 8 are right of the limit, where it meets"

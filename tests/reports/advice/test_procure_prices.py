@@ -89,7 +89,7 @@ def test_the_cost_of_a_million_tokens_by_hand(launches, capsys):
         each for each in json.loads(out)["candidates"][0]["figures"] if "million" in each["name"]
     ]
     assert found["value"] == pytest.approx(cost.value)
-    assert "million tokens" not in ask(capsys, spec(launches))[1]
+    assert "EUR per million tokens" not in ask(capsys, spec(launches))[1]
 
 
 @pytest.mark.parametrize(

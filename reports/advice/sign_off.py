@@ -1,0 +1,108 @@
+"""What a buyer signs with a procurement: the files that were judged with their SHA-256, the cards
+by serial number, and all that the price of a million tokens rests on."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from reports.advice.candidates import PER_MILLION, Figure, FigureKey, Offer, Spec
+from reports.advice.costs import POWER, work_s
+from reports.advice.reduce_times import AllReduceLaunches
+from reports.advice.specs import convert
+from reports.tables.sentences import number
+from wiretax.common.untrusted import printable, printable_in
+from wiretax.record.archive import digest
+from wiretax.record.packed import archive_of
+from wiretax.record.result import NOT_JSON, ResultError, content_of
+
+MOST_LINES_BYTES = 1 << 24
+STATUSES = {0: "PASS", 1: "FAIL"}  # of bench.qualify; another one is undecided
+
+
+class MachineName(msgspec.Struct):
+    id: str
+
+
+class QualifiedCard(msgspec.Struct):
+    """A line of `bench.qualify`; without GPUs it is of the host, and has no `serial`."""
+
+    date: str
+    status: int
+    archive: str
+    serial: str | None
+    gpu: str | None
+    machine: MachineName | None
+
+
+def judged_files(name: str, offer: Offer, launches: AllReduceLaunches) -> list[dict[str, str]]:
+    """A row for each file that speaks for the candidate; an archive is one. Raises ResultError."""
+    paths = [archive_of(run.path) or run.path for run in launches.runs]
+    return [
+        {"candidate": name, "file": printable(path.name), "SHA-256": digest(path)}
+        for path in dict.fromkeys([*paths, *map(Path, offer.qualified)])
+    ]
+
+
+def qualified_cards(name: str, offer: Offer, launches: AllReduceLaunches) -> list[dict[str, str]]:
+    """A row for each card that `bench.qualify` judged. Raises ResultError."""
+    machines = {run.run.machine_id for run in launches.runs}
+    return [
+        {
+            "serial number": card.serial or "unknown",
+            "card": card.gpu or "-",
+            "candidate": name,
+            "bench.qualify": STATUSES.get(card.status, "UNDECIDED"),
+            "when": card.date,
+            "machine": "of the runs"
+            if card.machine and card.machine.id in machines
+            else "other than that of the runs",
+            "SHA-256 of its archive": card.archive,
+        }
+        for path in map(Path, offer.qualified)
+        for card in _cards(path)
+    ]
+
+
+def _cards(path: Path) -> Iterator[QualifiedCard]:
+    lines = content_of(path, MOST_LINES_BYTES).splitlines()
+    if not lines:
+        raise ResultError(f"{path} is empty: bench.qualify prints a line for each card")
+    for at, line in enumerate(lines, start=1):
+        place = f"{path}, line {at}, is not of bench.qualify"
+        try:
+            fields = printable_in(msgspec.json.decode(line))
+        except NOT_JSON as error:
+            raise ResultError(f"{place}: {error}") from error
+        yield convert(fields, QualifiedCard, place)
+
+
+def cost_rows(
+    name: str, offer: Offer, figures: Mapping[FigureKey, Figure], spec: Spec
+) -> list[dict[str, str]]:
+    """A row for each model: the price of a million tokens with all that it rests on."""
+    if not spec.electricity:
+        return []
+    currency, power = offer.price.currency, figures[POWER]
+    price_of_hour = 3600 * offer.price.amount / work_s(spec)
+    watts = power.value
+    rows = []
+    for model in spec.models:
+        cost = figures[currency + PER_MILLION, f"{model}, million tokens"]
+        energy = figures["kWh" + PER_MILLION, f"{model}, energy"]
+        rows.append(
+            {
+                "model": model,
+                "candidate": name,
+                "tok/s, at most": number(figures["tok/s", model].value),
+                "price": f"{offer.price.amount:g} {currency}",
+                "work": f"{spec.lifetime_years:g} years of {spec.hours_per_day:g} hours a day",
+                "price an hour": f"{number(price_of_hour)} {currency}",
+                "power": f"{number(watts)} W\n{power.note}",
+                "electricity": f"{spec.electricity.amount:g} {currency} per kWh",
+                "kWh a million tokens, at least": f"{number(energy.value)}\n{energy.likely_text}",
+                f"{currency} a million tokens, at least": f"{number(cost.value)}\n"
+                f"{cost.likely_text}",
+            }
+        )
+    return rows

@@ -17,14 +17,15 @@ from bench.surveys.survey_archive import clean_logs, command_of, folder_inside, 
 from reports.advice.candidates import FigureKey, content_of_spec, figures_of, read_spec
 from reports.advice.given_card import FORM
 from reports.advice.reduce_times import CONFIDENCE, read_launches
-from reports.kit.page import Banner, Page, Section, command_cell, to_html
+from reports.kit.page import SIGNATURE, Banner, Cell, Page, Section, command_cell, to_html
 from reports.site.run_page import run_page
 from reports.tables import show
 from reports.tables.headline import Point
 from reports.tables.sentences import counted, number
+from wiretax import __version__
 from wiretax.common.program import BENCH, REPORTS, RUN, SEND_ARCHIVE
 from wiretax.common.untrusted import printable
-from wiretax.record.archive import CONTENTS
+from wiretax.record.archive import CONTENTS, digest
 from wiretax.record.result import ResultError
 from wiretax.record.schema import Result
 from wiretax.record.writing import write_whole
@@ -75,10 +76,12 @@ PRIVACY = (
 )
 
 
-def page_of(survey: Survey, exit_status: int, folder: Path, archive: Path) -> Page:
+def page_of(
+    survey: Survey, exit_status: int, folder: Path, archive: Path, archive_sha256: str = ""
+) -> Page:
     """The headline, what was measured, a row for each step with what to type if it failed, the page
     of the headline's run, and what each step printed. `folder` and `archive` are the survey's as
-    they are shown."""
+    they are shown; the page in the archive cannot name the archive's own SHA-256."""
     # Of each step its first launch that measured something, or its first.
     shown = [
         next(iter(survey.launches(step.name)), step) for step in survey.steps if step.launch == 1
@@ -127,6 +130,7 @@ def page_of(survey: Survey, exit_status: int, folder: Path, archive: Path) -> Pa
             )
             for step in shown
         ),
+        *sign_sections(survey, archive_sha256),
         Section("In the archive", [] if asks_for_archive(survey) else PRIVACY, folded=True),
     ]
     page.reproduce["this page"] = command_of(survey)
@@ -178,6 +182,25 @@ def send_section(archive: Path) -> Section:
         [["Attach it to the form at", address], *SEND, *PRIVACY, "This prints the rows of it:"],
         text=f"{RUN}{REPORTS} references check {quote(str(archive))}",
     )
+
+
+def sign_sections(survey: Survey, archive_sha256: str) -> list[Section]:
+    """The SHA-256 of each run, when and by what this was made, and where to sign for it."""
+    made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    sentences: list[Cell] = [f"Made on {made} by Wiretax {__version__}, {command_of(survey)}."]
+    if archive_sha256:
+        sentences.append(f"The archive, {survey.archive.name}: SHA-256 {archive_sha256}.")
+    sentences.append("bench.qualify tells the serial number of each card; a survey leaves it out.")
+    rows = [
+        {
+            "run": step.result.path.name,
+            "step": step.title,
+            "SHA-256": digest(step.result.path),
+        }
+        for step in survey.steps
+        if step.result
+    ]
+    return [Section("Runs", rows=rows), Section("To sign", [*sentences, SIGNATURE])]
 
 
 def model_sentences(survey: Survey) -> list[str]:
@@ -252,8 +275,9 @@ def next_command(survey: Survey, folder: Path) -> tuple[str, str]:
 
 def write(survey: Survey, exit_status: int) -> Page:
     """Writes a spec for `procure` and the page, then `survey.json` and the archive with all files
-    of the folder; returns the page. The page in the archive names its own folder, as that of the
-    survey may have a name that tells too much. Raises OSError, ResultError."""
+    of the folder; returns the page, which then names the SHA-256 of the archive. The page in the
+    archive names its own folder, as that of the survey may have a name that tells too much. Raises
+    OSError, ResultError."""
     clean_logs(survey)
     write_whole(survey.inside / SPEC, spec_of(survey).encode())
     inside = folder_inside(survey)
@@ -261,7 +285,9 @@ def write(survey: Survey, exit_status: int) -> Page:
     write_whole(survey.inside / PAGE, to_html(page).encode(errors="replace"))
     sent = page_of(survey, exit_status, inside, Path(f"{inside}.tar.gz"))
     others = {PAGE: to_html(sent).encode(errors="replace")}
-    write_archive(survey, "survey", exit_status, inside, others)
+    sha256 = write_archive(survey, "survey", exit_status, inside, others)
+    page = page_of(survey, exit_status, survey.folder, survey.archive, sha256)
+    write_whole(survey.inside / PAGE, to_html(page).encode(errors="replace"))
     return page
 
 

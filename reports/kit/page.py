@@ -69,12 +69,13 @@ class Banner:
 @dataclass
 class Card:
     """A figure under the name of a thing, which links to a page. `word` is its verdict, `lines` are
-    cells."""
+    cells. The name of its `group` stands before the first card of it."""
 
-    name: Cell
+    name: tuple[str, str]
     figure: str
     word: str = ""
     lines: Sequence[Cell] = ()
+    group: str = ""
 
 
 @dataclass

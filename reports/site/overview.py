@@ -4,6 +4,7 @@ changed."""
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 
 import numpy as np
 
@@ -36,12 +37,14 @@ from reports.tables.sentences import (
 from reports.trends.history import History, draw_series
 from reports.trends.series import Series
 from reports.verdicts.verdict_pages import ORDER
+from wiretax.common.grouped import grouped
 from wiretax.common.program import on_ranks
 from wiretax.record.observations import Entry
 from wiretax.record.result import time_of
 
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
 PICTURE = "index.png"
+MOST_EARLY_CARDS = 8  # of more cards, those of a machine that are too early share a line
 MOST_CHARTS = 6  # on the page, of changes or else of machines and benchmarks
 
 Pages = Mapping[str, Page]
@@ -50,8 +53,7 @@ Pages = Mapping[str, Page]
 def overview_page(store: Store, pages: Pages) -> Page:
     """The overview of a site with these other pages, by file."""
     newest = [entry for entries in store.groups.values() for entry in entries[-MOST_RUNS:]]
-    cards = [_card(store, key, entries, pages) for key, entries in store.groups.items()]
-    cards.sort(key=lambda card: WORST_FIRST.index(card.word) if card.word in WORST_FIRST else -1)
+    cards, early = _cards(store, pages)
     others = [page for file, page in pages.items() if not file.startswith(("run", "history"))]
     others.reverse()  # the newest first
     events = store.history.standing
@@ -68,6 +70,7 @@ def overview_page(store: Store, pages: Pages) -> Page:
             rows=[_run_row(entry, pages) for entry in store.history.wrong],
         ),
         Section("Machines and benchmarks", cards=cards, charts=charts),
+        Section("Too early to tell a change", early),
         Section(
             "Campaigns and other reports",
             rows=[
@@ -136,6 +139,32 @@ def _banner(store: Store) -> Banner | None:
         f"To read what another harness printed: {IMPORT} LOG",
     ]
     return Banner(TOO_EARLY, found, todo)
+
+
+def _cards(store: Store, pages: Pages) -> tuple[list[Card], list[Cell]]:
+    """The cards by machine, the newest first, and of each machine a line on what is too early to
+    judge."""
+    cards, lines = dict[tuple[str, str], Card](), list[Cell]()
+    for keys in grouped(reversed(store.groups), itemgetter(0)).values():
+        early = list[str | tuple[str, str]]()
+        for key in keys:
+            card = _card(store, key, store.groups[key], pages)
+            if card.word == TOO_EARLY.lower() and len(store.groups) > MOST_EARLY_CARDS:
+                runs = missing(part_of(store.history, key)).partition(" until")[0]
+                early += [(key[1], card.name[1]), f"({runs})"]
+            else:
+                cards[key] = card
+        if early:
+            lines.append([f"{_machine(store, keys[0])}:", *early])
+
+    has_groups = len({machine for machine, _ in cards}) < len(cards)
+    for key, card in cards.items():
+        card.group = _machine(store, key) if has_groups else ""
+    return [*cards.values()], lines
+
+
+def _machine(store: Store, key: tuple[str, str]) -> str:
+    return machine_name(store.groups[key][-1].run)
 
 
 def _card(store: Store, key: tuple[str, str], entries: list[Entry], pages: Pages) -> Card:

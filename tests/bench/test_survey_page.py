@@ -1,6 +1,7 @@
 """The page of a survey: its banner, the command that it recommends, what it asks for, and the names
 that neither it nor the archive tells."""
 
+import hashlib
 import html
 import re
 import shlex
@@ -17,6 +18,7 @@ from reports.__main__ import main as reports_main
 from reports.advice.given_card import FORM
 from tests.bench.test_survey import survey_of
 from tests.reports.synthetic_candidates import R9700, write_launches
+from wiretax import __version__
 from wiretax.common.program import SEND_ARCHIVE
 from wiretax.record.archive import read_contents, unpacked
 from wiretax.record.result import read
@@ -75,6 +77,24 @@ def test_the_banner_follows_the_exit_status(tmp_path, status, tuning, role, told
     assert f'<header class="banner {role}">' in page
     assert re.search(told, page)
     assert ("then the survey was interrupted" in page) == (status == 130)
+
+
+def test_the_page_can_be_signed(tmp_path):
+    """It named neither its date, its version nor a hash. The page in the archive cannot know the
+    hash of the archive."""
+    survey = surveyed(tmp_path / "survey", launches=2)
+    page = written(survey)
+    archived = unpacked(survey.archive)["index.html"].decode()
+    runs = [path.read_bytes() for path in survey.folder.glob("results/allreduce/*.jsonl")]
+    for content in runs:
+        assert hashlib.sha256(content).hexdigest() in page
+        assert hashlib.sha256(content).hexdigest() in archived
+    assert f"SHA-256 {hashlib.sha256(survey.archive.read_bytes()).hexdigest()}." in page
+    for each in (page, archived):
+        assert re.search(
+            rf"Made on \d{{4}}-\d\d-\d\d \d\d:\d\d UTC by Wiretax {__version__},", each
+        )
+        assert '<span class="sign">Signature</span>' in each
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 other encodings, copies, and stores with only campaigns or only imports."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from tests.launch import ROOT
 from tests.reports.site.test_dashboard import SMALL, Read, page_of
 from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_fleet import write_fleet
-from tests.reports.synthetic_run import mark_wrong, write_run
+from tests.reports.synthetic_run import ONE, mark_wrong, rewrite_head, write_run
 from tests.reports.synthetic_site import make_site
 
 
@@ -163,3 +164,27 @@ def test_git_ignores_the_default_place_in_a_checkout():
         pytest.skip("no checkout")
     done = subprocess.run(["git", "check-ignore", "-q", "site/index.html"], cwd=ROOT, check=False)
     assert done.returncode == 0
+
+
+def test_many_cards_are_grouped_by_machine_and_the_early_ones_share_a_line(tmp_path):
+    """Those that said nothing yet hid the others, in no order of machines."""
+    benchmarks = "allgather", "allreduce", "alltoall"
+    for number in range(3):
+        for place, name in enumerate(benchmarks):
+            for day in range(22 if number and place else 2):
+                run_id = f"2026-11-{day + 1:02}T0{number}-{place:02}-00Z-{name}-{number}"
+                made = write_run(tmp_path / "runs", run_id=run_id, n_blocks=6, **ONE)
+                rewrite_head(made.path, benchmark=name, machine_id=f"m{number}")
+    path = make_site(tmp_path / "runs", tmp_path / "site") / "index.html"
+    found = re.findall(r"<h3[^>]*>(?:<a [^>]*>)?([^<]+)", path.read_text())
+    cards = [text for text in found if " on " in text]
+    assert cards == [
+        f"{name} on AMD EPYC 9B45 ({machine})"
+        for machine in ("m2", "m1")
+        for name in ("alltoall", "allreduce")
+    ]
+    assert found[::3] == ["AMD EPYC 9B45 (m2)", "AMD EPYC 9B45 (m1)"]
+    early = Read(path).text.partition("Too early to tell a change")[2]
+    for machine, names in (("m2", ["allgather"]), ("m0", [*reversed(benchmarks)])):
+        said = " ".join(f"{name} (2 of 11 runs)" for name in names)
+        assert f"AMD EPYC 9B45 ({machine}): {said}" in " ".join(early.split())

@@ -11,7 +11,6 @@ from reports.__main__ import main
 from reports.advice.procurement import evaluate, procure_page
 from reports.advice.reduce_times import assumed_times
 from reports.advice.specs import GPUS, LINKS, with_peer_access
-from tests.launch import ROOT
 from tests.reports.synthetic_candidates import (
     BOX,
     MODELS,
@@ -430,16 +429,6 @@ def test_a_spec_is_read_as_people_write_it(launches):
     assert verdict_of(found)[0] == "UNVERIFIED"
     once = evaluate(spec(launches, [limit]))
     assert figure(found, "16 KiB").high == figure(once, "16 KiB").high
-
-
-def test_the_example_in_the_documentation_runs(tmp_path, capsys):
-    """Otherwise a reader would copy the example and meet an error in the first minute."""
-    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/buy.md").read_text(), re.DOTALL)
-    (tmp_path / "SPEC.toml").write_text(text)
-    for name, gpu in {"two-r9700": R9700, "two-5090": "NVIDIA GeForce RTX 5090"}.items():
-        write_launches(tmp_path / name, 6, gpu=gpu)
-    status, out, error = ask(capsys, tmp_path / "SPEC.toml")
-    assert (status, error) == (3, ""), out
 
 
 def test_logs_pass_only_if_they_name_the_gpus(tmp_path, capsys):

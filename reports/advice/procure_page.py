@@ -5,7 +5,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from reports.advice.appraisal import Appraisal, Procurement, table_rows
+from reports.advice.appraisal import WHAT, Appraisal, Procurement, table_rows
 from reports.kit.chart import forest
 from reports.kit.page import SIGNATURE, Banner, Cell, Page, Row, Section, command_after, role_of
 from reports.tables.sentences import counted
@@ -19,6 +19,11 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
     appraisals = procurement.appraisals
     counts = ", ".join(f"{n} {word}" for word, n in procurement.verdicts.items())
     runs = [f"{each.name}: {run_id}" for each in appraisals for run_id in each.run_ids]
+    costs = [row for each in appraisals for row in each.costs]
+    # What a section of its own explains.
+    explained = {
+        f"{row['model']}, {what}" for row in costs for what in ("energy", "million tokens")
+    }
     return Page(
         f"Procurement: {procurement.headline}",
         Banner(
@@ -31,12 +36,9 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
             Section("Each figure beside its requirement", rows=_points(procurement)),
             Section(
                 "Requirements, and figures with their intervals over launches",
-                rows=table_rows(appraisals),
+                rows=[row for row in table_rows(appraisals) if row[WHAT] not in explained],
             ),
-            Section(
-                "What a million tokens cost",
-                rows=[row for each in appraisals for row in each.costs],
-            ),
+            Section("What a million tokens cost", rows=costs),
             Section("How to read this", procurement.sentences),
             Section("Cards", rows=[row for each in appraisals for row in each.cards]),
             Section("Files", rows=[row for each in appraisals for row in each.files]),
@@ -47,7 +49,12 @@ def procure_page(procurement: Procurement, spec: Path) -> Page:
             ),
             Section(
                 "To sign",
-                [f"Made on {procurement.made} by Wiretax {__version__}.", SIGNATURE],
+                [
+                    f"{procurement.headline}.",
+                    f"Made on {procurement.made} by Wiretax {__version__} from the spec with the "
+                    f"SHA-256 {procurement.spec_sha256}.",
+                    SIGNATURE,
+                ],
             ),
         ],
         reproduce={

@@ -84,25 +84,27 @@ def cost_rows(
     if not spec.electricity:
         return []
     currency, power = offer.price.currency, figures[POWER]
-    price_of_hour = 3600 * offer.price.amount / work_s(spec)
-    watts = power.value
+    paid, price = spec.electricity, offer.price.amount
+    life = f"{spec.lifetime_years:g} years of {spec.hours_per_day:g} hours a day"
     rows = []
     for model in spec.models:
         cost = figures[currency + PER_MILLION, f"{model}, million tokens"]
+        if cost.value is None:  # the model does not fit, or no speed is known
+            continue
         energy = figures["kWh" + PER_MILLION, f"{model}, energy"]
+        price_of_hour = number(3600 * price / work_s(spec))
         rows.append(
             {
                 "model": model,
                 "candidate": name,
                 "tok/s, at most": number(figures["tok/s", model].value),
-                "price": f"{offer.price.amount:g} {currency}",
-                "work": f"{spec.lifetime_years:g} years of {spec.hours_per_day:g} hours a day",
-                "price an hour": f"{number(price_of_hour)} {currency}",
-                "power": f"{number(watts)} W\n{power.note}",
-                "electricity": f"{spec.electricity.amount:g} {currency} per kWh",
+                f"{currency} an hour": f"{price_of_hour}\n{price:g} {currency} over {life}",
+                "power": f"{number(power.value)} W\n{power.note}",
                 "kWh a million tokens, at least": f"{number(energy.value)}\n{energy.likely_text}",
-                f"{currency} a million tokens, at least": f"{number(cost.value)}\n"
-                f"{cost.likely_text}",
+                f"{currency} a million tokens, at least": (
+                    f"{number(cost.value)}\n{cost.likely_text}\n"
+                    f"with electricity at {paid.amount:g} {paid.currency} per kWh"
+                ),
             }
         )
     return rows

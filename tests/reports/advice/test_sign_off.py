@@ -51,7 +51,7 @@ def test_the_page_names_all_that_was_judged(launches, tmp_path, capsys):
     page = page_of(tmp_path, capsys, path)
     for judged in (path, *launches.glob("box/*.jsonl")):
         assert hashlib.sha256(judged.read_bytes()).hexdigest() in page
-    assert f"by Wiretax {__version__}." in page
+    assert f"by Wiretax {__version__} from the spec with" in page
     assert re.search(r"Made on \d{4}-\d\d-\d\d \d\d:\d\d UTC", page)
     assert "requirements = [&#39;16K &lt;= 8 us&#39;]" in page
     assert '<span class="sign">Signature</span>' in page

@@ -12,6 +12,7 @@ from reports.tables.sentences import counted
 from wiretax import __version__
 from wiretax.common.program import BENCH, REPORTS, RUN, on_ranks
 from wiretax.common.untrusted import printable
+from wiretax.record.packed import archive_of
 
 
 def procure_page(procurement: Procurement, spec: Path) -> Page:
@@ -71,7 +72,7 @@ def next_steps(appraisals: Sequence[Appraisal]) -> list[Cell]:
     for each in appraisals:
         gpus, own_runs = each.offer.gpus, each.offer.runs
         words = {word for word, _ in each.verdicts.values()}
-        is_measured = bool(own_runs) and not any(".tar.gz" in run for run in own_runs)
+        is_measured = bool(own_runs) and not any(archive_of(run.path) for run in each.launches.runs)
         if "UNDECIDED" in words and is_measured:
             command = f"{on_ranks(gpus, 'allreduce')} --out {quote(each.name)}"
             steps.append(command_after(f"On {each.name}, add launches until they decide:", command))

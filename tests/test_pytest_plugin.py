@@ -172,10 +172,10 @@ def test_another_harness_is_a_test_too(tmp_path):
         "allreduce[64 KiB program]": [50, 50],
         "allgather[64 KiB program]": [900, 900],
     }
-    assert len([*(tmp_path / "results").rglob("*.jsonl")]) == 4
+    assert len([*(tmp_path / "results").rglob("*.jsonl")]) == 2
     done = run_pytest(tmp_path, *words[:3])  # from its third launch on one lacks a size
     assert done.returncode == 1
-    assert "1 KiB program is in 1 of 2 launches of results/pytest-" in done.stdout
+    assert "1 KiB program all reduce sum is in 1 of 2 launches of results/pytest-" in done.stdout
     assert "Traceback" not in done.stdout
     for pid in (tmp_path / "pids").read_text().split():
         with pytest.raises(ProcessLookupError):  # it outlives no launch
@@ -193,11 +193,11 @@ BAD_OUTPUTS = {
     ),
     "one of two rows": (
         rf"""printf %s\\n '{TIMED}}}' '{TIMED.replace("5.0", '"x"')}}}'""",
-        r"reports: \S+: rows that could not be read: 1",
+        r"rows that could not be read: 1, the first in line 2",
     ),
     "a row that cannot be read": (
         "cat unread.log",
-        r"reports: \S+: rows that could not be .*: 12 ",
+        r"rows that could not be read: 1, the first in line 12",
     ),
 }
 
@@ -225,3 +225,28 @@ def test_a_last_row_that_a_full_disk_cut_is_told_and_the_whole_ones_count(tmp_pa
     assert "1 failed, 1 passed" in done.stdout, done.stdout
     assert "line 2, the last row, is cut: only whole rows count\n" in done.stdout
     assert "line 2 is no timing line" in done.stdout
+
+
+def test_ones_own_program_is_judged_beside_its_baseline(tmp_path):
+    """The page's example on the same machine: an equal program passes, a slower one fails."""
+    page = (ROOT / "docs" / "pytest.md").read_text()
+    (tmp_path / "test_page.py").write_text(page.split("```python\n")[1].split("```")[0])
+    program = tmp_path / "my_program.py"
+
+    def tested(*words, factor=1.0):
+        program.write_text(f"""import random
+for size in 1024, 65536:
+    time_us = {factor} * random.gauss(50, 0.1)
+    print('{{"name": "layer", "ranks": 2, "size_bytes": %d, "time_us": %f}}' % (size, time_us))
+""")
+        done = run_pytest(tmp_path, "test_page.py", *words)
+        return done.stdout
+
+    assert "1 passed" in tested("--wiretax-launches=6")
+    (baseline,) = (tmp_path / "results").iterdir()
+    assert read(next(baseline.iterdir())).run.environment["cpu.model"]
+    beside = "--wiretax-baseline", baseline, "--wiretax-min-effect=20"
+    assert "1 passed" in tested(*beside)
+    printed = tested(*beside, factor=1.5)
+    assert "1 failed" in printed
+    assert re.search(r"REGRESSION: SLOWER up to \d\d\.\d%", printed), printed

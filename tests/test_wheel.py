@@ -333,6 +333,8 @@ def test_the_installed_command_runs_beside_packages_of_the_same_names(environmen
     assert sources <= {path.relative_to(site / "wiretax") for path in (site / "wiretax").rglob("*")}
     program = environment / "wiretax"
     assert run(program, "--version", cwd=work).stdout == "wiretax 0.1.0\n"
+    options = run(environment / "python", "-m", "pytest", "--help", cwd=work).stdout
+    assert "--wiretax-baseline" in options  # without -p
     for launcher in ([], [environment / "mpirun", "-n", "2"]):
         done = run(*launcher, program, "allreduce", *SMALL, cwd=work)
         assert (done.returncode, done.stderr) == (0, "")

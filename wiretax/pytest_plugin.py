@@ -1,9 +1,10 @@
 """A plugin of pytest: collectives as rows of pytest-benchmark, and our verdict as a test's outcome.
 
 `pytest --wiretax "allreduce -b 16K -e 1M -f 8"` adds a test that launches this command, or one of
-another harness, such as nccl-tests. Tests of your own launch one with the fixture `wiretax`. Pytest
-loads it with `-p wiretax.pytest_plugin`. At its top it imports nothing of ours, because importing
-`bench` changes the environment."""
+another harness, such as nccl-tests. Tests of your own launch one with the fixture `wiretax`. An
+installed wiretax is a plugin of every pytest; in a checkout `-p wiretax.pytest_plugin` loads it. At
+its top it imports nothing of ours, because importing `bench` changes the environment, and only what
+pytest has imported anyway."""
 
 import os
 import re
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 
 LAUNCHES_OF_A_VERDICT = 6  # with fewer no cell has a verdict
-UNREADABLE = 2  # the exit status for a file that cannot be read
 QUIET = {"WIRETAX_QUIET": "1"}  # standard error has sentences alone
 LINES = pytest.StashKey[list[str]]()
 
@@ -178,9 +178,7 @@ def launch(command: str, launches: int, lines: list[str]) -> Path:
             if is_foreign:
                 output = Path(private, "0")
                 run_step(split(command), output)
-                words_of_import = [*program, "import", f"{output}.out.txt", *into]
-                # It names rows that it cannot read, and one of them could be a wrong one.
-                lines += run_step(words_of_import, Path(private, "1"), may_complain=False)
+                lines += store_output(output.with_suffix(".out.txt"), split(command), folder)
             else:
                 run_step([*program, *words, *into], Path(private, "0"))
     if not any(folder.glob("*.jsonl")):
@@ -188,23 +186,44 @@ def launch(command: str, launches: int, lines: list[str]) -> Path:
     return folder
 
 
-def run_step(words: Sequence[str], log: Path, may_complain: bool = True) -> list[str]:
+def run_step(words: Sequence[str], log: Path) -> None:
     """Runs a command to its end, with its output in `log`.out.txt and `log`.err.txt, and prints it:
-    pytest shows it if the test fails. Returns its sentences on a last row that is cut. Fails the
-    test if the command does, or writes other errors and may not."""
+    pytest shows it if the test fails. Fails the test if the command does."""
     from bench.campaigns.processes import run_to_end, with_status
-    from reports.imports.timing_lines import CUT
     from wiretax.common.untrusted import read_bytes
 
     status, last_line = run_to_end(words, None, os.environ | QUIET, log=log)
     output, errors = (read_bytes(log.with_suffix(suffix)) for suffix in (".out.txt", ".err.txt"))
     print((output + errors).decode(errors="replace"), end="")
-    cut = [line for line in errors.decode(errors="replace").splitlines() if line.endswith(CUT)]
-    if len(cut) < len(errors.splitlines()) and not may_complain:
-        status = status or UNREADABLE
     if status:
         fail(with_status(last_line, status))
-    return cut
+
+
+def store_output(output: Path, words: list[str], folder: Path) -> list[str]:
+    """Stores what a command of another harness has just printed: a run with the facts of this
+    machine for each number of ranks. Returns the sentence on a last row that is cut. Fails the test
+    for a row that cannot be read, because it could be a wrong one."""
+    from bench.campaigns.campaign_options import Variant
+    from bench.campaigns.foreign_output import run_here
+    from reports.imports.runs import content_of_run, find_tests
+    from reports.imports.timing_lines import CUT
+    from wiretax.common.grouped import grouped
+    from wiretax.record.result import ResultError, content_of
+    from wiretax.record.writing import write_whole
+
+    try:
+        tests = find_tests(Path("its output"), content_of(output))
+        if lines := sorted(line for test in tests for line in test.unread):
+            reasons = " ".join(note for test in tests for note in test.notes)
+            fail(
+                f"rows that could not be read: {len(lines)}, the first in line {lines[0]}: {reasons}"
+            )
+        for of_world in grouped(tests, lambda test: test.world_size).values():
+            run = run_here(of_world, Variant("program", [], words))
+            write_whole(folder / run.path, content_of_run(run))
+    except ResultError as error:
+        fail(str(error))
+    return [note for test in tests for note in test.notes if note.endswith(CUT)]
 
 
 def rows_of(node: pytest.Item, folder: Path) -> list[Any]:
@@ -234,7 +253,7 @@ def launch_faults(side: Any) -> list[str]:
         for case in side.launches[0].cases
         if is_contender(case) and case.algorithm not in measured_names
     }
-    for own in grouped(side.launches, lambda launch: launch.run.benchmark).values():
+    for own in grouped(side.launches, lambda launch: launch.run.world_size).values():
         absent |= {*uneven_cases(Side(side.name, own))}  # a launch stores a run of each
     return [*faults_of(side), *sorted(absent)]
 
@@ -253,17 +272,21 @@ class Measured(NamedTuple):
 def measured_cases(results: Sequence[Any]) -> list[list[Measured]]:
     """The launches of each case that has blocks."""
     from reports.verdicts.sides import case_names
+    from wiretax.common.grouped import grouped
     from wiretax.record.case import key_of
 
     measured: dict[Any, list[Measured]] = {}
     for result in results:
         run = result.run
-        for case, name in zip(result.cases, case_names(run.cases), strict=True):
-            if blocks := result.counted.by_case.get(case.case):
-                key = run.benchmark, run.world_size, key_of(case)
-                costs_us = [*result.counted.costs_us[case.case].values()]
-                launch = Measured(case, name, blocks[0].n, costs_us, result)
-                measured.setdefault(key, []).append(launch)
+        # A run of another harness has all collectives, and each row names its own.
+        collective_of = (lambda case: case.collective) if run.imported_from else (lambda case: None)
+        for cases in grouped(result.cases, collective_of).values():
+            for case, name in zip(cases, case_names(cases), strict=True):
+                if blocks := result.counted.by_case.get(case.case):
+                    key = run.benchmark, run.world_size, key_of(case)
+                    costs_us = [*result.counted.costs_us[case.case].values()]
+                    launch = Measured(case, name, blocks[0].n, costs_us, result)
+                    measured.setdefault(key, []).append(launch)
     return [*measured.values()]
 
 
@@ -276,6 +299,8 @@ def row_of(node: pytest.Item, launches: Sequence[Measured]) -> Any:
 
     case, name, iterations, _, result = launches[-1]
     benchmark, ranks = result.run.benchmark, result.run.world_size
+    if result.run.imported_from:  # a run of all collectives that the command printed
+        benchmark = case.collective.replace("all_", "all")
     test = benchmark if isinstance(node, LaunchedItem) else node.name
     size = size_text(case.size_bytes)
     title = f"{size} {name}"

@@ -54,6 +54,7 @@ GROUPS = (
         (
             "bench.campaign",
             "bench.gate",
+            "bench.bisect",
             "reports compare",
             "reports regress",
             "reports accept",

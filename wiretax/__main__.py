@@ -24,7 +24,13 @@ from wiretax.common.arguments import unknown, whole_number
 from wiretax.common.launched import RANK_VARIABLES, TORCHRUN_VARIABLES, in_slurm_step
 from wiretax.common.program import speaks
 
-STARTERS = "campaign", "gate", "survey", "qualify"  # which start mpirun themselves, several times
+STARTERS = (
+    "campaign",
+    "gate",
+    "bisect",
+    "survey",
+    "qualify",
+)  # which start mpirun themselves, several times
 GROUPS = {
     "Collectives": {
         "allreduce": "times all-reduce beside the library's",
@@ -53,6 +59,7 @@ GROUPS = {
     "Several launches": {
         "campaign": "launches two commands in turn, and compares them",
         "gate": "tells whether a command has become slower than another: for pipelines",
+        "bisect": "finds the commit that made a command slower",
     },
 }
 BENCHMARKS = [name for commands in GROUPS.values() for name in commands]

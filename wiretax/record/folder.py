@@ -14,7 +14,7 @@ import msgspec
 from wiretax.common.grouped import grouped
 from wiretax.record import cache, packed
 from wiretax.record.cache import Stamp
-from wiretax.record.manifest import MANIFEST, run_files
+from wiretax.record.manifest import MANIFEST, death_of, run_files
 from wiretax.record.observations import Entry, entry_of
 from wiretax.record.result import ResultError, by_time, end_with_parent, is_future, read, time_of
 
@@ -50,6 +50,9 @@ def read_store(folder: Path) -> Contents:
             store.complaints.append(f"{path} is {problem}")
         elif path.name == MANIFEST:
             store.campaigns.append(path.parent)
+            with suppress(ResultError):  # `compare` says what is wrong with a manifest
+                if death := death_of(path):
+                    store.left_out.append((path.parent, f"a campaign that {death}"))
         else:
             try:
                 status = path.stat()

@@ -97,6 +97,16 @@ def read_manifest(folder: Path | str) -> Manifest:
     return Manifest(path.parent, campaign, launches, end, foreign)
 
 
+def death_of(path: Path) -> str:
+    """Why the campaign of this manifest ended early, if a launch that died ended it; "" otherwise,
+    as for one that is running. Raises ResultError for a damaged manifest."""
+    records = read_lines(path, "manifest", (Campaign, Launch, CampaignEnd), SCHEMA)
+    last = next(reversed(records[Launch]), None)
+    if records[CampaignEnd] or last is None or last.status != "died":
+        return ""
+    return f"ended early, {last.variant} died: {last.reason}"
+
+
 def run_files(folder: Path) -> Iterator[tuple[Path, str]]:
     """Each file of JSON lines below `folder`, with an empty string, and each link, which is not
     followed, and each folder that cannot be read, with these words. A manifest is such a file.

@@ -1,0 +1,97 @@
+"""Tests the search for a slow commit on repositories of git, with real gates of a program that
+prints timing lines."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from bench.bisect import main as bisect
+from tests.bench.faulty_runs import wait_for
+from tests.bench.launches import marked
+from tests.launch import ROOT
+
+pytestmark = pytest.mark.alone
+
+PROGRAM = """import json, random
+for size in 1024, 65536:
+    time_us = {} * random.gauss(50, 0.1)
+    print(json.dumps({{"name": "layer", "ranks": 2, "size_bytes": size, "time_us": time_us}}))
+"""
+OPTIONS = "--command", f"{sys.executable} {{tree}}/program.py", "--pairs=6", "--min-effect=5"
+
+
+def git(*words):
+    who = "-c", "user.name=T", "-c", "user.email=t@example.org"
+    done = subprocess.run(["git", *who, *words], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """Makes a repository with a commit for each factor of the program's time; a text stands in
+    place of the program. One file has a change that is not committed."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(*factors):
+        git("init", "--quiet")
+        for number, factor in enumerate(factors, 1):
+            text = factor if isinstance(factor, str) else PROGRAM.format(factor)
+            (tmp_path / "program.py").write_text(text)
+            (tmp_path / "notes").write_text(str(number))
+            git("add", "program.py", "notes")
+            git("commit", "--quiet", "-m", f"Commit {number}")
+        (tmp_path / "notes").write_text("mine")
+        return tmp_path
+
+    return make
+
+
+def assert_as_it_was(folder):
+    """The checkout has its branch, its change and no second tree."""
+    assert git("status", "--porcelain", "--untracked-files=no") == " M notes\n"
+    assert git("branch", "--show-current").strip()
+    assert len(git("worktree", "list").splitlines()) == 1
+    assert (folder / "notes").read_text() == "mine"
+
+
+def test_the_first_slow_commit_is_found_and_the_checkout_stays(repository, capsys):
+    folder = repository(1, 1.3, 1.3)
+    assert bisect(["HEAD~2", "HEAD", *OPTIONS]) == 0
+    printed = capsys.readouterr()
+    assert "Commit 2 (T, " in printed.out.split("first bad commit: ")[1]
+    assert "uncommitted changes are not measured" in printed.err
+    commit = git("rev-parse", "HEAD~1")[:12]
+    assert (folder / "bisect" / commit / "status").read_text() == "1\n"
+    assert_as_it_was(folder)
+
+
+def test_no_commit_is_blamed_without_a_measurement(repository, capsys):
+    """BAD must be slow, and a commit that cannot run says nothing."""
+    folder = repository(1, 1, "raise SystemExit('broken')", 1.3)
+    assert bisect(["HEAD~3", "HEAD~2", *OPTIONS, "--out=equal"]) == 1
+    assert "is not slower than GOOD (no regression)" in capsys.readouterr().err
+    assert bisect(["HEAD~2", "HEAD", *OPTIONS, "--out=broken"]) == 3
+    assert "only commits that cannot be judged are left" in capsys.readouterr().err
+    words = "--build", "false", "--out=unbuilt"
+    assert bisect(["HEAD~3", "HEAD", *OPTIONS, *words]) == 2
+    assert "--build fails at GOOD" in capsys.readouterr().err
+    assert bisect(["HEAD", "HEAD~3", *OPTIONS, "--out=order"]) == 2
+    assert "HEAD is not an ancestor of HEAD~3" in capsys.readouterr().err
+    assert bisect(["HEAD~3", "HEAD", "--command", "true", "--out=tree"]) == 2
+    assert "--command has no {tree}" in capsys.readouterr().err
+    assert_as_it_was(folder)
+
+
+def test_an_interrupted_search_leaves_nothing(repository):
+    folder = repository(1, 1, 1)
+    words = [sys.executable, "-m", "bench.bisect", "HEAD~2", "HEAD", *OPTIONS]
+    with marked(PYTHONPATH=str(ROOT)) as variables:
+        process = subprocess.Popen(words, env=variables, stderr=subprocess.PIPE, text=True)
+        wait_for(lambda: [*folder.glob("bisect/*/base/*.jsonl")])
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.endswith("interrupted; finished launches are kept\n")
+    assert_as_it_was(folder)

@@ -181,9 +181,9 @@ def judge_commit(bisection: Bisection) -> int:
     return status
 
 
-def answer_git(words: Sequence[str]) -> int:
+def answer_git(words: Sequence[str] | None) -> int:
     """The test of `git bisect run`: the gate's status as git reads it."""
-    good, tested, build, command, folder, *options = words
+    good, tested, build, command, folder, *options = words or ()
     bisection = Bisection(Path(good), Path(tested), build, command, options, Path(folder))
     status = judge_commit(bisection)
     return {PASS: GOOD, REGRESSION: BAD}.get(status, SKIP)

@@ -6,6 +6,7 @@ is. The status is 130 until there is another one, for a gate that is killed."""
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,12 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from msgspec.structs import replace
+
 from bench.campaign import run_launches
 from bench.campaigns.campaign_options import CampaignOptions, Stop, launching_parser, parse
 from bench.campaigns.ending import FAILURES, ending_of, run_command, signals_wait
 from bench.campaigns.open_campaign import OpenCampaign, check_new
 from bench.campaigns.sources import source_of
 from bench.harness.console import INTERRUPTED, USAGE, print_out
+from reports.tables.sentences import counted
 from reports.verdicts.gate_rule import (
     INCONCLUSIVE,
     PASS,
@@ -29,10 +33,10 @@ from reports.verdicts.gate_rule import (
     Outcome,
     within_margin,
 )
-from reports.verdicts.judge import SLOWER_CELL
+from reports.verdicts.judge import OPEN_CELL, SLOWER_CELL
 from reports.verdicts.match import NothingInCommon
 from reports.verdicts.regress import add_rule, as_text, judge, write_files
-from reports.verdicts.verdict import MIN_PAIRS
+from reports.verdicts.verdict import FASTER, MIN_PAIRS, SLOWER
 from wiretax.common.owners import opened
 from wiretax.common.program import BENCH, RUN
 from wiretax.record.manifest import VariantRecord
@@ -83,6 +87,8 @@ def run_gate(argv: Sequence[str] | None) -> int:
             raise
         sides = str(folder / "base"), str(folder / "head")
         outcome = judge(*sides, values.allow, values.min_effect)
+        if values.control:
+            outcome = beside_control(outcome, judge(sides[0], str(folder / "control")))
         write_answer(inside, status_file, outcome)
         print_out(f"{as_text(outcome)}\n{annotation(outcome)}")
         return outcome.status
@@ -105,13 +111,31 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, argparse.
     for name in ("base", "head"):
         about = f"what {name} is, such as `COMMIT BRANCH` (git's and the pipeline's words)"
         option(f"--{name}-name", metavar="TEXT", default="", help=about)
+    option(
+        "--wall",
+        action="store_true",
+        help="time whole processes, which need print nothing: in each launch one to warm up, then "
+        "3 to 10; --prepare LINE runs before each, and is not timed",
+    )
+    option(
+        "--control",
+        action="store_true",
+        help="also launch a copy of the base in turn: if it differs from the base, so does the "
+        "machine, and the verdict is status 3",
+    )
     add_rule(parser)
     values, rest = parser.parse_known_args(argv)
     variants = [f"--variant={name}={getattr(values, name)}" for name in ("base", "head")]
-    words = [*variants, "--budget", values.budget, "--out", values.out, *rest]
+    if values.control:
+        variants.append(f"--variant=control={values.base}")
+        found = (re.fullmatch("(?:--revision=)?base=(.+)", word) for word in rest)
+        variants += [f"--revision=control={revision[1]}" for revision in found if revision]
+    words = [*variants, *["--wall"] * values.wall, "--budget", values.budget]
+    words += ["--out", values.out, *rest]
     campaign_options = parse(words)
+    names = {"base": values.base_name, "head": values.head_name, "control": values.base_name}
     named = {
-        name: replace(side, source=source_of(side, getattr(values, f"{name}_name"), os.environ))
+        name: replace(side, source=source_of(side, names[name], os.environ))
         for name, side in campaign_options.variants.items()
     }
     campaign_options = replace(campaign_options, variants=named)
@@ -121,6 +145,32 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, argparse.
     if sentence := within_margin(values.min_effect or margin, margin):
         raise Stop(USAGE, sentence)
     return campaign_options, values
+
+
+def beside_control(outcome: Outcome, control: Outcome) -> Outcome:
+    """The outcome with what the base beside its own copy says of it: if they differ, the machine
+    does, and no verdict on the code is to be trusted."""
+    if outcome.status not in (PASS, REGRESSION, INCONCLUSIVE):
+        return outcome
+    found = control.sentence
+    if control.status != UNUSABLE:
+        differ = control.cells[control.cells.verdict.isin([SLOWER, FASTER])]
+        if differ.empty:
+            findings = ["control: the base does not differ from its own copy", *outcome.findings]
+            return replace(outcome, findings=findings)
+        first = differ.iloc[0]
+        found = f"the base differs from its own copy in {counted(len(differ), 'cell')}, such as "
+        found += f"{first.title}: {first.text}"
+    cells = outcome.cells.assign(
+        outcome=outcome.cells.outcome.replace({SLOWER_CELL: OPEN_CELL})  # which JUnit skips
+    )
+    return replace(
+        outcome,
+        status=INCONCLUSIVE,
+        sentence=f"not to be trusted, for {found}",
+        findings=[f"without the control: {outcome.headline}", *outcome.findings],
+        cells=cells,
+    )
 
 
 @contextmanager

@@ -252,6 +252,18 @@ class CampaignOptions:
         default=False,
         help="keep what another harness printed, beside the run of each launch",
     )
+    is_wall: bool = changes_nothing(
+        ["--wall"],
+        default=False,
+        help="the wall time of whole processes, which need print nothing: in each launch one to "
+        "warm up, then 3 to 10",
+    )
+    prepare: str = changes_nothing(
+        ["--prepare"],
+        default="",
+        metavar="LINE",
+        help="with --wall: a line for sh before each process, which is not timed",
+    )
     pairs: int = changes_nothing(
         ["--pairs"],
         **whole(1, most=MOST_PAIRS),
@@ -355,6 +367,11 @@ def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
         replace(each, commit=of_variant.get(each.name)) for each in namespace.variants or []
     ]
     check_variants(parser, variants, commits)
+    ours = [variant.name for variant in variants if not variant.is_foreign]
+    if namespace.is_wall and ours:
+        parser.error(f"--wall: variant {ours[0]} is a benchmark of Wiretax, which times itself")
+    if namespace.prepare and not namespace.is_wall:
+        parser.error("--prepare: it needs --wall")
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     budget_s = namespace.budget_s
     if budget_s and not all(variant.is_foreign for variant in variants):

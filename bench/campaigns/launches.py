@@ -4,11 +4,13 @@ time limit, its outcome."""
 import re
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.campaigns import wall_timer
 from bench.campaigns.campaign_options import PLACEHOLDER, Stop, Variant
 from bench.campaigns.foreign_output import read_output
 from bench.campaigns.open_campaign import OpenCampaign
@@ -107,6 +109,8 @@ def launch_foreign(campaign: OpenCampaign, record: Launch, log: Path) -> None:
         PLACEHOLDER.sub(lambda found: values.get(found[1], found[2]), word)
         for word in variant.arguments
     ]
+    if options.is_wall:
+        command = [sys.executable, "-I", "-S", wall_timer.__file__, options.prepare, *command]
     ticks = environment.cpu_ticks()
     status, last_line = perform(campaign, record, command, log)
     steal_share = environment.steal_share(ticks, environment.cpu_ticks())

@@ -16,6 +16,7 @@ from reports.trends.creep import creep_of
 from reports.trends.history import history_of, seen_change
 from reports.trends.links import changes_of
 from tests.reports import synthetic_run
+from tests.reports.synthetic_campaign import no_effect, write_campaign
 from tests.reports.synthetic_fleet import label
 from tests.reports.synthetic_run import (
     SLOW_NS,
@@ -362,3 +363,22 @@ def test_unusable_runs_are_left_out_and_named(tmp_path, history):
         "with fewer than 5 blocks: 4 of 8 results",
     ):
         assert reason in text, reason
+
+
+def test_a_campaign_that_a_dead_launch_ended_is_named(tmp_path, history):
+    """A night on which a side could not run must not look like a night without a gate."""
+    write(tmp_path, 1)
+    folder = write_campaign(tmp_path / "night", {"base": no_effect, "head": no_effect}, pairs=1)
+    manifest = folder / "campaign.jsonl"
+    *lines, last, _ = manifest.read_text().splitlines()
+    died = {"status": "died", "reason": "killed by SIGSEGV: it printed nothing", "run": None}
+    last = json.dumps(json.loads(last) | died)
+    manifest.write_text("\n".join([*lines, last, ""]))
+    _, text, _ = history(tmp_path)
+    sentence = (
+        "left out, a campaign that ended early, head died: killed by SIGSEGV: it printed nothing"
+    )
+    assert f"{sentence}: 1 (night)" in " ".join(text.split())
+    manifest.write_text("\n".join([*lines, ""]))  # it still runs, or was interrupted
+    _, text, _ = history(tmp_path)
+    assert "a campaign" not in text

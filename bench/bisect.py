@@ -20,7 +20,7 @@ from bench.campaigns.ending import run_command
 from bench.campaigns.open_campaign import check_new
 from bench.campaigns.processes import run_to_end
 from bench.campaigns.revisions import git
-from bench.gate import STATUS
+from bench.gate import STATUS, read_options
 from bench.gate import __name__ as GATE
 from bench.harness.console import FINE, INTERRUPTED, USAGE, WRONG, print_out, say
 from reports.verdicts.gate_rule import INCONCLUSIVE, PASS, REGRESSION, STATUSES
@@ -81,9 +81,12 @@ def run_bisect(argv: Sequence[str] | None) -> int:
     values, gate_options = parser.parse_known_args(argv)
     if TREE not in values.command:
         raise Stop(USAGE, f"--command has no {TREE}: every commit would run the same files")
+    gate_options = [word for word in gate_options if word != "--"]
+    read_options(["--base=true", "--head=true", *gate_options])  # before anything is made
     commits = [commit_of(name) for name in (values.good, values.bad)]
     between = git("commits", "rev-list", f"{commits[0]}..{commits[1]}").split()
-    if not between or git("commits", "merge-base", *commits).decode().strip() != commits[0]:
+    is_later = not subprocess.run(["git", "merge-base", "--is-ancestor", *commits]).returncode
+    if not between or not is_later:
         raise Stop(USAGE, f"{values.good} is not an ancestor of {values.bad}")
     check_new(values.out)
     if git("checkout", "status", "--porcelain", "--untracked-files=no"):
@@ -91,9 +94,8 @@ def run_bisect(argv: Sequence[str] | None) -> int:
     values.out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory("-bisect", dir=private_folder()) as trees:
         good, tested = Path(trees, "good"), Path(trees, "tested")
-        options = [word for word in gate_options if word != "--"]
         bisection = Bisection(
-            good, tested, values.build, values.command, options, values.out.resolve()
+            good, tested, values.build, values.command, gate_options, values.out.resolve()
         )
         try:
             for tree, commit in zip((good, tested), commits, strict=True):
@@ -115,8 +117,11 @@ def find(bisection: Bisection, commits: Sequence[str], n_between: int) -> int:
     say(f"{BENCH}bisect", f"{n_between} commits: BAD is judged, then about {steps} more")
     status = judge_commit(bisection)
     if status != REGRESSION:
-        told = "the build fails" if status == UNBUILT else STATUSES[status]
-        sentence = f"BAD, {commits[1][:12]}, is not slower than GOOD ({told}): {bisection.folder}"
+        told = "is not slower than GOOD"
+        if status != PASS:
+            why = "it cannot be built" if status == UNBUILT else STATUSES[status]
+            told = f"cannot be called slower than GOOD: {why}"
+        sentence = f"BAD, {commits[1][:12]}, {told} ({bisection.folder})"
         ending = {PASS: WRONG, UNBUILT: USAGE}.get(status, status)
         raise Stop(ending, sentence)
     log = bisection.folder / "bisect"

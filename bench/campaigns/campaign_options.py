@@ -308,6 +308,7 @@ class CampaignOptions:
             pairs=self.pairs,
             margin=self.margin,
             quantile=self.quantile,
+            wall=self.is_wall,
             variants=[each.recorded() for each in self.variants.values()],
         )
 

@@ -128,6 +128,7 @@ def next_command(outcome: Outcome) -> str:
     pairs = settings.pairs
     if status == INCONCLUSIVE:
         pairs = min(MOST_PAIRS, 2 * pairs)
+    launched = {each.name for each in settings.variants}
     launch_s = max(LEAST_LAUNCH_S, fmean(each.elapsed_s for each in campaign.launches))
     return gate_command(
         base,
@@ -139,6 +140,8 @@ def next_command(outcome: Outcome) -> str:
         margin=f"{100 * settings.margin:g}",
         **{"quantile": f"{100 * comparison.quantile:g}"} if comparison.quantile else {},
         **{"min-effect": f"{100 * outcome.min_effect:g}"} if outcome.min_effect else {},
+        **{"wall": True} if settings.wall else {},
+        **{"control": True} if "control" in launched else {},
     )
 
 
@@ -155,7 +158,9 @@ def gate_command(
 ) -> str:
     """The gate of two sides. A word of a command that was not stored says whose it is: otherwise
     both sides would look alike."""
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words = list[str]()
+    for name, value in options.items():
+        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     words += [word for name in allowed for word in ("--allow", name)]
     for name, side in {"base": base, "head": head}.items():
         if side.commit:

@@ -40,6 +40,7 @@ class Campaign(Line, kw_only=True):
     pairs: Positive
     margin: Annotated[float, msgspec.Meta(gt=0, lt=1)]  # 0.01 is 1 %
     quantile: Annotated[float, msgspec.Meta(ge=0.5, lt=1)] | None = None  # judged; None: medians
+    wall: bool = False  # whole processes were timed
     variants: Annotated[
         list[VariantRecord], msgspec.Meta(min_length=1)
     ]  # the first is the baseline

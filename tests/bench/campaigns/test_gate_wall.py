@@ -12,6 +12,7 @@ from bench.campaigns.campaign_options import Stop
 from bench.gate import beside_control, read_options
 from bench.gate import main as gate
 from reports.verdicts.regress import gate_junit, judge
+from reports.verdicts.verdict_pages import next_command
 from tests.reports.synthetic_campaign import write_campaign
 
 
@@ -45,6 +46,7 @@ def test_a_program_that_prints_nothing_is_gated(tmp_path):
     words = ["--wall", "--base=sleep 0.01", "--head=sleep 0.02", "--out", str(folder), "--quiet"]
     assert gate([*words, "--pairs=6", "--min-effect=20"]) == 1
     assert "wall time" in (folder / "summary.md").read_text()
+    assert json.loads((folder / "campaign.jsonl").open().readline())["wall"]
 
 
 @pytest.mark.unit
@@ -78,6 +80,7 @@ def test_a_control_that_differs_takes_the_verdict_back(tmp_path):
     assert doubted.headline.startswith("INCONCLUSIVE: not to be trusted, for the base differs")
     assert doubted.findings[0].startswith("without the control: REGRESSION: SLOWER")
     assert "<failure" not in gate_junit(doubted)
+    assert " --control " in next_command(doubted)
 
 
 @pytest.mark.unit

@@ -5,12 +5,12 @@ However it ends, its folder has the status and the reason: only a folder that it
 is. The status is 130 until there is another one, for a gate that is killed."""
 
 import argparse
+import dataclasses
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -133,12 +133,15 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, argparse.
     words = [*variants, *["--wall"] * values.wall, "--budget", values.budget]
     words += ["--out", values.out, *rest]
     campaign_options = parse(words)
-    names = {"base": values.base_name, "head": values.head_name, "control": values.base_name}
+    sources = {
+        name: source_of(campaign_options.variants[name], said, os.environ)
+        for name, said in (("base", values.base_name), ("head", values.head_name))
+    }
     named = {
-        name: replace(side, source=source_of(side, names[name], os.environ))
+        name: dataclasses.replace(side, source=sources["base" if name == "control" else name])
         for name, side in campaign_options.variants.items()
     }
-    campaign_options = replace(campaign_options, variants=named)
+    campaign_options = dataclasses.replace(campaign_options, variants=named)
     if campaign_options.head.pairs < MIN_PAIRS:
         raise Stop(USAGE, f"--pairs: a verdict takes at least {MIN_PAIRS} pairs")
     margin = campaign_options.head.margin

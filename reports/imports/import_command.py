@@ -77,7 +77,7 @@ def import_logs(arguments: argparse.Namespace) -> int:
                 raise ResultError(
                     f"{path}: none of its {len(unread)} rows can be read, from line {unread[0]} "
                     f"on: wanted are the figures below their heading as {tests[0].format} prints "
-                    "them"
+                    f"them; {next((test.refusal for test in tests if test.refusal), '')}"
                 )
             records += store(tests, path, content, arguments)
         except ResultError as error:
@@ -86,7 +86,8 @@ def import_logs(arguments: argparse.Namespace) -> int:
             continue
         if unread:
             numbers = ", ".join(map(str, unread[:20]))
-            listed = f"rows that could not be read: {numbers} ({len(unread)} in all)"
+            reason = next((f"; the first: {test.refusal}" for test in tests if test.refusal), "")
+            listed = f"rows that could not be read: {numbers} ({len(unread)} in all){reason}"
             complain(f"{path}: {listed}")
 
         for note in dict.fromkeys(note for test in tests for note in test.notes):

@@ -34,10 +34,10 @@ ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|
 LABELS = re.compile(
     r"\s*(?:(?:>|&gt;) ?"
     r"|\[[^\[\]]{1,200}\](?:<std\w{3,4}>)?:? ?"  # mpirun --tag-output, kubectl, torchrun
-    r"|[\w.-]{1,200}: (?=[# \d])"  # srun -l, pdsh
+    r"|[\w.-]{1,200}: (?= *[#\d])"  # srun -l, pdsh: not `Algorithm:   x`
     r"|(?:\d{4}-\d\d-\d\d[T ])?\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?[ \t])"
 )
-HOST = re.compile(r" {0,20}([\w.-]{1,200}): [# \d]")  # srun pads the numbers of ranks
+HOST = re.compile(r" {0,20}([\w.-]{1,200}): (?= *[#\d])")  # srun pads the numbers of ranks
 # host:pid:thread [device] NCCL INFO ...: other ranks may write it into the middle of a line.
 MESSAGE = re.compile(
     r"(?:\[[^\]]{1,40}\] )?(?<![A-Za-z_])[A-Za-z_][\w.-]{0,80}:\d{1,9}:\d{1,9} \[-?\d{1,4}\] |"
@@ -74,9 +74,10 @@ class LoggedRow(NamedTuple):
 @dataclass
 class LoggedTest:
     """`format` is a harness and its version, `gpus` has a model by rank, `unread` the lines that
-    look like data and could not be read, `notes` has sentences for the run, `documents` by line
-    what a serving bench wrote, `disordered` the lines with a percentile below a lower one. A test
-    that `is_per_rank` prints the bytes of one rank, where a run has those of all.
+    look like data and could not be read, `refusal` why the first of them is none, `notes` has
+    sentences for the run, `documents` by line what a serving bench wrote, `disordered` the lines
+    with a percentile below a lower one. A test that `is_per_rank` prints the bytes of one rank,
+    where a run has those of all.
 
     A parser says what it read: the `status` "failed" if the log itself says so, `lack` if it knows
     why the test is incomplete, and, of a format whose tests end with a line of their own, that it
@@ -100,17 +101,20 @@ class LoggedTest:
     is_per_rank: bool = False
     date: datetime | None = None
     unread: list[int] = field(default_factory=list)
+    refusal: str = ""
     notes: list[str] = field(default_factory=list)
     documents: dict[int, dict[str, Any]] = field(default_factory=dict)
     disordered: list[int] = field(default_factory=list)
 
     @contextmanager
     def reading(self, line: int) -> Iterator[None]:
-        """Adds the line to `unread` if the block raises ValueError."""
+        """Adds the line to `unread`, and the reason of the first one to `refusal`, if the block
+        raises ValueError."""
         try:
             yield
-        except ValueError:
+        except ValueError as error:
             self.unread.append(line)
+            self.refusal = self.refusal or str(error)
 
     def add(
         self,
@@ -244,7 +248,7 @@ def number(text: str) -> float:
     """A finite figure that is not negative. Raises ValueError for other text."""
     value = float(text) if NUMBER.fullmatch(text) else 1e15
     if value >= 1e15:
-        raise ValueError(text)
+        raise ValueError(f"{text[:40]!r} is no figure from 0 to 1e15")
     return value
 
 
@@ -252,7 +256,7 @@ def whole_number(text: str) -> int:
     """A size or a count, also as `1.04858e+06` or `8.00`. Raises ValueError for other text."""
     value = number(text)
     if not value.is_integer():
-        raise ValueError(text)
+        raise ValueError(f"{text[:40]!r} is no whole number")
     return int(value)
 
 

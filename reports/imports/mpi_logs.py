@@ -17,6 +17,7 @@ from reports.imports.logged import (
     unit_us,
     whole_number,
 )
+from wiretax.record.result import ResultError
 
 OSU_TITLE = re.compile(
     r"OSU (?:(?:MPI|[NRX]CCL)(?:-\w+)? )?"
@@ -35,7 +36,7 @@ OSU_COLUMN = re.compile(
     r"(?:Message )?Size|(?<!\w)[A-Z]\w*\.?(?: [A-Z]\w*\.?){0,3} ?\([^()]*\)|"
     r"MB/s|Messages/s|Iterations|Validation"
 )
-IMB_TEST = re.compile(r"Benchmarking (\w{1,40})")
+IMB_TEST = re.compile(r"Benchmarking ([\w-]{1,40})")
 # The line that a test begins with.
 TITLE = re.compile(rf"(?:{OSU_TITLE.pattern}|{IMB_TEST.pattern})\s*$")
 IMB_TITLE = re.compile(r"Intel ?\(R\) MPI Benchmark(?:s| Suite) V?([\d.]+)")
@@ -107,6 +108,8 @@ class MpiTest(LoggedTest):
 
     def _read_row(self, words: list[str], line_number: int) -> None:
         """Adds the row. Raises ValueError if a figure cannot be read."""
+        if len(words) != len(self.figures):
+            raise ValueError(f"it has {len(words)} cells, and its heading {len(self.figures)}")
         pairs = list(zip(self.figures, words, strict=True))
         # The first column of each figure counts.
         values: dict[str, Any] = {
@@ -121,7 +124,7 @@ class MpiTest(LoggedTest):
         elif values.get("mb_s"):  # a megabyte has 10^6 bytes: bytes per microsecond
             time_us = size_bytes / values["mb_s"]
         if time_us is None:
-            raise ValueError(words)
+            raise ValueError("its heading names no time")
 
         self.add(
             line_number,
@@ -142,17 +145,25 @@ class MpiTest(LoggedTest):
 
 
 def parse_mpi(lines: list[str]) -> list[MpiTest]:
-    """The OSU and IMB tests in cleaned lines."""
+    """The OSU and IMB tests in cleaned lines. Skips the tables of several groups that IMB's option
+    `-multi` prints, and OSU's tests without a table; a note of the first test names them. Raises
+    ResultError if there are tables of groups alone."""
     tests: list[MpiTest] = []
-    version = "IMB"
+    version, skipped, is_multi = "IMB", list[str](), False
 
     for line_number, line in enumerate(lines, 1):
         text = line.strip(" #")
+        if is_multi and not (IMB_TEST.fullmatch(text) or OSU_TITLE.fullmatch(text)):
+            continue
+        is_multi = False
         if "OSU" in text and (osu := OSU_TITLE.fullmatch(" ".join(text.split()))):
             tests.append(MpiTest(f"OSU {osu[2]}", line_number, collective=_osu_name(osu[1])))
         elif imb := IMB_TEST.fullmatch(text):
             if tests:
                 tests[-1].has_ended = True
+            if is_multi := imb[1].startswith("Multi-"):
+                skipped.append(f"IMB {imb[1]} in line {line_number}")
+                continue
             name = collective_of(imb[1])
             tests.append(MpiTest(version, line_number, collective=name, has_footer=True))
         elif title := IMB_TITLE.match(text):
@@ -164,9 +175,19 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
         test.finish()
 
     # A line of IMB's list of its benchmarks is no test, nor is a title in a script's comment.
-    return [
+    read = [
         test for test in tests if test.rows or (test.figures if test.is_osu else test.world_size)
     ]
+    skipped += [
+        f"{test.format} {test.collective} in line {test.first_line}"
+        for test in tests
+        if test.is_osu and test not in read
+    ]
+    if skipped and read:
+        read[0].notes.append(f"skipped, as no table of one group: {', '.join(skipped[:20])}")
+    elif any(name.startswith("IMB") for name in skipped):
+        raise ResultError(f"its tables are of several groups of ranks: {', '.join(skipped[:20])}")
+    return read
 
 
 def _osu_name(words: str) -> str:

@@ -166,7 +166,9 @@ class NcclTest(LoggedTest):
                     with self.reading(line):
                         time_us = round(number(half["time"]) * self.unit_us, 9)
                         if not _agrees(half, case["size_bytes"] / 1e3, time_us):
-                            raise ValueError(text)
+                            raise ValueError(
+                                f"its algbw, {half['algbw']} GB/s, is not its size by its time"
+                            )
                         self.add(
                             line,
                             case | {"in_place": in_place},
@@ -195,12 +197,12 @@ class NcclTest(LoggedTest):
             half = halves[column.in_place]
             is_again = column.name in half and column.in_place is not None  # a damaged heading
             if is_again or not VALUES.get(column.name, FIGURE).fullmatch(word):
-                raise ValueError(word)
+                raise ValueError(f"{word[:40]!r} is no {column.name}")
             half[column.name] = word
 
         lacking = {column.in_place for column in {*self.columns} - {*columns}} - {None}
         if lacking & halves.keys() or len({*columns}) < len(words) or halves.keys() == {None}:
-            raise ValueError(text)
+            raise ValueError(f"its {len(words)} cells are not those of the heading")
 
         return halves
 

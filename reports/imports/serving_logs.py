@@ -11,12 +11,13 @@ from typing import Annotated, Any
 
 import msgspec
 
-from reports.imports.logged import LoggedTest
+from reports.imports.logged import LoggedTest, check
 from reports.imports.timing_lines import Time
 from wiretax.common.untrusted import printable
 from wiretax.record.histogram import steps_of
 from wiretax.record.schema import Count, NotNegative, Positive
 
+UNTOLD = "the file does not tell whether requests failed: SGLang writes it with --output-details"
 COLD = "cold first request"
 COLD_WAVE = 3.0  # times the later requests' median; a queue's first request waits for no other
 COLD_SAMPLE = 1.5  # times the longest later sample
@@ -42,7 +43,8 @@ OF_CASE = {
 
 class Served(msgspec.Struct):
     """A result of `vllm bench serve` or of SGLang's bench_serving. `ttfts` has the seconds of each
-    request, in the order in which they were sent."""
+    request, in the order in which they were sent, and `errors` a text of each, empty if it was
+    served."""
 
     backend: str
     duration: NotNegative
@@ -57,6 +59,7 @@ class Served(msgspec.Struct):
     median_e2el_ms: NotNegative = 0.0
     median_e2e_latency_ms: NotNegative = 0.0
     ttfts: list[NotNegative] = []
+    errors: list[str] = []
 
 
 def parse_serving(documents: Sequence[Fields]) -> list[LoggedTest]:
@@ -86,7 +89,8 @@ def parse_serving(documents: Sequence[Fields]) -> list[LoggedTest]:
 def read_served(test: LoggedTest, line: int, document: Fields) -> None:
     served = msgspec.convert(document, Served)
     test.statistic = "median over requests; mean for itl and output_token"
-    prompts, wave = served.num_prompts or served.completed, served.max_concurrency or 1
+    n_failed = sum(map(bool, served.errors))
+    prompts, wave = served.num_prompts or served.completed + n_failed, served.max_concurrency or 1
     times_ms = {
         "ttft": served.median_ttft_ms,
         "tpot": served.median_tpot_ms,
@@ -98,6 +102,8 @@ def read_served(test: LoggedTest, line: int, document: Fields) -> None:
     theirs = theirs_of(document)
     if served.completed < prompts:
         test.lack = f"{prompts - served.completed} of {prompts} requests failed"
+    elif "errors" not in document and "num_prompts" not in document:
+        test.notes.append(UNTOLD)
     for metric, time_ms in times_ms.items():
         if time_ms and served.completed:
             case = case_of(served.backend, metric, document | {"num_prompts": prompts})
@@ -135,6 +141,7 @@ def read_batches(test: LoggedTest, line: int, document: Fields) -> None:
         engine, raw, unit_us = "llama.cpp", document["samples_ns"], 1e-3
     else:
         engine, raw, unit_us = "vllm", document["latencies"], 1e6
+    check("rows", len(raw) + len(test.rows))  # before each becomes a block of 600 bytes
     samples = msgspec.convert(raw, list[float])
     times_us = msgspec.convert([each * unit_us for each in samples], Times)
     case = case_of(engine, "latency", document)

@@ -26,10 +26,9 @@ allreduce --sizes 16K,6 -d double -> 6 B hold no float64, which has 8 B
 allreduce -c 100000 -> '100000' is not a whole number from 0 to 1000
 allreduce -T 1e12 -> seconds above 0, and at most 1000000
 allreduce -f 1 -> '1' is not a whole number from 2 to 2147483648
-allreduce -g 8 -> argument -g/--ngpus: '8' is not a whole number from 1 to 1
 allreduce -a 2 -> unrecognized arguments: -a 2
 allreduce -F 1 -> unrecognized arguments: -F 1
-allreduce -g many -> is not a whole number from 1 to 1
+allreduce -g many -> is not a whole number from 1 to 1024
 allreduce --algorithm two_shott,library -> unknown algorithm 'two_shott': did you mean two_shot?
 allreduce --algorithm two_shot+fast -> --algorithm two_shot+fast: 'fast' is not one of nt, ntr,
 allreduce --algorithm two_shot+2K+4K -> '4K' sets chunk_bytes a second time

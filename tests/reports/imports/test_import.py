@@ -63,8 +63,8 @@ def test_unreadable_lines_are_named_and_counted(tmp_path, capsys):
     (path,) = imported(tmp_path / "out", log)
     run = read(path)
     assert (len(run.cases), run.end and run.end.status) == (2, "incomplete")
-    sentence = "rows that could not be read"
-    assert capsys.readouterr().err == f"reports: {log}: {sentence}: 13, 14 (2 in all)\n"
+    sentence, reason = "rows that could not be read", "the first: '17.x5' is no time"
+    assert capsys.readouterr().err == f"reports: {log}: {sentence}: 13, 14 (2 in all); {reason}\n"
 
 
 def test_an_import_is_shown_like_a_run(tmp_path, capsys):

@@ -100,7 +100,9 @@ def test_impossible_figures_in_a_report_are_refused(tmp_path, capsys):
     (path,) = imported(tmp_path / "out", log)
     assert [case.size_bytes for case in read(path).cases] == [8]
     err = capsys.readouterr().err
-    assert ": rows that could not be read: 2 (1 in all)\n" in err
+    assert (
+        ": rows that could not be read: 2 (1 in all); the first: '0.5' is no whole number\n" in err
+    )
 
 
 GATHER = WHOLE.replace("all_reduce", "all_gather")

@@ -2,6 +2,7 @@
 write (docs/import.md); the figures of llama-bench are those of its README."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -158,6 +159,27 @@ def test_failed_requests_make_a_run_incomplete():
     assert times_us(test) == times_us(only(json.dumps(VLLM)))
     assert only(json.dumps(VLLM | {"completed": 0})).rows == []
     assert "output_token" not in times_us(only(json.dumps(VLLM | {"total_output_tokens": 0})))
+
+
+def test_failed_requests_of_sglang_are_counted_by_their_errors():
+    """Its file has no number of prompts: a run with 50 failures was complete."""
+    details = SGLANG | {"errors": [*80 * [""], *50 * ["timeout"]]}
+    test = only(json.dumps(details))
+    assert (test.status, test.reason) == ("incomplete", "50 of 130 requests failed")
+    assert only(json.dumps(details | {"errors": 80 * [""]})).notes == []
+    assert "does not tell whether requests failed" in only(json.dumps(SGLANG)).notes[0]
+
+
+def test_too_many_batches_are_refused_before_they_become_rows(tmp_path, capsys):
+    """20 MB of latencies took 3.3 GB of memory."""
+    many = put(tmp_path / "a.json", json.dumps(LATENCY | {"latencies": 200_000 * [1.5]}))
+    tracemalloc.start()
+    try:
+        assert "it has more than 50,000 rows" in refused(tmp_path, capsys, many)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 15 * many.stat().st_size
 
 
 def test_a_run_has_the_date_of_its_file_and_the_headline_names_the_metric(tmp_path):

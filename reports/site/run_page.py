@@ -18,6 +18,7 @@ from reports.tables.rows import (
     bound_notes,
     cost_us,
     default_rows,
+    first_rows,
     is_noisy,
     ratio_text,
     software_notes,
@@ -132,12 +133,12 @@ def sweep_sections(result: Result) -> list[Section]:
     lines, quantities = drawn_of(result)
     charts = [chart_of(quantity, lines) for quantity in quantities]
     best = "best, us" if result.run.imported_from else "ours, us"
-    sizes = default_rows(result, views(result)[0])
+    sizes = first_rows(result)
     soft = [f"{note}." for note in software_notes(row.library for row in sizes)]
     is_unlike = any(are_unlike(result.run, row.library, row.ours) for row in sizes)
     rows = [
         {
-            "size": row.label,
+            "size": row.name,
             best: number(cost_us(row.ours)),
             "library, us": number(cost_us(row.library)),
             "library / ours [95 %]": ratio_text(row.ratio),

@@ -13,6 +13,7 @@ from reports.tables.rows import (
     SizeRow,
     cost_us,
     default_rows,
+    first_rows,
     is_noisy,
     sums_in_software,
     verdict_of,
@@ -80,7 +81,7 @@ def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]
 def points(result: Result) -> list[Point]:
     """The headline's figures: the time of decode's size, or else of the smallest, and the busbw of
     the largest, which may be in the second view."""
-    rows = default_rows(result, views(result)[0])
+    rows = first_rows(result)
     timed = [row for row in rows if _time_us(row)]
     if not timed:
         return []
@@ -91,7 +92,7 @@ def points(result: Result) -> list[Point]:
 
     small = next((row for row in timed if row.size_bytes == TOKEN_CALL_SIZE_BYTES), timed[0])
     figures, large = [_point(small)], timed[-1]
-    if large is not small:
+    if large is not small and (large.name != large.label or large.size_bytes):
         case = large.ours or large.library
         figures.append(_point(large, case.bus_bw_gb_s if case and not large.skew else None))
 
@@ -110,7 +111,7 @@ def _point(row: SizeRow, bus_bw_gb_s: float | None = None) -> Point:
     if cost_us(row.ours) is None:
         unit += f" by {name}"
     value, in_software = bus_bw_gb_s or _time_us(row), sums_in_software(row.library)
-    return Point(row.label, value, unit, row.ratio, name, in_software)
+    return Point(row.name, value, unit, row.ratio, name, in_software)
 
 
 def ends(sizes_bytes: Iterable[int]) -> list[int]:

@@ -82,6 +82,14 @@ class SizeRow:
             return str((case.shape or {}).get("metric", spoken(algorithm_of(case))))
         return self.skew or size_text(self.size_bytes)
 
+    @property
+    def name(self) -> str:
+        """The label, and of a program's own work its shape: `program m 128, n 64`."""
+        case = self.ours or self.library
+        if not (case and is_own_work(case)) or "metric" in (case.shape or {}):
+            return self.label
+        return f"{self.label} {', '.join(shape_words(case.shape))}".strip()
+
 
 def is_noisy(ratio: Interval) -> bool:
     """Whether the interval is too wide to say anything."""
@@ -290,6 +298,15 @@ def default_rows(result: Result, view: View) -> list[SizeRow]:
     ]
     rho = autocorrelation([ratios_of(each.library, each.ours, each.report) for each in contests])
     return [_row(result, contest, costs, rho) for contest in contests]
+
+
+def first_rows(result: Result) -> list[SizeRow]:
+    """The rows of the first view; of a program's own work those of every shape."""
+    first, *others = views(result)
+    rows = default_rows(result, first)
+    if result.cases and all(map(is_own_work, result.cases)):
+        rows += [row for view in others for row in default_rows(result, view)]
+    return rows
 
 
 def _row(result: Result, contest: Contest, costs: RoundCosts, rho: float) -> SizeRow:

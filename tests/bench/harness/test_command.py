@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench.harness import session
+from bench.sweep import sweep_options, sweep_parser
 
 pytestmark = pytest.mark.unit
 # A command line and, after the arrow, the sentence that refuses it.
@@ -155,3 +156,15 @@ def test_one_rank_waits_for_nobody(refusal, command):
     assert refusal(f"{command} --arrival-skew 0,5us", ranks=1) == (
         f"bench.{command}: argument --arrival-skew: one rank waits for nobody\n"
     )
+
+
+def test_g_and_t_of_nccl_tests_are_accepted_with_a_sentence(monkeypatch, capfd):
+    """The commonest line of nccl-tests was refused, where docs/measure.md promises otherwise."""
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setenv("PMI_RANK", "0")
+    parser = sweep_parser("allreduce", "all_reduce", "about")
+    line = ["-b", "8", "-e", "128M", "-f", "2", "-g", "8", "-t", "2"]
+    sweep_options(parser, parser.parse_args(line))
+    said = capfd.readouterr().err
+    assert "-g 8 has no effect: a rank is one process" in said
+    assert "-t 2 has no effect" in said

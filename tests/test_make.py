@@ -3,6 +3,7 @@
 A compiler, a network, a folder of one's own, an environment that works, or the packages."""
 
 import ast
+import fcntl
 import os
 import re
 import shutil
@@ -180,3 +181,39 @@ def test_the_command_of_a_checkout_runs_from_any_folder(checkout, tmp_path):
         2,
         "reports: x cannot be read: No such file or directory\n",
     )
+
+
+@pytest.fixture
+def half_installed(checkout):
+    """An environment whose pip another `make` is about to install."""
+    programs = checkout / ".venv/bin"
+    programs.mkdir(parents=True)
+    (programs / "python").write_text("#!/bin/sh\nexit 1\n")
+    (programs / "python").chmod(0o755)
+    (checkout / ".venv/.installed-dev").touch()
+    return checkout
+
+
+@pytest.mark.parametrize("words", [("-n", "setup"), ("-qp", "setup"), ("-n", "test")])
+def test_make_that_only_reads_leaves_an_installation_under_way_alone(half_installed, words):
+    """bash completes the targets of `make` by `make -qp`, in any shell beside the installation."""
+    before = {path: path.stat() for path in half_installed.glob(".venv*/**/*")}
+    run("make", "-C", half_installed, *words)
+    assert {path: path.stat() for path in half_installed.glob(".venv*/**/*")} == before
+    assert len(before) == 3
+
+
+def test_a_second_make_waits_for_the_first_and_finds_what_it_has_installed(half_installed):
+    python = half_installed / ".venv/bin/python"
+    with open(half_installed / ".venv.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        words = "make", "-C", str(half_installed), "setup"
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as second:
+            with pytest.raises(subprocess.TimeoutExpired):
+                second.wait(timeout=0.5)
+            python.write_text("#!/bin/sh\nexit 0\n")
+            (half_installed / ".venv/.installed-runtime").touch()
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert second.communicate(timeout=60) == (None, "")
+    assert second.returncode == 0
+    assert (half_installed / ".venv/.installed-dev").exists()

@@ -153,6 +153,7 @@ def _default_tables(title: str, rows: Sequence[SizeRow]) -> list[tuple[str, Tabl
             next(iter(cells[0])).strip(): row.label,
             "algorithm": other,
             "us": _cost(each.case),
+            **_speed(each.case),
             **(_price(each) if other == STABLE and name == "auto" else NO_PRICE),
             "library/this": ratio_text(each.from_library),
             f"{name}/this": ratio_text(each.from_ours),
@@ -212,8 +213,7 @@ def _cells(row: SizeRow, label: str, ours: str, memory: str | None) -> Cells:
         waits = row.ours.arrival_skew_us if row.ours else None
         cells["waits\nus"] = number(waits.median if waits else None)
     elif not routing:
-        cells["busbw\nGB/s"] = number(row.ours.bus_bw_gb_s if row.ours else None)
-        cells["of\nbound"] = _share_of_bound(row.ours)
+        cells |= _speed(row.ours)
 
     cells["\n#wrong"] = "\n".join([*row.wrong, count(row.n_wrong)])
     return cells
@@ -233,6 +233,14 @@ def _what_ran(ours: Case) -> BuildName:
 
 def _cost(case: Case | None) -> str:
     return "WRONG" if case and case.status == "wrong" else number(cost_us(case))
+
+
+def _speed(case: Case | None) -> Cells:
+    """The bus bandwidth of a case, and its share of its bound."""
+    return {
+        "busbw\nGB/s": number(case.bus_bw_gb_s if case else None),
+        "of\nbound": _share_of_bound(case),
+    }
 
 
 def _share_of_bound(case: Case | None) -> str:

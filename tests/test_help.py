@@ -31,3 +31,11 @@ def test_help_ends_without_a_traceback_where_nobody_reads_it(tmp_path, command):
     assert (status, shown, said.count("\n")) == (2, "", 1)
     assert said.endswith(": cannot write: No space left on device\n")
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.unit
+def test_the_command_alone_lists_the_commands_and_is_no_success(tmp_path):
+    """A script whose variable is empty must not pass."""
+    done = end_of(sys.executable, "-m", "wiretax", cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "\n  gate                 tells whether a command " in done.stderr

@@ -271,6 +271,10 @@ def main() -> int:
     words = (place for place, word in enumerate(line) if not re.match(r"-n|--ranks|\d", word))
     place = next(words, None)
     command = "" if place is None else line.pop(place)
+    if not command:  # a script whose variable is empty must not pass
+        if speaks():
+            print(help_text(), file=sys.stderr)
+        return USAGE
     if command in ("-h", "--help"):
         return put(help_text())
     elif command in ("-V", "--version"):

@@ -28,7 +28,6 @@ from reports.tables.sentences import (
     plain_table,
     shape_words,
     size_text,
-    spoken,
     without_version,
 )
 from reports.tables.traced_parts import parts_reasons, parts_tables
@@ -178,7 +177,7 @@ def _faster_form(forms: Forms) -> str:
     if any(is_below_zero(exposed_us(forms, kind)) for kind in (OURS, FUSED)):
         return NO_VERDICT
 
-    name = spoken(forms[OURS].name.replace("then_", "unfused ", 1))
+    name = forms[OURS].name.replace("then_", "unfused ", 1)
     if gain[1] is None:
         return f"{TOO_FEW} to compare fused with {name} ({interval_text(gain)} us)."
     words = f"fused and {name} do not clearly differ ({interval_text(gain)} us)"

@@ -18,7 +18,6 @@ from reports.tables.sentences import (
     shape_words,
     shares_places,
     size_text,
-    spoken,
 )
 from wiretax.common.grouped import grouped
 from wiretax.record.blocks import paired
@@ -79,7 +78,7 @@ class SizeRow:
         """The first cell of the row: its skew or its size, or what a time without a message is."""
         case = self.ours or self.library
         if case and is_own_work(case):
-            return str((case.shape or {}).get("metric", spoken(algorithm_of(case))))
+            return str((case.shape or {}).get("metric", algorithm_of(case)))
         return self.skew or size_text(self.size_bytes)
 
     @property

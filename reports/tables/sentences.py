@@ -126,16 +126,6 @@ def left_out_lines(left_out: Iterable[tuple[Path, str]]) -> list[str]:
     ]
 
 
-def spoken(algorithm: str) -> str:
-    """The name of an algorithm in a sentence: `two-shot push, built +nt+128K`."""
-    name = BuildName.parse(algorithm)
-    unbuilt = str(name._replace(words=()))
-    text = re.sub(r"\b(one|two)_shot", r"\1-shot", unbuilt).replace("_", " ")
-    if name.words:
-        text += f", built +{'+'.join(name.words)}"
-    return text
-
-
 def algorithm_of(case: Any) -> str:
     """The algorithm of a case or a fit: `ring`, or `ring over host_staged`, as a run may have it
     over both kinds of memory, or a contender with its version. `auto` names in `chosen` the memory
@@ -154,7 +144,7 @@ def without_version(library: str | None) -> str:
 
 
 def describe(case: CaseFields) -> str:
-    """`one-shot push registered 64 KiB isolated`."""
+    """`one_shot_push registered 64 KiB isolated`."""
     place = "in place" if case.in_place else ""
     size = () if is_own_work(case) else (size_text(case.size_bytes), case.mode)
     words = with_variant(case), *size, shape_text(case.shape), place
@@ -162,9 +152,9 @@ def describe(case: CaseFields) -> str:
 
 
 def with_variant(case: CaseFields) -> str:
-    """The algorithm in words, with its variant unless that is the usual one."""
+    """The algorithm with its variant, unless that is the usual one."""
     variant = "" if case.variant in ("copied", "plain") else f" {case.variant}"
-    return spoken(algorithm_of(case)) + variant
+    return algorithm_of(case) + variant
 
 
 def type_text(case: Any) -> str:

@@ -41,7 +41,6 @@ from reports.tables.sentences import (
     shape_words,
     size_text,
     some,
-    spoken,
     type_text,
 )
 from reports.tables.stable_price import HEADINGS, percent_text
@@ -148,12 +147,13 @@ def _default_tables(title: str, rows: Sequence[SizeRow]) -> list[tuple[str, Tabl
         for texts in cells:
             texts.pop(_algorithm_heading(memory), None)
     tables = [(title, plain_table(cells[0], cells, marks(rows)))]
+    has_price = name == "auto" and any(STABLE in row.named for row in rows)  # 80 columns hold one
     further = [
         {
             next(iter(cells[0])).strip(): row.label,
             "algorithm": other,
             "us": _cost(each.case),
-            **_speed(each.case),
+            **({} if has_price else _speed(each.case)),
             **(_price(each) if other == STABLE and name == "auto" else NO_PRICE),
             "library/this": ratio_text(each.from_library),
             f"{name}/this": ratio_text(each.from_ours),
@@ -296,9 +296,7 @@ def head(result: Result, view: View, rows: Sequence[SizeRow]) -> list[str]:
 def marks(rows: Sequence[SizeRow]) -> list[str]:
     """The footnotes of the marks in these rows."""
     better = [
-        f"{spoken(row.better[0])} at {row.label} ({row.better[1]:.2f}x)"
-        for row in rows
-        if row.better
+        f"{row.better[0]} at {row.label} ({row.better[1]:.2f}x)" for row in rows if row.better
     ]
     notes = bound_notes(row.ours for row in rows) + software_notes(row.library for row in rows)
     if better:

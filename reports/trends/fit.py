@@ -14,7 +14,6 @@ from reports.tables.sentences import (
     left_out_lines,
     plain_table,
     some,
-    spoken,
     tick_text,
 )
 from reports.trends.alpha_beta import MIN_SIZES, Fit, Regime, regimes_of
@@ -200,24 +199,24 @@ def orders(crossovers: Sequence[Crossover]) -> list[str]:
 
     def others(pairs: Sequence[Crossover], faster: str | None) -> str:
         names = [each.second if each.first == faster else each.first for each in pairs]
-        return some([*map(spoken, names)], 4)
+        return some(names, 4)
 
     texts = []
     for faster, pairs in grouped(without, attrgetter("faster_below")).items():
         if faster is None:
-            names = [f"{spoken(each.first)} and {spoken(each.second)}" for each in pairs]
+            names = [f"{each.first} and {each.second}" for each in pairs]
             texts.append(f"Which is faster is not resolved at any size: {some(names, 4)}.")
             continue
         wholly = [each for each in pairs if not each.open_bytes]
         partly = [each for each in pairs if each.open_bytes]
         if wholly:
             texts.append(
-                f"Never within the measured sizes is {spoken(faster)} overtaken by: "
+                f"Never within the measured sizes is {faster} overtaken by: "
                 f"{others(wholly, faster)}."
             )
         if partly:
             texts.append(
-                f"{spoken(faster)} is faster, but at some sizes not resolved, than: "
+                f"{faster} is faster, but at some sizes not resolved, than: "
                 f"{others(partly, faster)}."
             )
     return texts

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from reports.tables.figure import dress, figure, label_ends, roles_of
-from reports.tables.sentences import counted, number, spoken, tick_text
+from reports.tables.sentences import counted, number, tick_text
 from reports.trends.alpha_beta import Fit, Regime, lines_through
 from reports.trends.crossovers import Crossover
 from wiretax.common.grouped import grouped
@@ -41,12 +41,12 @@ def finding(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> str:
     """The first crossover, or the first algorithm's line."""
     for each in crossovers:
         if each.size_bytes:
-            below, above = spoken(each.faster_below or ""), spoken(each.faster_above or "")
+            below, above = each.faster_below or "", each.faster_above or ""
             return f"{above} overtakes {below} at {tick_text(round(each.size_bytes[0]))}"
     regime = fits[0].regimes[-1]
     if regime.beta_gb_s is None:
-        return f"{spoken(fits[0].name)}: beta is not resolved"
-    return f"{spoken(fits[0].name)}: beta is {number(regime.beta_gb_s[0])} GB/s"
+        return f"{fits[0].name}: beta is not resolved"
+    return f"{fits[0].name}: beta is {number(regime.beta_gb_s[0])} GB/s"
 
 
 def shown_fits(fits: Sequence[Fit]) -> list[Fit]:
@@ -79,7 +79,7 @@ def draw_panel(axes: Any, fits: Sequence[Fit], crossovers: Sequence[Crossover]) 
             at += [*gap, *along]
             line_us += [*gap, *(alpha_us + slope * along)]
             draw_half(axes, regime, role)
-        axes.plot(at, line_us, color=role, linewidth=1.4, label=spoken(fit.name))
+        axes.plot(at, line_us, color=role, linewidth=1.4, label=fit.name)
 
     dress(axes, sorted({size for fit in fits for size in fit.sizes_bytes}))
     label_ends(axes, 24)

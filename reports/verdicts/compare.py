@@ -304,7 +304,7 @@ def summary(comparison: Comparison, slowdown: float, exclusion: str | None = Non
 
 
 def difference(comparison: Comparison, cells: pd.DataFrame) -> str:
-    """`SLOWER up to 4.9%: 16 KiB two-shot, 1 MiB two-shot` of cells with one verdict, the largest
+    """`SLOWER up to 4.9%: 16 KiB two_shot, 1 MiB two_shot` of cells with one verdict, the largest
     difference first."""
     cells = cells.sort_values("log_ratio", key=abs, ascending=False, kind="stable")
     largest = f"{abs(cells.ratio.iloc[0] - 1):.1%}"

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from reports.tables.sentences import counted, some, spoken
+from reports.tables.sentences import counted, some
 from reports.verdicts.days import DaySpread, assumed_spread, spread_between_days, unknown_spread
 from reports.verdicts.launch_quantiles import launch_quantile_us, launch_steps, least_steps
 from reports.verdicts.links_apart import links_apart
@@ -221,8 +221,8 @@ def unlike_fields(of_baseline: Sequence[Case], of_variant: Sequence[Case]) -> di
         theirs = {str(getattr(case, name)) for case in of_baseline}
         ours = {str(getattr(case, name)) for case in of_variant}
         if len(theirs) == len(ours) == 1 and theirs != ours:
-            values = f"{spoken(min(theirs))} against {spoken(min(ours))}"
-            sentences[name] = f"{spoken(name)}: {values}"
+            values = f"{min(theirs)} against {min(ours)}"
+            sentences[name] = f"{name.replace('_', ' ')}: {values}"
     return sentences
 
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from reports.tables.sentences import fact, shape_text, sized, some, spoken, type_text
+from reports.tables.sentences import fact, shape_text, sized, some, type_text
 from wiretax.common.grouped import grouped
 from wiretax.record import packed
 from wiretax.record.case import CASE_KEY, is_own_work, key_of
@@ -424,7 +424,7 @@ def wrong_results(side: Side) -> list[str]:
 
 def titles_of(cases: Sequence[CaseFields]) -> list[str]:
     """The title of each case: its size and its name among these cases."""
-    return list(map(sized, cases, map(spoken, case_names(cases))))
+    return list(map(sized, cases, case_names(cases)))
 
 
 def case_names(cases: Sequence[CaseFields]) -> list[str]:

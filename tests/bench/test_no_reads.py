@@ -15,7 +15,7 @@ STALE: dict[str, object] = {"vendor": "cuda", "cached": 0, "coherent": "pushes"}
 SMALL = "--max-time 100 -n 2"
 SHAPE = f"{SMALL} --model llama-3.1-8b --scale 1/1024"
 WHY = "reads of peers' memory: within one launch rank "
-LEFT_OUT = "unsupported: dependent loads, loads, pull, stores and loads: "
+LEFT_OUT = "unsupported: dependent_loads, loads, pull, stores_and_loads: "
 # By command: its options, what it must measure, and what it must say.
 COMMANDS = {
     "link": ("--max-time 100 -e 16K", {"push", "stores", "ping_pong"}, LEFT_OUT + WHY),
@@ -28,7 +28,7 @@ COMMANDS = {
     "allreduce": (
         f"{SMALL} -b 16K -e 16K -w 0 --mode isolated",
         {"auto", "one_shot_push", "two_shot_push", "ring"},
-        "one-shot pull",
+        "one_shot_pull",
     ),
     "gemm_reduce_scatter": (f"{SHAPE} --tokens 16", {"fused", "then_auto"}, "fused"),
     "prefill": (f"{SHAPE} --tokens 2 --layers 2 -d half", {"tensor_parallel"}, "tensor_parallel"),

@@ -21,8 +21,8 @@ def measured(folder, kernel, device):
     folder.mkdir(exist_ok=True)
     (folder / "one_shot.cu").write_text(kernel)
     words = (
-        f"--sizes 4,16K{',9M' * (device == 'cpu')} -n 4 -w 0 --mode isolated --algorithm library --max-time 60 "
-        f"--device {device} --kernel"
+        f"--sizes 4,16K{',9M' * (device == 'cpu')} -n 4 -w 0 --mode isolated "
+        f"--algorithm library --max-time 60 --device {device} --kernel"
     )
     environment = {} if device == "cpu" else fake_gpu.environment(vendor=device)
     done = launch(folder, words, folder / "one_shot.cu", **environment)

@@ -32,12 +32,12 @@ def test_a_tail_that_grew_is_on_the_card_and_has_its_chart(tmp_path):
     folder = nights(tmp_path / "results", {SMALL_TWO_SHOT: 0.03})
     site = make_site(folder, tmp_path / "site")
     page = Read(site / "index.html")
-    assert page.text.count("P99 of 16 KiB two-shot: 4.") == 2  # beside the verdict, and on the card
+    assert page.text.count("P99 of 16 KiB two_shot: 4.") == 2  # beside the verdict, and on the card
     [history] = site.glob("history-*.html")
     for each in (page, Read(history)):
-        assert "P99 of 16 KiB two-shot is 3" in each.text
+        assert "P99 of 16 KiB two_shot is 3" in each.text
         assert any(
-            "P99 of 16 KiB two-shot;" in attrs.get("aria-label", "") for attrs in each.all("div")
+            "P99 of 16 KiB two_shot;" in attrs.get("aria-label", "") for attrs in each.all("div")
         )
     links = [attrs["href"] for attrs in page.all("a") if attrs["href"].startswith("run-")]
     assert links

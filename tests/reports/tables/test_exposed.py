@@ -66,7 +66,7 @@ def test_the_best_is_chosen_on_odd_rounds_and_reported_on_even_ones(tmp_path):
 def test_the_verdict_names_the_form_to_use(tmp_path):
     """A row has the share of the library's exposed 10 us that its form does not expose."""
     printed = words(layer(tmp_path / "a", **{FUSED: 11.0, MPI: 20.0}))
-    assert "scale 1/64: fused exposes 4.00 [4.00 4.00] us less than unfused one-shot" in printed
+    assert "scale 1/64: fused exposes 4.00 [4.00 4.00] us less than unfused one_shot" in printed
     assert "fused 11.0 1.00 [1.00 1.00] 90% 0" in printed
 
     noisy = {
@@ -230,7 +230,7 @@ def test_few_rounds_are_no_verdict(tmp_path):
     }
     made = Made(tmp_path / "layer", rounds=5)
     printed = words(made.run({name: always(us) for name, us in forms.items()}))
-    assert "too few blocks to compare fused with unfused one-shot pull (4.00 us)." in printed
+    assert "too few blocks to compare fused with unfused one_shot_pull (4.00 us)." in printed
     printed = words(steps(tmp_path / "step", 10.0, 12.0, 20.0, rounds=5))
     assert "2 slots: too few blocks to say, PP/TP 1.67." in printed
 

@@ -115,7 +115,7 @@ def test_an_algorithm_that_clearly_beats_auto_is_marked_and_named_once(tmp_path)
     text = shown(tmp_path / "a", n_blocks=16, us=slowed)
     assert rows_of(text)["16 KiB"][2] == "one_shot_push*"
     assert rows_of(text)["32 KiB"][2] == "one_shot_push"
-    words = r"\* another variant beat auto by more than 5 %: one-shot pull at 16 KiB \(1\.\d\dx\)"
+    words = r"\* another variant beat auto by more than 5 %: one_shot_pull at 16 KiB \(1\.\d\dx\)"
     assert re.search(words, " ".join(text.split()))
     # One that is the fastest in both halves of ten rounds is judged by all: either half is too few
     # for an interval, as all of five rounds are.
@@ -169,17 +169,27 @@ def test_a_named_algorithm_has_its_columns_and_ratios(tmp_path):
     """Whoever writes an algorithm wants its figures, not those of `auto` alone."""
     result = named_run(tmp_path, ["library", "auto", "ring"], sizes=[16384])
     _, first, second, *_ = render(result).split("\n\n")
-    heading, row = second.splitlines()
-    assert heading.split() == ["size", "algorithm", "us", "library/this", "auto/this"]
+    _, heading, row = second.splitlines()
+    columns = ["size", "algorithm", "us", "GB/s", "bound", "library/this", "auto/this"]
+    assert heading.split() == columns
+        "size",
+        "algorithm",
+        "us",
+        "GB/s",
+        "bound",
+        "library/this",
+        "auto/this",
+    ]
     library, auto = rows_of(first)["16 KiB"][:2]
-    ring, *ratios = re.sub(r"\[.*?\]", "", row.split("ring")[1]).split()
+    ring, _, share, *ratios = re.sub(r"\[.*?\]", "", row.split("ring")[1]).split()
+    assert share.endswith("%")
     assert [float(ratio) for ratio in ratios] == pytest.approx(
         [float(library) / float(ring), float(auto) / float(ring)], rel=0.02
     )
 
 
 def test_a_run_with_auto_stable_says_what_stable_bits_cost_at_each_size(tmp_path):
-    """`auto` runs the ring at 8 MiB, `auto_stable` the two-shot, which takes 7 % longer."""
+    """`auto` runs the ring at 8 MiB, `auto_stable` the two_shot, which takes 7 % longer."""
     algorithms = ["library", "auto", "auto_stable", "two_shot", "ring"]
     fields = {"algorithms": algorithms, "modes": ["isolated"], "n_blocks": 16}
     text = render(write_run(tmp_path, sizes=[8 << 20], **fields))

@@ -93,7 +93,7 @@ def test_few_launches_give_no_interval(tmp_path):
     fits, _ = fits_of(launches(tmp_path, 5))
     printed = text(fits, crossovers_of(fits))
     assert "Fewer than 6 launches have no intervals." in printed
-    assert "Which is faster is not resolved at any size: two-shot and ring, " in printed
+    assert "Which is faster is not resolved at any size: two_shot and ring, " in printed
     regime = fits[0].regimes[0]
     assert regime.alpha_us
     assert regime.half_bytes
@@ -185,7 +185,7 @@ def test_an_algorithm_that_overtakes_is_named_with_the_size(tmp_path, fit):
     status, out, err = fit(tmp_path, "--plot", picture)
     assert (status, err) == (0, "")
     assert re.search(r"one_shot_push +MPICH 5.0.2 +\d\S+K \[\d\S+K \d\S+K\]\n", out), out
-    assert "Never within the measured sizes is two-shot overtaken by: " in out
+    assert "Never within the measured sizes is two_shot overtaken by: " in out
     drawn = picture.read_text()
-    for words in ("one-shot push overtakes MPICH 5.0.2 at ", "two-shot", "n_1/2", "8 launches"):
+    for words in ("one_shot_push overtakes MPICH 5.0.2 at ", "two_shot", "n_1/2", "8 launches"):
         assert words in drawn

@@ -72,7 +72,7 @@ def test_a_baseline_is_stored_by_machine_and_moved_and_used(baselines, accept, t
     slowest = write_launches(tmp_path / "c", 14, seed=4, effect=slower(25))
     status, printed = gate(capsys, baselines, slowest)
     assert status == 1
-    assert re.search(r"16 KiB two-shot: 1\.(18|19|20)", printed)
+    assert re.search(r"16 KiB two_shot: 1\.(18|19|20)", printed)
     assert "14 launches against 8, not interleaved" in printed
     hint = shlex.split(printed.partition("all cells: python -m reports ")[2])
     assert main(hint) == 0, hint

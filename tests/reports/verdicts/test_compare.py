@@ -73,7 +73,7 @@ def test_a_slowdown_of_one_case_is_named_and_the_others_are_the_same(campaign, c
     assert float(variant) / float(baseline) == pytest.approx(1.05, rel=0.01)
     assert {row[5] for row in rows.values()} == {"SAME"}
     printed = " ".join(out.split())
-    assert re.match(r"SLOWER (4\.9|5\.0|5\.1)%: 16 KiB two-shot; no slowdown of", printed)
+    assert re.match(r"SLOWER (4\.9|5\.0|5\.1)%: 16 KiB two_shot; no slowdown of", printed)
     assert "12 interleaved pairs of launches" in printed
     assert "SAME 5, SLOWER 1; of 6 cells" in printed
 
@@ -129,7 +129,7 @@ def test_an_algorithm_can_be_compared_with_another(tmp_path, compared):
         for seed, name in enumerate(("two_shot", "ring"))
     ]
     _, out, _ = compared(*sides)
-    assert "algorithm: two-shot against ring" in out
+    assert "algorithm: two_shot against ring" in out
     rows = rows_of(out)
     base_us, new_us = map(float, rows["16 KiB ring"][:2])
     assert new_us / base_us > 1.1
@@ -208,7 +208,7 @@ def test_a_difference_is_worth_its_calls_of_a_token(campaign, compared):
     assert (status, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
     text = " ".join(out.split())
-    (found,) = re.findall(r"16 KiB two-shot: (\S+) \[(\S+) (\S+)\] ms by 160 calls, (\S+)%", text)
+    (found,) = re.findall(r"16 KiB two_shot: (\S+) \[(\S+) (\S+)\] ms by 160 calls, (\S+)%", text)
     ms, low, high, percent = map(float, found)
     assert ms == pytest.approx(160 * 0.05 * 4.11 / 1e3, rel=0.05)
     assert low < ms < high

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 
 N_STEPS = 100  # of a block; a launch has six
 ALIKE = {"main": no_effect, "new": no_effect}
-SLOW = "16 KiB two-shot"
+SLOW = "16 KiB two_shot"
 
 
 def with_steps(share=0.0, times=5.0, n=N_STEPS, spread=0.03, seed=0, case=None):
@@ -93,7 +93,7 @@ def test_the_gate_fails_on_the_tail_in_every_format(campaign, tmp_path, capsys):
     for file in files:
         assert "P99 SLOWER" in text_of(file)
     markdown, page = map(text_of, files[1:])
-    assert re.search(r'name="16 KiB two-shot".*message="P99 ', files[0].read_text())
+    assert re.search(r'name="16 KiB two_shot".*message="P99 ', files[0].read_text())
     assert "| base P99 us | variant P99 us |" in markdown
     assert "base P99 µs" in page
 

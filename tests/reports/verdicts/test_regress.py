@@ -84,18 +84,18 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
     status, printed = judge(capsys, slowed, *options)
     assert status == 1
     expected = (
-        r"REGRESSION: SLOWER \d\.\d%: 16 KiB two-shot; no slowdown of 0\.\d% or more in the "
+        r"REGRESSION: SLOWER \d\.\d%: 16 KiB two_shot; no slowdown of 0\.\d% or more in the "
         r"other cells; 1 of 4 cells different from 0 and estimated at 1\.0% or more"
     )
     figures = r"allreduce: 16 KiB \d+\.\d us \(\d\.\d+x MPICH\), .* GB/s \(\d\.\d+x\)"
     assert re.match(rf"{expected} \(exit status 1\) {figures} ", printed)
-    assert "16 KiB two-shot: 1.0" in printed
+    assert "16 KiB two_shot: 1.0" in printed
 
     suite = ElementTree.parse(junit).getroot()
     (failed,) = suite.findall("testcase[failure]")
     assert (failed.get("classname"), failed.get("name")) == (
         "allreduce.isolated",
-        "16 KiB two-shot",
+        "16 KiB two_shot",
     )
     assert failed.findall("failure[@type='regression']")
     assert [len(suite.findall(tag)) for tag in ("testcase", "testcase/error")] == [7, 0]
@@ -104,7 +104,7 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path, capsys):
 
     text = markdown.read_text()
     title, *_ = text.split("\n")
-    assert re.fullmatch(r"## ✗ REGRESSION: SLOWER \d\.\d%: 16 KiB two-shot; .* \.\.\.", title)
+    assert re.fullmatch(r"## ✗ REGRESSION: SLOWER \d\.\d%: 16 KiB two_shot; .* \.\.\.", title)
     assert len(title) <= len("## ") + 60
     assert re.search(rf"\n\n✗ {expected}.*\n\n- {figures}\n", text)
     assert re.search(r"\| two_shot \| 16 KiB \|.*\| SLOWER \|", text)
@@ -172,7 +172,7 @@ def test_too_few_pairs_never_pass(tmp_path, capsys):
     few = write_campaign(tmp_path / "few", {"main": no_effect, "new": slower(50)}, pairs=4)
     junit = tmp_path / "junit.xml"
     status, printed = judge(capsys, few, "--junit", junit)
-    assert (status, "KiB two-shot: 1.000 undecided" in printed) == (3, True)
+    assert (status, "KiB two_shot: 1.000 undecided" in printed) == (3, True)
     assert "the margin, but so few pairs exclude nothing" in printed
     suite = ElementTree.parse(junit).getroot()
     skipped = [each.get("type") for each in suite.iter("skipped")]
@@ -250,7 +250,7 @@ def test_a_pass_with_a_small_slowdown_names_what_it_excludes(tmp_path, capsys, r
     folder = write_campaign(tmp_path / "slow", {"main": no_effect, "new": slower(3)}, pairs=pairs)
     status, printed = judge(capsys, folder, "--min-effect", 5)
     pattern = (
-        r"PASS: SLOWER (3\.\d)%: 16 KiB two-shot; no slowdown of (\d\.\d)% or more in any cell; "
+        r"PASS: SLOWER (3\.\d)%: 16 KiB two_shot; no slowdown of (\d\.\d)% or more in any cell; "
         r"0 of \d cells different from 0 and estimated at 5\.0% or more; smaller ones could hide"
     )
     ((_, excluded),) = re.findall(pattern, printed)
@@ -282,7 +282,7 @@ def test_improvements_of_a_commit_pass_and_move_no_baseline(tmp_path, capsys):
     folder = write_campaign(tmp_path / "faster", {"main": no_effect, "new": slower(-8)})
     status, printed = judge(capsys, folder)
     assert status == 0
-    assert "PASS: FASTER 8.0%: 16 KiB two-shot" in printed
+    assert "PASS: FASTER 8.0%: 16 KiB two_shot" in printed
     assert "accept" not in printed
 
 
@@ -294,7 +294,7 @@ def test_wrong_results_are_always_unusable(copied, tmp_path, capsys):
     junit = tmp_path / "junit.xml"
     status, printed = judge(capsys, copied, "--junit", junit)
     assert status == 5
-    expected = "UNUSABLE: 16 KiB one-shot push is wrong in 2 of 12 launches of new: 12"
+    expected = "UNUSABLE: 16 KiB one_shot_push is wrong in 2 of 12 launches of new: 12"
     assert printed.startswith(expected)
     assert f"(the first: {run})" in printed
     assert "pairs" not in printed.partition("to exclude")[0], "more pairs mend nothing"
@@ -303,7 +303,7 @@ def test_wrong_results_are_always_unusable(copied, tmp_path, capsys):
         for case in ElementTree.parse(junit).iter("testcase")
         if len(case)
     }
-    assert failed == {"both sides can be judged": "error", "16 KiB one-shot push": "failure"}
+    assert failed == {"both sides can be judged": "error", "16 KiB one_shot_push": "failure"}
     # Times of a wrong baseline prove nothing either.
     assert gate(capsys, copied / "new", copied / "main")[0] == 5
     rewrite_head(run, machine_id="ffffff")
@@ -361,9 +361,9 @@ def test_runs_that_are_cut_off_are_unusable_and_named_once_for_each_reason(copie
 @pytest.mark.parametrize(
     ("options", "case"),
     [
-        ({"new": {"algorithms": ["library", "two_shot"]}}, "one-shot push"),
-        ({"new": {"change": lambda block: None if block.case == 1 else block}}, "one-shot push"),
-        ({"main": {"variants": ["copied", "registered"]}}, "one-shot push registered"),
+        ({"new": {"algorithms": ["library", "two_shot"]}}, "one_shot_push"),
+        ({"new": {"change": lambda block: None if block.case == 1 else block}}, "one_shot_push"),
+        ({"main": {"variants": ["copied", "registered"]}}, "one_shot_push registered"),
     ],
 )
 def test_a_case_that_the_current_side_lacks_is_named(options, case, tmp_path, capsys):

@@ -32,7 +32,7 @@ def test_a_side_whose_flags_are_slower_is_judged(tmp_path, capsys, pairs):
     options, files = forms(tmp_path)
     status, printed = judge(capsys, folder, *options)
     assert status == 1
-    assert re.match(rf"REGRESSION: SLOWER 4\d\.\d%: 16 KiB two-shot; {SLOWER_FLAGS}", printed)
+    assert re.match(rf"REGRESSION: SLOWER 4\d\.\d%: 16 KiB two_shot; {SLOWER_FLAGS}", printed)
     assert "left out" not in printed
     assert all(re.search(SLOWER_FLAGS, text_of(file)) for file in files)
     # The other way round.

@@ -214,10 +214,9 @@ def store_output(output: Path, words: list[str], folder: Path) -> list[str]:
     try:
         tests = find_tests(Path("its output"), content_of(output))
         if lines := sorted(line for test in tests for line in test.unread):
-            reasons = " ".join(note for test in tests for note in test.notes)
-            fail(
-                f"rows that could not be read: {len(lines)}, the first in line {lines[0]}: {reasons}"
-            )
+            said = (word for test in tests for word in (test.refusal, *test.notes) if word)
+            where = f"{len(lines)}, the first in line {lines[0]}"
+            fail(f"rows that could not be read: {where}: {'; '.join(said)}")
         for of_world in grouped(tests, lambda test: test.world_size).values():
             run = run_here(of_world, Variant("program", [], words))
             write_whole(folder / run.path, content_of_run(run))

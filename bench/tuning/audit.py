@@ -25,7 +25,7 @@ def audited(result: Result) -> str:
             continue
         best = min(enough, key=lambda each: median(turns(each.rounds, 1).values()))
         # In the even rounds, since the odd ones chose the best.
-        ratios = gains(auto, best)
+        ratios = gains(auto, best, is_confirmed=False)
         if not len(ratios):
             continue
         ratio = max(1.0, float(np.median(ratios)))

@@ -84,7 +84,7 @@ def render(result: Result) -> str:
             if case.status == "wrong"
         ]
         rows += [
-            [spoken(case.algorithm), number(cost_us(case)), "-", "-", count(case.n_wrong)]
+            [case.algorithm, number(cost_us(case)), "-", "-", count(case.n_wrong)]
             for case in alone(cases, forms)
         ]
         case = cases[0]
@@ -135,7 +135,7 @@ def points(result: Result) -> list[Point]:
             said = f"{label(cases[0])}: {name_of(first)}"
             figures.append(Point(said, factor.median, "times its time alone"))
         elif timed := [*(form.case for form in forms.values()), *alone(cases, forms)]:
-            said = f"{label(cases[0])}: {spoken(timed[0].algorithm)}"
+            said = f"{label(cases[0])}: {timed[0].algorithm}"
             figures.append(Point(said, cost_us(timed[0]) or 0.0, "us"))
 
     return [*figures[:1], *figures[1:][-1:]]

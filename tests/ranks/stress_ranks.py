@@ -150,7 +150,7 @@ def plain_launches(
         soak = SweepOptions(
             collective, (1, most_bytes), [datatype.name], [redop], algorithms=algorithms
         )
-        samplers.append(Sampler(session, soak, draw, buffers))
+        samplers.append(Sampler(session, soak, buffers))
     hand: list[SoakLaunch] = []
     while len(hand) < PLAIN_LAUNCHES:
         hand += [launch for sampler in samplers for launch in sampler.singles()]

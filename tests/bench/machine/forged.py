@@ -14,7 +14,7 @@ MACHINES = sorted(path.stem for path in RECORDED.glob("*.json"))
 HUGE, NEGATIVE = 10**30, -7
 TEXTS = "vbios_version", "vendor"  # which may be any
 CPUS = "sys/devices/system/cpu"
-HOST = {
+HOST: dict[str, str | bytes] = {
     "proc/config.gz": gzip.compress(b"CONFIG_PCI_P2PDMA=y\nCONFIG_HSA_AMD_P2P=y\n" * 40),
     "proc/cpuinfo": "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel name\t: A\nflags\t: fpu",
     "proc/loadavg": "0.50 0.40 0.30 1/234 5678",
@@ -42,11 +42,11 @@ HOST = {
     },
 }
 # Of each device on a path, and of each display controller.
-PORT = {
+PORT: dict[str, str | bytes] = {
     "aer_dev_correctable": "RxErr 0\nTOTAL_ERR_COR 0",
     "config": with_express(able=0b111 << 6, target=4),
 }
-GPU = {
+GPU: dict[str, str | bytes] = {
     "resource": "0x0000380000000000 0x00003807ffffffff 0x000000000014220c",
     "iommu_group/type": "identity",
     "numa_node": "0",
@@ -114,7 +114,7 @@ def forge(path: Path, chance: random.Random) -> str:
     """Replaces a file by one of these kinds of damage, whose name it returns."""
     content = path.read_bytes()
     kinds = {
-        "absent": None,
+        "absent": b"",
         "empty": b"",
         "cut": content[: len(content) // 2],
         "huge": _numbers(content, HUGE),
@@ -123,9 +123,9 @@ def forge(path: Path, chance: random.Random) -> str:
         "text": b"unknown speed\n",
         "binary": chance.randbytes(len(content)),
         "ones": b"\xff" * len(content),
-        "folder": None,
-        "loop": None,
-        "unreadable": None,
+        "folder": b"",
+        "loop": b"",
+        "unreadable": b"",
     }
     if path.name in TEXTS:
         kinds = {kind: bad for kind, bad in kinds.items() if kind not in ("huge", "negative")}

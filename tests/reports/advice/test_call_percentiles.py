@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reports.advice.procurement import evaluate, procure_page
+from reports.advice.procure_page import procure_page
+from reports.advice.procurement import evaluate
 from reports.kit.page import to_html
 from tests.reports.synthetic_candidates import (
     BOX,

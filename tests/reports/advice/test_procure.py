@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from reports.__main__ import main
-from reports.advice.procurement import evaluate, procure_page
+from reports.advice.procure_page import procure_page
+from reports.advice.procurement import evaluate
 from reports.advice.reduce_times import assumed_times
 from reports.advice.specs import GPUS, LINKS, with_peer_access
 from tests.reports.synthetic_candidates import (

@@ -22,7 +22,9 @@ def gb_s(src, dst):
 
 
 def depth_of(cell):
-    return int(re.search(r"--heat:(\d+)%", cell)[1])
+    found = re.search(r"--heat:(\d+)%", cell)
+    assert found, cell
+    return int(found[1])
 
 
 def section(sections, start):

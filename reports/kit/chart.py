@@ -33,8 +33,6 @@ SIGNS = (
     (r"->", "→"),
     (r"<=", "≤"),
     (r">=", "≥"),
-    (r"\b(one|two)_shot", r"\1-shot"),
-    (r"(?<=-shot)_", " "),
     (r"(?<![./\w])(all|allgather|allreduce|gemm|gemv|reduce)_(?!reduce_perf)", r"\1-"),
     (r"(?<=-to)_(?=all)|(?<=-reduce)_(?=scatter)", "-"),
     (r"\b(machine|software|run)_id\b", r"\1 id"),

@@ -83,7 +83,7 @@ def test_the_price_is_beside_the_fastest_fused_form(tmp_path, change):
 
 def test_a_stable_form_with_wrong_results_has_no_price(tmp_path):
     printed = layer(tmp_path, (FUSED, 11.0), (STABLE, 16.5), wrong={STABLE: 3})
-    assert printed.startswith("WRONG RESULTS: fused stable")
+    assert printed.startswith("WRONG RESULTS: fused_stable")
     assert "price" not in printed
     assert SENTENCE not in printed
 
@@ -152,5 +152,5 @@ def test_a_stable_form_that_cannot_run_is_listed_in_one_sentence(tmp_path, chang
     reason = "3 ranks cannot share 8 leaves"
     change(made, STABLE, status="unsupported", reason=reason)
     printed = words(made, [(COMPUTE, 10.0), (FUSED, 11.0), (STABLE, lambda turn: None)])
-    assert f"- unsupported: fused stable: {reason}" in printed
+    assert f"- unsupported: fused_stable: {reason}" in printed
     assert "price" not in printed

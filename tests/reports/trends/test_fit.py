@@ -108,7 +108,7 @@ def test_the_command_prints_and_stores_and_warns_across_days(six, fit, tmp_path)
     assert fit(folder) == (0, text(fits, found), "")
     other = tmp_path / "other.jsonl"
     other.write_bytes(six[0].path.read_bytes())
-    rewrite_head(other, run_id=f"2027-01-01{run_id(8)[10:]}")
+    rewrite_head(other, run_id=f"2026-01-01{run_id(8)[10:]}")
     assert "the launches are of 2 days" in fit(folder, other)[2]
     answer = json.loads(fit(folder, "--json")[1])
     assert msgspec.convert(answer["fits"], list[Fit]) == fits

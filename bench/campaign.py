@@ -104,14 +104,14 @@ def run_round(campaign: OpenCampaign, pair: int, names: Sequence[str]) -> None:
 
 
 def open_after_one_event(pairs: int) -> str:
-    """A sentence on so few pairs that one launch far out leaves a cell open; "" for others."""
+    """A sentence on so few pairs that one outlying launch leaves a cell open; "" for others."""
     if pairs < MIN_PAIRS or tolerated_events(pairs):
         return ""
     enough = next(n for n in range(pairs, MOST_PAIRS) if tolerated_events(n))
     return (
-        f"The interval of {pairs} pairs takes all of them: one launch that an event slows leaves "
-        f"its cells undecided. {enough} pairs stand one such launch ({typed('--pairs', enough)}), "
-        "and a budget for them."
+        f"The interval of {pairs} pairs uses all of them: one launch that an event slows leaves "
+        f"its cells undecided. {enough} pairs tolerate one such launch "
+        f"({typed('--pairs', enough)}), and a budget for them."
     )
 
 

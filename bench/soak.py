@@ -97,7 +97,7 @@ class Runner:
         return float(now_s)
 
     def drawn(self, batch: list[SoakSequence]) -> Drawn:
-        """A sequence of the batch with a delay of this rank, and now and then a meeting."""
+        """A sequence of the batch with a delay of this rank, and now and then a barrier."""
         sequence = self.order.choice(batch)
         actions = sequence.actions(self.delays.choice(self.delay_steps))
         if self.order.randrange(DRAWS_A_MEETING) == 0:

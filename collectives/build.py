@@ -17,7 +17,7 @@ GPU_CHUNK_BYTES = 256 << 10, 1 << 20, 2 << 20, 4 << 20  # each costs a flag acro
 @dataclass(frozen=True)
 class Build:
     """How a kernel is built, as in `two_shot+nt+ntr+128K` or `one_shot_pull+16b+256t`: `nt` and
-    `ntr` store around the caches, into the slab and into the receive buffer. `slabs` treats
+    `ntr` store non-temporally, into the slab and into the receive buffer. `slabs` treats
     registered buffers as unregistered. The others are upper limits; None leaves the choice to the
     device."""
 
@@ -92,7 +92,7 @@ def cpu_builds(varies: Sequence[str], size_bytes: int) -> Iterator[Build]:
 
 def gpu_builds(varies: Sequence[str], size_bytes: int, memory: str) -> Iterator[Build]:
     """Builds for GPUs. They cache no stores to host memory, and there each block polls over PCIe.
-    Stores around the caches pay for long results alone: their reader loses more than the writer
+    Non-temporal stores pay for long results alone: their reader loses more than the writer
     gains."""
     is_host = memory == "host_staged"
     most_stores = 1

@@ -119,7 +119,7 @@ def modelled(
 ) -> Iterator[tuple[bool, Algorithm]]:
     """The algorithms that `auto` takes without a table, and whether they lead. For registered
     buffers of CPUs also over slabs, and in a chain, which stores where peers read, over these
-    alone; direct sums go around the caches, if no lines there have just been read."""
+    alone; direct sums use non-temporal stores, if no lines there have just been read."""
     is_registered = world.device.is_cpu and case.variant == "registered"
     for algorithm in algorithms:
         leads = algorithm.limits.leads(world, case.segment_bytes)

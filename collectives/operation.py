@@ -299,7 +299,7 @@ class Algorithm:
     | `to_neighbours` | each rank sends to one other rank, and all ranks in a circle |
     | `formulas` | which of docs/advise.md hold: "parts" (checked on a GPU), "wire" |
     | `contender` | who else performs it, as `vLLM 0.33.0`; and which `contender_collectives` |
-    | `varies` | what bench.tune varies: `stores` (around the caches), `chunks`, `grid`, `slabs` |
+    | `varies` | what bench.tune varies: `stores` (non-temporal), `chunks`, `grid`, `slabs` |
 
     bench.tune skips a lossy algorithm, and one of which `by_default` says no in its world: there
     `varies` has no effect, though a build that a run names, as `NAME+128K`, works.
@@ -417,7 +417,7 @@ class KernelAlgorithm(Algorithm):
             return refusal
         if case.build.stream_receive and (case.receive | case.segment_bytes) % PACK_BYTES:
             return Unsupported(
-                "stores around the caches take whole packs, which must divide the receive "
+                "non-temporal stores take whole packs, which must divide the receive "
                 "buffer's address and a segment's size"
             )
         shown = world.peers.shown

@@ -52,7 +52,7 @@ RANK_KERNEL(two_shot_registered) { two_shot<PULLS, true>(a); }
 // buffers: nothing passes through a slab. In place too, since no other rank touches the segment:
 // there it wins on CPU cores at nearly every size. A peer's user has read its receive buffer: a CPU
 // prefetches the lines that the next part stores there (at 2 to 8 MiB 0.8 to 0.9 times as long),
-// since stores fetch lines almost one by one. Stores around the caches need no lines: prefetches
+// since stores fetch lines almost one by one. Non-temporal stores need no lines: prefetches
 // would make them 1.2 to 1.4 times as long between cores without a common cache, where `auto` uses
 // them.
 constexpr long PREFETCHED_BYTES = 2048;

@@ -9,16 +9,16 @@ DEVICE void note_epoch(const Arguments& a, unsigned epoch) {
 // A barrier before each timed iteration. Its store of the epoch, for the host, is not measured.
 RANK_KERNEL(meet) {
   block_barrier();
-  const u64 meeting = a.own->meetings.value + 1;
+  const u64 barrier = a.own->barriers.value + 1;
   note_epoch(a, (unsigned)a.own->epoch.value);
   by_thread_of_peer(Launch(a).peers, [&](int p) {
-    store_release_system(&a.control.selected(p)->meet[a.rank].value, meeting);
+    store_release_system(&a.control.selected(p)->meet[a.rank].value, barrier);
   });
   by_thread_of_peer(Launch(a).peers, [&](int p) {
-    await_acquire_system(a, &a.control[a.rank]->meet[p].value, meeting, p);
+    await_acquire_system(a, &a.control[a.rank]->meet[p].value, barrier, p);
   });
   block_barrier();
-  if (thread() == 0) a.own->meetings.value = meeting;
+  if (thread() == 0) a.own->barriers.value = barrier;
 }
 
 // Pairs of ranks whose numbers differ in the bits of `chunk_bytes` bounce a flag `count` times:

@@ -158,7 +158,7 @@ def run(argv: Sequence[str]) -> int:
     given = Counter(word.partition("=")[0] for word in argv)
     for option, action in parser._option_string_actions.items():
         if given[option] > 1 and type(action) is argparse._StoreAction:
-            parser.error(f"{option} stands there {given[option]} times, and takes one value")
+            parser.error(f"{option} is given {given[option]} times, and takes one value")
     return int(getattr(module, function)(arguments))
 
 

@@ -40,7 +40,7 @@ def of_archives() -> str:
     if found[False]:
         parts.append(markdown([row[:-1] for row in found[False]], COLUMNS))
     if found[True]:
-        parts.append("These were withdrawn, and do not count:\n")
+        parts.append("These were withdrawn, and are used nowhere:\n")
         parts.append(markdown(found[True], (*COLUMNS, "withdrawn")))
     return TEXT + "\n".join(parts)
 

@@ -27,8 +27,8 @@ KEPT_APART = "&#8203;"  # no host makes a link of what is in a link
 PAGE = Path(__file__).parents[1] / "docs" / "references.md"
 HEAD = """# Published figures
 
-Here you can look up what others have published about all-reduces between GPUs, and about engines
-that split a model over them, before you measure. `reports expect` answers from the same rows:
+For buyers and owners, before they measure: what others have published about all-reduces between
+GPUs, and about engines that split a model over them. `reports expect` answers from the same rows:
 
 ```bash
 python -m reports expect --gpu r9700 --gpus 2 --size 32M
@@ -37,11 +37,12 @@ python -m reports expect --model qwen3.8-27b --gpu r9700
 ```
 
 Figures are compared within one transport and one fabric: long messages also by lanes, short ones by
-eager or graph. A machine counts once, however many rows it printed. Where nobody measured such a
-machine, the nearest stands in, and the answer says in what it differs: sockets, fabric, half to
-twice as many of these cards, any other number, other cards over the same fabric. A card without
-rows may have the chip of one with rows (RX 9070 XT: R9700), which is said first, as is a run
-without peer access. History is shown, and not counted. `--model` shows engines that serve it.
+eager or graph. A machine has one vote, however many rows it printed. If nobody measured such a
+machine, `expect` takes the nearest and says in what it differs: sockets, fabric, half to twice as
+many of these cards, any other number, other cards over the same fabric. A card without rows may
+have the chip of one with rows (RX 9070 XT: R9700); the answer says so first, as it does for a run
+without peer access. History is shown, but left out of medians. `--model` shows engines that serve
+it.
 
 `reports/references/calls.csv` has {calls} figures of collectives on {machines} machines,
 `serving.csv` has {serving} of serving; together they have {sources} sources. [Owners'
@@ -99,7 +100,7 @@ CAVEATS = """## Caveats
 - A card reports its own slot as PCIe 5 x16 also on a PCIe 4 host: believe the link under load.
 - Host launch is in some eager times: the figures of meta-pytorch/torchcomms begin at 40 us for
   that reason.
-- Eager and graph, warm and unknown caches, other clocks and power caps stand side by side. Two
+- Eager and graph, warm and unknown caches, other clocks and power caps are side by side. Two
   rows of one machine need not agree.
 - cadamcat's times from a graph are the mean of replays of many calls; those of 2026-09-04 seem to
   be medians over several message sizes.
@@ -161,7 +162,7 @@ stay in the table with the reason, and it cannot be added again.
 | table | the archive, or the same figures, are there already, or were withdrawn |
 
 Nothing is signed: invented figures that agree with all others in their archive are not found. So
-each row says which archive it came from, and a withdrawn one counts nowhere.
+each row says which archive it came from, and a withdrawn one is used nowhere.
 
 **From a page that others can read**: add a line to `calls.csv` or `serving.csv`, by hand, with the
 figure as its source prints it, and the source as `owner/repository@commit path` or
@@ -171,7 +172,7 @@ this page anew.
 
 `pytest tests/reports/references` checks of all rows the vocabulary, the units (busbw = size / time
 x factor within 3 % and the rounding of what is printed), that each has a source, and that none
-stands twice.
+is there twice.
 """
 
 

@@ -404,7 +404,7 @@ def check_variants(
     """Raises Stop unless the variants can be launched and compared."""
     names, revised = [variant.name for variant in variants], [name for name, _ in commits]
     if twice := [name for name in revised if revised.count(name) > 1]:
-        parser.error(f"--revision: {twice[0]} stands there twice, and a variant has one revision")
+        parser.error(f"--revision: {twice[0]} is given twice, and a variant has one revision")
     for variant in variants:
         program = [*variant.launcher, *variant.arguments][0]
         if names.count(variant.name) > 1:

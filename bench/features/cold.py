@@ -1,6 +1,6 @@
 """Cold caches: before each iteration every rank reads more memory than the last-level cache holds,
 as compute that uses other memory would. Then a collective finds its buffers and slabs in memory;
-only the flags of the meeting are in a cache."""
+only the flags of the barrier are in a cache."""
 
 from collections.abc import Sequence
 from dataclasses import replace

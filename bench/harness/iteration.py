@@ -30,7 +30,7 @@ from kernels.devices.device import (
 )
 
 WORD_BYTES = 4  # an element of link_probe.cu, where no case sets another
-STREAMED_BYTES = 8 << 20  # through memory; below, stores around the caches take longer
+STREAMED_BYTES = 8 << 20  # through memory; below, non-temporal stores take longer
 FAR_BYTES = 2 << 20  # where a CPU core walks several pages at once: 1.0-1.1x; 0.9x at 256 KiB
 CHAIN_CALLS = 160  # all-reduces of one token of a 70B model: 80 layers, two each
 ARRIVED, LEFT, BEGUN, DONE = range(4)  # columns of the stamps
@@ -40,7 +40,7 @@ ARRIVED, LEFT, BEGUN, DONE = range(4)  # columns of the stamps
 class Iteration:
     """The steps of one iteration. An isolated iteration writes the send buffer, meets the other
     ranks, and times `operation` and then `consume`. A chained one (`chain_calls` > 0) times a chain
-    of `consume` alone and a chain of operation and `consume`, each after a meeting.
+    of `consume` alone and a chain of operation and `consume`, each after a barrier.
 
     One `from_host` times only the operation, which the host submits, and the wait for its end.
 
@@ -61,7 +61,7 @@ class Iteration:
     work: int = 0  # those of one work are compared
     wrong: Memory | None = None
     fill_margins: Step | None = None  # once a block: other cases write there
-    late: Step | None = None  # delays this rank between the meeting and its first stamp
+    late: Step | None = None  # delays this rank between the barrier and its first stamp
     chain_calls: int = 0
     from_host: bool = False
     scale: float = 1.0  # from the timed part of a transfer to all of it
@@ -322,7 +322,7 @@ def link_parts(
     copy_in_us    a rank copies into its slab
     peer_read_us  it reads what a peer has just stored into its own; not where no read is routed
     memory_us     it copies through memory
-    memory_nt_us  it does so around the caches: long messages of CPU cores
+    memory_nt_us  it does so by non-temporal stores: long messages of CPU cores
     push_us       it stores into a peer's slab: GPUs
     engine_us     its copy engine does, where there is one and it can pay
 

@@ -98,7 +98,7 @@ class RunOptions:
         type=seconds,
         metavar="S",
         default=30.0,
-        help="end the run when a rank stands still for S seconds (%(default)g)",
+        help="end the run when a rank makes no progress for S seconds (%(default)g)",
     )
     max_time_s: float = changes_nothing(
         ["--max-time"],

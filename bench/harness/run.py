@@ -136,7 +136,7 @@ def measure(
     run_head = head.describe(session, machine, suite)
     compile_s, uncounted_s = session.compile_s(), session.uncounted_s()
     if compile_s >= 1.0:
-        sentence = f"compilers took {compile_s:.0f} s; --max-time does not count {uncounted_s:.0f}"
+        sentence = f"compilers took {compile_s:.0f} s; --max-time leaves out {uncounted_s:.0f}"
         flight.progress.show("compiled", sentence)
     deadline_s = STARTED_S + options.max_time_s + uncounted_s - CLOSING_S
     run = RunInProgress(session, suite, deadline_s)

@@ -87,7 +87,7 @@ class Session:
 
     @cached_property
     def meet(self) -> Step:
-        """The meeting before each timed stretch. All ranks make it. Raises Refusal."""
+        """The barrier before each timed stretch. All ranks make it. Raises Refusal."""
         with self.communicator.all_or_none():
             if isinstance(self.world.peers, Unsupported):
                 return self.world.library.barrier(self.world)

@@ -50,7 +50,7 @@ requirements = ["16K <= 8 us", "32M >= 5 GB/s", "70b-q4 >= 25 tok/s"]
 runs = {runs}{asked}
 gpu = {gpu}
 gpus = {gpus}
-price = {{amount = 1, currency = "EUR", date = {date}}} # 1 stands for what you pay
+price = {{amount = 1, currency = "EUR", date = {date}}} # in place of 1, what you pay
 """
 # Of each exit status the word of the banner, if it is not that of the headline's run, its role, and
 # the statuses of the steps that it names.

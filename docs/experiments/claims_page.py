@@ -22,10 +22,10 @@ TALLY = {
 }
 INTRODUCTION = """# Claims, checked
 
-What four texts that people find first say of splitting a model over GPUs, and whether it holds: of
-{count} claims {tally}. The texts are named by their titles, the claims are in our words, and
-*theirs* are their figures. The table says which hold, the sections why, and with what to repeat it;
-each has an anchor, such as `#a4`.
+For whoever has read about splitting a model over GPUs: what the four texts that people find first
+claim, and whether it holds. Of {count} claims {tally}. The texts are named by their titles, the
+claims are in our words, and *theirs* are their figures. The table says which hold, the sections
+say why and how to repeat it; each has an anchor, such as `#a4`.
 
 `make figures` writes this page; every figure of *ours* is computed from the
 [formulas](advise.md#formulas), the [published figures](references.md) and the archived runs. Times
@@ -74,7 +74,8 @@ def section(name: str, claim: Claim, figures: dict[str, str]) -> str:
         points.append(f"On your machine: `{claim.measure}` prints {claim.measured}.")
     listed = "\n".join("- " + " ".join(point.split()) for point in points)
     commands = "\n".join(each.command for each in claim.repeat)
-    return f"### {name.upper()}\n\n{claim.claim}.\n\n{listed}\n\n```sh\n{commands}\n```"
+    end = "" if claim.claim.endswith("?") else "."
+    return f"### {name.upper()}\n\n{claim.claim}{end}\n\n{listed}\n\n```sh\n{commands}\n```"
 
 
 def page() -> str:

@@ -82,12 +82,12 @@ class Watch(Shared, file="include/sync.h"):
 
 
 class Own(Shared, file="include/sync.h"):
-    """The counters that only one rank uses, its launches and meetings, and its peers' registers."""
+    """The counters that only one rank uses, its launches and barriers, and its peers' registers."""
 
     _fields_ = (
         ("epoch", Line),
         ("ticket", Line),
-        ("meetings", Line),
+        ("barriers", Line),
         ("hdp_flush", Line * MOST_RANKS),
     )
 

@@ -19,7 +19,7 @@ constexpr int TOKENS_AT_ONCE = WT_TOKENS < 8 / WIDENED ? WT_TOKENS : 8 / WIDENED
 
 struct Gemv {
   Arguments ranks;      // `send`: this rank's parts [WT_TOKENS][hidden], written by `gemv` alone
-  const char* weights;  // [copies][hidden][inner] of WT_WEIGHT; uses copy `meetings % copies`
+  const char* weights;  // [copies][hidden][inner] of WT_WEIGHT; uses copy `barriers % copies`
   const char* activations;  // [WT_TOKENS] vectors [inner] of WT_ELEMENT, `stride` elements apart
   const char* row_scales;   // [hidden] fp32, for int8 weights
   long hidden, inner;       // both multiples of 64
@@ -95,8 +95,8 @@ struct Gemv {
   template <class Each>
   DEVICE void compute_rows(Segment segment, Each each) const {
     const long rows = hidden, end = segment.start + segment.count;
-    // A meeting begins each iteration. The watch counts these too, but lies in host memory.
-    const u64 copy = ranks.own->meetings.value % (u64)copies;
+    // A barrier begins each iteration. The watch counts these too, but lies in host memory.
+    const u64 copy = ranks.own->barriers.value % (u64)copies;
     const char* matrix = weights + (long)copy * rows * inner * WEIGHT_BYTES;
     for (long row = segment.start + subgroup() * ROWS; row < end; row += subgroups() * ROWS) {
       pack sums[WT_TOKENS];

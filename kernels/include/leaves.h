@@ -60,7 +60,7 @@ struct Leaves {
   template <class Each>
   DEVICE void compute_rows(Segment segment, Each each) const {
     const long end = segment.start + segment.count, row_bytes = g.inner * WEIGHT_BYTES;
-    const u64 copy = g.ranks.own->meetings.value % (u64)g.copies;
+    const u64 copy = g.ranks.own->barriers.value % (u64)g.copies;
     const char* matrix = g.weights + (long)copy * g.hidden * row_bytes;
     const int group = thread_in_block() / GROUP_THREADS;
     const int groups = threads_in_block() / GROUP_THREADS;

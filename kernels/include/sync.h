@@ -41,7 +41,7 @@ struct alignas(128) Line {
 struct Own {
   Line epoch;     // of this rank's last launch
   Line ticket;    // blocks that have left the launch
-  Line meetings;  // barriers of the timed loop, counted apart so that they do not flip the half
+  Line barriers;  // barriers of the timed loop, counted apart so that they do not flip the half
   Line hdp_flush[MOST_RANKS];  // addresses of the ranks' registers, 0 where none is needed
 };
 
@@ -55,7 +55,7 @@ struct Watch {
   u64 stop;                                  // any value but 0 ends every wait
   u64 timed_out, peer, block, seen, wanted;  // written once, by the wait that timed out
   u64 iteration, calls, phase;               // of the timed loop; calls: in the iteration's chain
-  u64 epoch;                                 // of the last launch before the last meeting
+  u64 epoch;                                 // of the last launch before the last barrier
 };
 
 // A pointer for each rank, as mapped here. Pick one by

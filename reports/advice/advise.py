@@ -108,8 +108,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wire",
         metavar="US,US,GB/s[,CARDS]",
         type=wire,
-        help="without a run, PREDICT from a kernel of a graph, a handshake, and the narrowest "
-        "link, which so many cards share (1)",
+        help="without a run, PREDICT from a kernel of a graph, a handshake (a flag stored and "
+        "seen), and the narrowest link, which so many cards share (1)",
     )
 
     add(
@@ -160,7 +160,7 @@ def gpu_numbers(text: str) -> list[int]:
     numbers = [whole_number(1, word, most=MOST_GPUS) for word in text.split(",")]
     for n in numbers:
         if numbers.count(n) > 1:
-            raise argparse.ArgumentTypeError(f"{n} stands there {numbers.count(n)} times")
+            raise argparse.ArgumentTypeError(f"{n} is given {numbers.count(n)} times")
     return numbers
 
 

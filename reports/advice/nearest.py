@@ -158,7 +158,7 @@ def question_of_run(result: Result) -> Question:
     """The question about a run's cards and its first collective. Raises ResultError for a run that
     has no figure to stand beside others."""
     if any(case.status == "wrong" for case in result.cases):
-        raise ResultError(f"{result.path} has wrong results: its times stand beside no others")
+        raise ResultError(f"{result.path} has wrong results: its times are compared with no others")
     if not (own := own_calls(result)):
         raise ResultError(
             f"{result.path} has no time of a collective of GPUs of one model, one a rank; if its "

@@ -228,5 +228,5 @@ def text_of(
     ]
     if load.gpu.peer:
         closing.append(f"Joined by {load.gpu.peer} they need no PCIe, and this does not apply.")
-    closing.append(f"With two cards here, {BENCH}survey measures what stands here as PREDICTED.")
+    closing.append(f"With two cards here, {BENCH}survey measures what is PREDICTED here.")
     return lay_out([f"{headline}."], question, tables, closing)

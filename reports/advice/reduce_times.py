@@ -405,11 +405,13 @@ def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardL
 
     single = rows[(rows["mode"] != "chained") & (rows.size_bytes <= LATENCY_BOUND_BYTES)]
     if harness:
-        notes.append(f"{harness} measures no chain of dependent calls: its calls stand for it.")
+        notes.append(
+            f"{harness} measures no chain of dependent calls: its single calls are used instead."
+        )
     elif len(single):
         sizes = " and ".join(map(size_text, sorted(single.size_bytes.unique())[:2]))
         notes.append(
-            f"No chain of dependent calls was measured at {sizes}: single calls stand for it."
+            f"No chain of dependent calls was measured at {sizes}: single calls are used instead."
         )
 
     if problem := other_hardware(launches, gpu):

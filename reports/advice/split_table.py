@@ -243,7 +243,7 @@ def groups_text(load: Deployment) -> list[str]:
     sizes = [size for size in range(2, n) if n % size == 0 and (size, 1) not in groups.measured]
     if groups.measured and sizes:
         lines.append(
-            "Groups of fewer GPUs count with the all-reduces of the next larger measured group, an "
+            "Groups of fewer GPUs take the all-reduces of the next larger measured group, an "
             "upper bound, or else with published ones: --run also takes runs of "
             f"{' and '.join(map(str, sizes))} ranks."
         )

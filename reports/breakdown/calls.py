@@ -92,7 +92,7 @@ def match(timelines: Sequence[Timeline], steps: Sequence[Steps]) -> Matched:
     keys = dict.fromkeys(key for calls in by_rank for key in calls)
     shared = [key for key in keys if is_shared(key, by_rank, timelines)]
     told += [
-        f"Not all traces have {spoken(key)}: all of its time counts as transport."
+        f"Not all traces have {spoken(key)}: all of its time is taken as transport."
         for key in keys
         if key not in shared
     ]

@@ -68,8 +68,8 @@ class Names:
         others = [text[:MOST_LETTERS] for text, found in known.items() if not found]
         if looking := [text[:MOST_SHOWN] for text in others if LOOKS.search(text)]:
             notes.append(
-                f"may be collectives, and count as other work: {some([*map(printable, looking)])}; "
-                "--collective REGEX adds those that match"
+                "may be collectives, and are taken as other work: "
+                f"{some([*map(printable, looking)])}; --collective REGEX adds those that match"
             )
         for pattern in self.extra:
             if not any(pattern.search(text[:MOST_LETTERS]) for text in known):

@@ -21,8 +21,8 @@ from wiretax.record.traced import TracedSteps
 COMMANDS = "decode", "prefill"
 SCOPE = "An engine's step has more compute: these lack column-parallel layers and attention."
 UNTOLD = (
-    "Idle is not told apart here, it is within compute: an engine that launches each kernel as it "
-    "goes idles more."
+    "Idle is not measured apart here, it is within compute: an engine that launches each kernel as "
+    "it goes idles more."
 )
 
 
@@ -37,7 +37,7 @@ def read_own_steps(paths: Sequence[Path], arguments: argparse.Namespace) -> list
     if len(paths) > 1:
         raise ResultError("breakdown reads one run at a time, or the traces of all ranks")
     if arguments.one:
-        raise ResultError("--one stands beside traces or --two, not beside a run of ours")
+        raise ResultError("--one goes with traces or --two, not with a run of ours")
     result = read_newest(paths[0], attrgetter("traced"))
     path, run = result.path, result.run
     if run.benchmark not in COMMANDS:

@@ -95,10 +95,10 @@ def banner_of(history: History) -> Banner:
 
 
 def missing(history: History) -> str:
-    """How many runs it takes until a change can be told."""
+    """How many runs it takes until a change can be found."""
     longest = max((len(each.run_ids) for each in history.series), default=0)
     needed, size = (MIN_RUNS, "small") if longest > LEAST_BASE else (LEAST_BASE + 1, "large")
-    return f"{longest} of {needed} runs until a {size} change can be told."
+    return f"{longest} of {needed} runs until a {size} change can be found."
 
 
 def check_of(event: Event, run: Run) -> Cell:

@@ -75,7 +75,7 @@ def link_lines(result: Result) -> list[str]:
     line = f"link: flag round trip {counted.rtt_ns:.0f} ns"
     if counted.left_out:
         share = counted.left_out / len(result.blocks)
-        line += f"; {share:.0%} of the blocks were in another state, and do not count"
+        line += f"; {share:.0%} of the blocks were in another state, and are left out"
     return [line]
 
 

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="*",
         default=[NEWEST],
-        help=f"records of {BENCH}bits, whose rows stand together, such as those of other libraries "
+        help=f"records of {BENCH}bits, in one table, such as those of other libraries "
         "and settings; of a folder the newest (results)",
     )
     option(

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--margin",
         metavar="PERCENT",
         type=percent,
-        help="differences up to this do not count (the campaign's margin, else 1)",
+        help="differences up to this are ignored (the campaign's margin, else 1)",
     )
     add_quantile(parser)
     option(

@@ -44,7 +44,7 @@ def implausible(found: Match, cells: pd.DataFrame, among: Collection[str]) -> li
     if told:
         said.append(
             f"stalls: more blocks of {found.variant.label} take over {STALLED} x the median of "
-            f"{found.baseline.label}: {some(told)}; not judged: a launch counts with its median"
+            f"{found.baseline.label}: {some(told)}; not judged: the gate takes a launch's median"
         )
     return said
 

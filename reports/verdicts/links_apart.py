@@ -47,7 +47,7 @@ def links_apart(baseline: Side, variant: Side, margin: float) -> list[str]:
     if apart:
         faults.append(
             "the links of the chains, without which their calls are shown, took "
-            f"{apart[max(apart)]}: whether the calls or the links have changed cannot be told"
+            f"{apart[max(apart)]}: whether the calls or the links have changed is unknown"
         )
     return faults
 

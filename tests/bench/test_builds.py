@@ -23,6 +23,6 @@ def test_builds_are_measured_by_name_with_right_results(tmp_path):
     refused = {
         (case.algorithm, case.size_bytes): case.reason for case in result.cases if case.reason
     }
-    whole = "stores around the caches take whole packs"
+    whole = "non-temporal stores take whole packs"
     assert refused["ring+ntr", 16392].startswith(whole)
     assert refused["two_shot+nt+ntr+64K", 16392].startswith(whole)

@@ -30,7 +30,7 @@ KNOWN = ALGORITHMS["all_reduce"]
 LEAST_DB = {"int8": 35, "int6": 25, "int4": 15}  # on normally distributed data
 
 
-@pytest.mark.parametrize("ranks", few([2, 3, 1], 2))  # three ranks with stores around the caches
+@pytest.mark.parametrize("ranks", few([2, 3, 1], 2))  # three ranks with non-temporal stores
 def test_every_element_equals_numpys(ranks):
     assert_right(ranks, "collective", count(60), str(ranks), "cpu", "auto", *NAMES)
 

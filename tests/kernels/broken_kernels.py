@@ -166,7 +166,7 @@ PATCHES = {
         Patch(SYNC, "(epoch & 1) * a.half_bytes", "0 * a.half_bytes"),
         Patch(SYNC, "(epoch >> 1) % (2 * WT_WORLD)", "epoch % (2 * WT_WORLD)"),
     ],
-    # The meeting before each iteration still waits. Without it the ranks would not run at the same
+    # The barrier before each iteration still waits. Without it the ranks would not run at the same
     # time, and nothing would break.
     "without the wait": [
         Patch(SYNC, AWAIT_FLAG, "return;"),

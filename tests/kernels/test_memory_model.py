@@ -339,9 +339,9 @@ NOT_MODELLED = {
     "gemv_allreduce.cu": "each launch meets once, as a push of one chunk does",
     "gemv_allreduce_stable.cu": "as gemv_allreduce.cu",
     "sendrecv.cu": "one sender and one receiver, which wait as a ring's neighbours do",
-    "link.cu": "it measures, between meetings",
-    "link_probe.cu": "it measures, between meetings",
-    "memory_probe.cu": "it judges memory, between meetings",
+    "link.cu": "it measures, between barriers",
+    "link_probe.cu": "it measures, between barriers",
+    "memory_probe.cu": "it judges memory, between barriers",
 }
 WAITS = re.compile(r"\)?\.(wait|signal|meet)\(|await_acquire_system\(")
 

@@ -79,7 +79,7 @@ CHAINED = {"mode": "chained", "calls": 160}
     ("planned", "link", "block", "expected_us"),
     [
         ({}, {"memory_us": 3.0}, {}, 0.5 + 9.0),
-        # Stores around the caches are the faster ones: 141 % of the bound on an EPYC.
+        # Non-temporal stores are the faster ones: 141 % of the bound on an EPYC.
         ({}, {"memory_us": 20.0, "memory_nt_us": 15.0}, {}, 0.5 + 45.0),
         # Half of a push, by the kernels' stores or by copy engines; the reads are local.
         (PUSHES, {"peer_read_us": 60.0, "memory_us": 0.0, "push_us": 5.0}, {}, 0.5 + 2.5),

@@ -228,7 +228,7 @@ class LinkBlock(Line, kw_only=True, tag="link_block"):
     engine_us: Measured = None  # the same by copy engines
     peer_read_us: Measured = None  # of bytes that a peer has just written
     memory_us: Measured = None  # through the memory system
-    memory_nt_us: Measured = None  # the same with stores around the caches
+    memory_nt_us: Measured = None  # the same with non-temporal stores
     link_rtt_ns: tuple[Bounded, Bounded] | None = None
 
 

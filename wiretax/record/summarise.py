@@ -159,7 +159,7 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
 
 def _unit_times_us(links: Sequence[LinkBlock], name: str) -> list[float]:
     """The times of a hop, or of a byte of another part in the faster of its ways: a push by stores
-    or by copy engines, a copy through memory by stores through or around the caches."""
+    or by copy engines, a copy through memory by ordinary or non-temporal stores."""
     if name == "hop":
         return [trip / 2e3 for link in links for trip in link.link_rtt_ns or ()]
 

@@ -47,7 +47,7 @@ BAD = f"""
 --variant "a={QUICK} -w 3" -> two variants are named a
 --variant "c={QUICK.replace("mpirun", "mpirunn")}" -> variant c: mpirunn was not found
 --revision c=HEAD -> no variant is named c
---revision b=HEAD --revision b=HEAD -> --revision: b stands there twice, and a variant has
+--revision b=HEAD --revision b=HEAD -> --revision: b is given twice, and a variant has
 --revision b=no-such-branch -> argument --revision: no-such-branch:
 --revision b=--help -> argument --revision: --help:
 --budget 10 -> '10' is not a time such as 5us, 90s, 10m or 2h

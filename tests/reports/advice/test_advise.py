@@ -267,7 +267,7 @@ def test_one_stream_is_judged_alone():
             f"{TWO} --link nvlink4",
             "nobody published RCCL from 1 B to 32 KiB over NVLink, which nvlink4 is",
         ),
-        (f"{TWO} --gpu=rtx5090", "--gpu stands there 2 times, and takes one value"),
+        (f"{TWO} --gpu=rtx5090", "--gpu is given 2 times, and takes one value"),
         (f"{TWO} --weights 42", "weights, neither a type nor a size above 0 such as 42.5GB, '42'"),
     ],
 )
@@ -321,7 +321,10 @@ def test_an_imported_log_gives_advice_that_names_its_harness(tmp_path):
     named = "measured by nccl-tests: NCCL 2.29.2, float16"
     for part in ("TP 2, likely", named, "1 launch, no interval", "160 x 47.3 us"):
         assert part in words
-    assert "nccl-tests measures no chain of dependent calls: its calls stand for it." in words
+    assert (
+        "nccl-tests measures no chain of dependent calls: its single calls are used instead."
+        in words
+    )
     # Latency taken for bandwidth would make a prompt ten times as slow.
     assert "Nothing above 16 KiB was measured" in words
     wrong = write_log(tmp_path, good | {"n_wrong": 1}, name="bad", status="failed")

@@ -37,7 +37,7 @@ def test_four_cards_have_hybrids_with_the_times_of_their_groups(tmp_path):
     assert "latency of 1 stream: no winner. 2 replicas of TP 2, likely" in words
     _, words = answer(FOUR, "--run", runs[0])
     assert "latency of 1 stream: PP 4, at least" in words or "4 replicas" in words
-    assert "Groups of fewer GPUs count with the all-reduces of the next larger" in words
+    assert "Groups of fewer GPUs take the all-reduces of the next larger" in words
 
 
 def test_a_run_that_is_named_twice_counts_once(tmp_path):
@@ -190,7 +190,7 @@ def test_a_drafter_is_counted_and_told():
         (f"{LLAMA} --gpus 0", "'0' is not a whole number from 1 to 64"),
         (f"{LLAMA} --gpus 1,2,x", "'x' is not a whole number from 1 to 64"),
         (f"{LLAMA} --gpus 1,2,", "'' is not a whole number from 1 to 64"),
-        (f"{LLAMA} --gpus 2,4,2", "2 stands there 2 times"),
+        (f"{LLAMA} --gpus 2,4,2", "2 is given 2 times"),
         (f"{LLAMA} --gpus 4 --nodes 3", "4 GPUs cannot be shared evenly by 3 nodes"),
         (f"{LLAMA} --draft 4", "--draft and --accept go together"),
         (f"{LLAMA} --accept 2", "--draft and --accept go together"),

@@ -255,7 +255,7 @@ def test_calls_of_another_group_are_not_matched() -> None:
     assert not matched.kinds[0].is_bound
     assert matched.mismatches[0] == (
         "Not all traces have all_reduce in group dp 0 (NCCL or RCCL): all of its time"
-        " counts as transport."
+        " is taken as transport."
     )
 
 

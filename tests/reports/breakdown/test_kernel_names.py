@@ -191,11 +191,11 @@ def test_a_kernel_that_looks_like_a_collective_is_listed(tmp_path, capsys):
     trace.write_text(trace.read_text().replace("gemm", r"my_allreduce\u001b[2J"))
     assert main(["breakdown", str(trace)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "count as other work: my_allreduce?[2J; --collective REGEX" in shown
+    assert "are taken as other work: my_allreduce?[2J; --collective REGEX" in shown
     assert main(["breakdown", str(trace), "--collective", "my_"]) == 0
     shown = capsys.readouterr().out
     assert "all_reduce (--collective)" in shown
-    assert "count as other work" not in shown
+    assert "taken as other work" not in shown
 
 
 def test_a_pattern_that_matches_nothing_is_told(tmp_path, capsys):

@@ -165,7 +165,7 @@ def test_other_runs_and_several_are_refused(tmp_path, capsys):
     status, _, error = breakdown(capsys, path, path)
     assert (status, "one run at a time" in error) == (2, True)
     status, _, error = breakdown(capsys, path, "--one", path)
-    assert (status, "not beside a run of ours" in error) == (2, True)
+    assert (status, "not with a run of ours" in error) == (2, True)
     status, _, error = breakdown(capsys, path, "--save-lateness", tmp_path / "late.csv")
     assert (status, "needs traces" in error) == (2, True)
     mark_wrong(path, OURS)

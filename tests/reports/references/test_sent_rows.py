@@ -35,7 +35,7 @@ def test_withdrawn_rows_stand_apart_with_their_reason(tmp_path):
     (line,) = re.findall(r"^\| 1a2b3c4d5e6f .*$", page, re.MULTILINE)
     assert line.endswith(r"| the fans \| were off |")
     assert "gave 0 figures" in page
-    assert "These were withdrawn, and do not count:" in page
+    assert "These were withdrawn, and are used nowhere:" in page
     assert "(EPYC 9354)" not in page.partition("## From owners")[0]
 
 

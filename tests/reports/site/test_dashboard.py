@@ -158,7 +158,7 @@ def test_an_empty_store_says_what_comes_next(tmp_path):
     (tmp_path / "empty").mkdir()
     page = Read(make_site(tmp_path / "empty", tmp_path / "site") / "index.html")
     assert "No run is here yet." in page.text
-    assert "0 of 11 runs until a large change can be told. To measure one: mpirun" in page.text
+    assert "0 of 11 runs until a large change can be found. To measure one: mpirun" in page.text
 
 
 def test_a_second_build_deletes_only_its_own_old_pages(tmp_path):

@@ -135,7 +135,7 @@ def open_survey(arguments: argparse.Namespace, command: str = "survey") -> Surve
         survey.remarks.extend(intel_gpus())
     seen = [*gpus, *(gpu.bus_id for gpu in left_out)]
     survey.remarks.extend(preflight.remarks(seen))
-    survey.remarks.extend(f"Left out, as no GPU of the commonest kind: {gpu}." for gpu in left_out)
+    survey.remarks.extend(f"Left out, not of the commonest kind: {gpu}." for gpu in left_out)
     (survey.inside / RESULTS).mkdir()
     check_named(archive)
     return survey

@@ -27,7 +27,7 @@ def open_device(
     if lacks_gpus and left_out:  # `auto` would measure the CPU beside enough GPUs
         others, number = " and ".join(left_out), len(set(chosen))
         left_out_sentence = (
-            f"{len(chosen)} ranks want a GPU each, and {number} of the commonest kind can be used "
+            f"{len(chosen)} ranks need a GPU each, and {number} of the commonest kind can be used "
             f"here: {others} would set the times of all; start {number} "
             f"{'rank' if number == 1 else 'ranks'}, or add --mixed-gpus"
         )

@@ -224,7 +224,7 @@ def test_a_last_row_that_a_full_disk_cut_is_told_and_the_whole_ones_count(tmp_pa
     (tmp_path / "wrong.log").write_text(f'{TIMED}}}\n{TIMED}, "n_wrong": 7')
     done = run_pytest(tmp_path, "--wiretax", "cat cut.log", "--wiretax", "cat wrong.log")
     assert "1 failed, 1 passed" in done.stdout, done.stdout
-    assert "line 2, the last row, is cut: only whole rows count\n" in done.stdout
+    assert "line 2, the last row, is cut: only whole rows are read\n" in done.stdout
     assert "line 2 is no timing line" in done.stdout
 
 

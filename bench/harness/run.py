@@ -337,7 +337,7 @@ def exit_status(run: RunInProgress, result: Result) -> int:
             say("wiretax", f"{run.suite.iterations[number].text}, {sentence}")
         return WRONG
     if not any(case.time_us for case in result.cases):
-        sentence = "no block counts, so nothing was measured: run it again"
+        sentence = "no block can be used, so nothing was measured: run it again"
         if result.end and result.end.reason:
             sentence = (
                 "time ran out before a case was measured: what was compiled is kept, so run it "

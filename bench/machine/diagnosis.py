@@ -396,7 +396,7 @@ def summary(facts: Facts) -> list[str]:
     sentences += [f"GPU links at full speed: {'; '.join(links)}."] if links else []
     sentences = [*sentences, *problems(facts)][:3]
     if any(unknowns(facts)):
-        sentences.append(f"Some facts are unknown: {RUN}{BENCH}doctor tells how to get them.")
+        sentences.append(f"Some facts are unknown: {RUN}{BENCH}doctor says how to get them.")
     return sentences
 
 

@@ -190,7 +190,7 @@ def sign_sections(survey: Survey, archive_sha256: str) -> list[Section]:
     sentences: list[Cell] = [f"Made on {made} by Wiretax {__version__}, {command_of(survey)}."]
     if archive_sha256:
         sentences.append(f"The archive, {survey.archive.name}: SHA-256 {archive_sha256}.")
-    sentences.append("bench.qualify tells the serial number of each card; a survey leaves it out.")
+    sentences.append("bench.qualify prints the serial number of each card; a survey leaves it out.")
     rows = [
         {
             "run": step.result.path.name,

@@ -106,7 +106,7 @@ class ContenderFile(importlib.abc.SourceLoader):
         if contender.one_host and (ranks.size == 1 or ranks.hosts > 1):
             return f"{contender.title} takes part in runs of several ranks on one host"
         wants_own = device.sharers > 1 and not contender.shares_gpus
-        return f"{contender.title} wants one GPU a rank" if wants_own else None
+        return f"{contender.title} needs one GPU a rank" if wants_own else None
 
     def reason_against(self, case: CollectiveCase) -> str | None:
         """Why it does not suit this case."""

@@ -92,7 +92,7 @@ def require_matmul(world: World, datatype: Datatype) -> None:
         raise Refusal("-G: CuPy cannot capture cuBLAS in a graph")
     if not hasattr(world.device.xp, "matmul"):
         raise Refusal(
-            "this step wants CuPy's matmul, and AMD's bindings drive this GPU, for lack of a CuPy "
+            "this step needs CuPy's matmul, and AMD's bindings drive this GPU, for lack of a CuPy "
             "that can be imported (docs/gpu.md names the libraries that it loads)"
         )
     if datatype.name == "bfloat16":

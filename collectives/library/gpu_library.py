@@ -220,7 +220,8 @@ class NcclLibrary(Library):
         except DeviceError as error:
             why = world.peers.reason if isinstance(world.peers, Unsupported) else ""
             raise DeviceError(
-                f"{why}; ranks without memory in common need the GPUs' library to meet: {error}"
+                f"{why}; ranks without memory in common need the GPUs' library for a barrier: "
+                f"{error}"
             ) from error
 
     def describe(self, world: World) -> dict[str, Any]:
@@ -347,7 +348,7 @@ class NcclLibrary(Library):
             )
         none = f"{library.name} makes no symmetric windows between these GPUs"
         if self.is_rccl:
-            none += ": it wants peers, and NCCL_CUMEM_ENABLE=1 in the environment"
+            none += ": it needs peer access, and NCCL_CUMEM_ENABLE=1 in the environment"
         # The one that is there already says it, too.
         library.connect("plain")
         handle = None

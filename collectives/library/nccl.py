@@ -355,7 +355,7 @@ def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
         raise Refusal(f"{nccl.name} is older than {release(oldest)}")
     if sharers > 1 and "NCCL_MULTI_RANK_GPU_ENABLE" not in os.environ:
         raise Refusal(
-            f"{nccl.name} wants one GPU a rank, and {sharers} ranks share one; from "
+            f"{nccl.name} needs one GPU a rank, and {sharers} ranks share one; from "
             "2.30 on, NCCL_MULTI_RANK_GPU_ENABLE=1 lets NCCL try with two"
         )
     if "NCCL_DEBUG_FILE" not in os.environ:

@@ -1,4 +1,4 @@
-"""How well does the slowest rank's interval stand for a collective's time?
+"""How close is the slowest rank's interval to a collective's time?
 
     PYTHONPATH=. mpirun -n 2 python docs/experiments/estimator.py --ranks-share-gpus
 

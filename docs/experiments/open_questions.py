@@ -222,7 +222,7 @@ ONE_CARD = (
     ),
     Question(
         "estimator",
-        "How well does the slowest rank's interval stand for a collective's time?",
+        "How close is the slowest rank's interval to a collective's time?",
         "estimator",
         environment=WITHOUT_NVLS,
         seconds=30,

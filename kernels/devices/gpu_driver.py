@@ -181,7 +181,7 @@ def visible_gpus(mixed: bool = False) -> VisibleGpus:
         older = "; update the driver, or install cuda12 in place of cuda13"
         raise DeviceError(
             f"no {vendor} device can be used: {error}; the driver offers {release(offered)}, "
-            f"{bindings_name(bindings)} wants {release(wanted)}"
+            f"{bindings_name(bindings)} needs {release(wanted)}"
             f"{older if 12000 <= offered < 13000 <= wanted < 14000 else ''}"
         ) from error
     if not gpus:

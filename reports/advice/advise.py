@@ -333,7 +333,7 @@ def _of_model(load: Deployment) -> list[str]:
     if load.proposed:
         lines.append(
             f"drafter: a step computes {load.step_tokens} tokens of a stream, which gets "
-            f"{load.accepted:g} of them; what the drafter itself takes is not counted"
+            f"{load.accepted:g} of them; what the drafter itself takes is not included"
         )
     return lines
 

@@ -211,7 +211,7 @@ def past(answer: Answer) -> Iterator[str]:
         for shared, alike in in_groups(answer, rows).items():
             yield (
                 f"History: {named(answer)}, {shared}: {amounts(alike)} until {change} "
-                f"({counts(alike)}); it is not counted."
+                f"({counts(alike)}); it is in no median."
             )
 
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--gpu",
         metavar="NAME",
-        help="the runs' own card, such as r9700, if the name in them tells no data sheet",
+        help="the runs' own card, such as r9700, if the name in them matches no data sheet",
     )
 
 

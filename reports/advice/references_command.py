@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "action",
         choices=ACTIONS,
         help="check: prints an archive's rows, and what speaks against it; add: also writes them, "
-        "if nothing does; withdraw: no report counts its rows any more",
+        "if nothing does; withdraw: no report uses its rows any more",
     )
     add(
         "archive",

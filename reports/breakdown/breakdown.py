@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--run", metavar="RUN", type=Path, help=alone)
     card = "or the calls alone as published of this card (the traces name it)"
     add("--gpu", metavar="NAME", help=card)
-    size = "the size of all-reduces, if the traces do not tell it"
+    size = "the size of all-reduces, if the traces do not have it"
     add("--size", metavar="BYTES", type=count, help=size)
     collective = "kernels that are collectives too, beside those that are known by name"
     add("--collective", metavar="REGEX", type=pattern, action="append", default=[], help=collective)

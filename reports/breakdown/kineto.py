@@ -61,8 +61,8 @@ def timeline_of(path: Path, names: Names, found: Found, facts: Facts) -> Timelin
     if n_early:
         notes.append(
             f"{path.name}: {n_early:,} works begin while their stream runs another, as "
-            "programmatic launches (PDL) do, which wait inside: they count from the end of the one "
-            "before"
+            "programmatic launches (PDL) do, which wait inside: their time begins at the end of "
+            "the one before"
         )
 
     # As Kineto's times since torch 2.4: since 1970 they would be exact to 0.25 us alone.

@@ -115,7 +115,7 @@ def verdicts_of(served: Served) -> list[str]:
         )
     if served.tokens_a_step > 1:
         said.append(
-            "The drafter's own calls are not counted, so a call costs less than that; vLLM's "
+            "The drafter's own calls are not included, so a call costs less than that; vLLM's "
             "use_local_argmax_reduction spares its gathers of logits (vllm-project/vllm#39419)."
         )
     return said

@@ -37,7 +37,7 @@ def finding(bill: Bill) -> str:
         return f"no collective in {counted(bill.parts.n_steps, 'step')}; {text}"
     if part in ("transport", "waiting") and any(call.is_bound for call in bill.calls):
         bound = "at least" if part == "waiting" else "at most"
-        return f"{bound} {text}, as far as traces of {len(bill.ranks)} of the ranks tell"
+        return f"{bound} {text}, as far as traces of {len(bill.ranks)} of the ranks show"
     if part == "transport":
         n_calls = [call.n_calls for call in bill.calls]
         mean_us = np.average([call.transport_us[0] for call in bill.calls], weights=n_calls)

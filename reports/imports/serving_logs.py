@@ -17,7 +17,7 @@ from wiretax.common.untrusted import printable
 from wiretax.record.histogram import steps_of
 from wiretax.record.schema import Count, NotNegative, Positive
 
-UNTOLD = "the file does not tell whether requests failed: SGLang writes it with --output-details"
+UNTOLD = "the file does not say whether requests failed: SGLang writes it with --output-details"
 COLD = "cold first request"
 COLD_WAVE = 3.0  # times the later requests' median; a queue's first request waits for no other
 COLD_SAMPLE = 1.5  # times the longest later sample

@@ -82,7 +82,7 @@ HAS_VERDICT = re.compile(
     rf"(?<![a-z])(?<!forward )(?<!backward )(?:{PASSES}|{TELLING}|right|good|clean|exact|equal"
     "|identical|match(?:e[sd])?|unequal|differ(?:s|ent|ences?)?|broken)(?![a-z])"
 )
-CUT = ", the last row, is cut: only whole rows count"
+CUT = ", the last row, is cut: only whole rows are read"
 OF_CASE = "size_bytes", "in_place", "datatype", "redop", "algorithm", "shape"
 KNOWN_FIELDS = {*TimingLine.__struct_fields__}
 # Without `n`, which is a dimension of a matmul too.

@@ -68,7 +68,7 @@ def link_lines(result: Result) -> list[str]:
     """The state of the link during the run, and how many blocks were in others."""
     counted = result.counted
     if not counted.is_settled:
-        return ["link: its flag round trip never settled; every block counts"]
+        return ["link: its flag round trip never settled; every block is used"]
     if not counted.rtt_ns:
         return []
 
@@ -128,7 +128,7 @@ def library_lines(result: Result) -> list[str]:
     lines = [f"{names[0]} ran with {'; '.join(said)}"] if said else []
     if untrue := untrue_labels(_mapping(own.get("channels"))):
         lines.append(
-            f"`tuned` also tried settings that were none, by the channels that {names[0]} had: "
+            f"`tuned` also tried settings that {names[0]} did not follow, by its channels: "
             f"{some(untrue, 4)}"
         )
     return lines

@@ -62,7 +62,7 @@ def test_an_archived_run_says_what_tied_its_library(tmp_path):
         "NCCL 2.32.3 ran with NCCL_MAX_CTAS=32 NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_NVLS_ENABLE=0 "
         "NCCL_P2P_DISABLE=1, set by the user"
     )
-    untrue = "`tuned` also tried settings that were none, by the channels that NCCL 2.32.3 had: "
+    untrue = "`tuned` also tried settings that NCCL 2.32.3 did not follow, by its channels: "
     for text in (render(tied), render(tied, long=True), " ".join(map(str, banner_of(tied).facts))):
         assert said in words_of(text)
         assert f"{untrue}NCCL_PROTO=LL CTAs=1 (32), " in words_of(text)

@@ -63,7 +63,7 @@ def test_more_ranks_than_gpus_of_one_kind_are_refused(tmp_path, archs):
     """`auto` measures no CPU there: the GPUs would be enough."""
     done = launch(tmp_path, OPTIONS, "--quiet", ranks=len(archs), **unlike(*archs))
     assert (done.returncode, done.stdout) == (3, "")
-    sentence = f"bench.allreduce: {len(archs)} ranks want a GPU each, and "
+    sentence = f"bench.allreduce: {len(archs)} ranks need a GPU each, and "
     assert done.stderr.startswith(sentence)
     assert done.stderr.endswith("or add --mixed-gpus\n")
     assert done.stderr.count("\n") == 1
@@ -152,7 +152,7 @@ def test_a_survey_says_what_it_left_out_and_hands_the_option_on(tmp_path, monkey
         out = str(tmp_path / f"survey{len(words)}")
         opened = survey.open_survey(survey.make_parser().parse_args([*words, "--out", out]))
         assert opened.remarks == [
-            f"Left out, as no GPU of the commonest kind: GPU {BUS_IDS[2]} (gfx1036, integrated)."
+            f"Left out, not of the commonest kind: GPU {BUS_IDS[2]} (gfx1036, integrated)."
         ]
         for step in plan("separate", "hip", False):
             if not step.reads:

@@ -59,7 +59,7 @@ def test_contenders_are_timed_and_checked_beside_ours_on_a_fake_gpu(tmp_path):
             ("--sizes 1000", "cuda", CONTENDERS, "takes whole vectors of 16 B, at least one"),
             ("--sizes 8M", "cuda", "vllm", "leaves this message to NCCL: its custom all-reduce"),
             ("", "hip", "flashinfer", "runs on cuda, not on hip"),
-            ("--ranks-share-gpus", "one", CONTENDERS, "wants one GPU a rank"),
+            ("--ranks-share-gpus", "one", CONTENDERS, "needs one GPU a rank"),
         ],
         1,
     ),

@@ -304,8 +304,8 @@ def test_a_library_that_hangs_is_aborted_and_unsupported_on_a_fake_gpu():
 
 
 NO_WINDOWS = (
-    "makes no symmetric windows between these GPUs: it wants peers, and NCCL_CUMEM_ENABLE=1 in the "
-    "environment"
+    "makes no symmetric windows between these GPUs: it needs peer access, and NCCL_CUMEM_ENABLE=1 "
+    "in the environment"
 )
 
 
@@ -444,7 +444,7 @@ def test_ranks_that_share_a_gpu_on_a_fake_gpu(allowed):
     """NCCL 2.30 and later allow this if the user sets NCCL_MULTI_RANK_GPU_ENABLE."""
     own = {"NCCL_MULTI_RANK_GPU_ENABLE": allowed} if allowed else {}
     report = on_fake_gpus(request={"share": True}, own=own, gpu={"count": 1})[0]
-    refused = "NCCL 2.32.3 wants one GPU a rank, and 2 ranks share one"
+    refused = "NCCL 2.32.3 needs one GPU a rank, and 2 ranks share one"
     assert all(
         outcome == (None, None) if allowed else outcome.startswith(refused)
         for outcome in outcomes(report)

@@ -33,7 +33,7 @@ def test_the_real_cupy_without_a_driver_gives_one_sentence(real_cupy, monkeypatc
     with pytest.raises(DeviceError, match="no GPU driver is here"):
         gpu_driver.visible_gpus()
     monkeypatch.setattr(gpu_driver, "DEVICE_NODES", ("/dev/null",))
-    sentence = "no cuda device can be used: cudaErrorInsufficientDriver: .*CuPy wants 13"
+    sentence = "no cuda device can be used: cudaErrorInsufficientDriver: .*CuPy needs 13"
     with pytest.raises(DeviceError, match=sentence):
         gpu_driver.visible_gpus()
 

@@ -54,7 +54,7 @@ def measured(folder, options, **arguments):
             (
                 "cuda",
                 {"driver": 12040},
-                r"the driver offers 12\.4, CuPy wants 13\.2; update the driver, or install cuda12",
+                r"the driver offers 12\.4, CuPy needs 13\.2; update the driver, or install cuda12",
             ),
             ("auto", {"vendor": "cuda,hip"}, "rank 0 has a cuda device and rank 1 a hip device"),
             (
@@ -80,7 +80,7 @@ def measured(folder, options, **arguments):
                 "mapped, mapped vmm: within one launch rank 0 read old or wrong data after "
                 "the flag of rank 1, "
                 "by accesses of 2 B.*; ranks without memory in common "
-                "need the GPUs' library to meet: NCCL is not installed",
+                "need the GPUs' library for a barrier: NCCL is not installed",
             ),
             (
                 "hip -G 1",

@@ -101,7 +101,7 @@ def test_the_matmul_of_cupy_is_refused_in_words():
 
     device = SimpleNamespace(is_cpu=False, name="hip", xp=hip)
     world: Any = SimpleNamespace(device=device, graph=False)
-    with pytest.raises(Refusal, match="this step wants CuPy's matmul, and AMD's bindings drive"):
+    with pytest.raises(Refusal, match="this step needs CuPy's matmul, and AMD's bindings drive"):
         require_matmul(world, DATATYPES["float32"])
     device.xp = SimpleNamespace(matmul=None)  # as CuPy has one
     require_matmul(world, DATATYPES["float32"])

@@ -81,7 +81,7 @@ def test_the_driver_s_refusal_for_a_recorded_pair_is_explained(examined, status,
         "Between the GPUs: PCIe, same root complex.",
         "GPU links at full speed: PCIe 5 x8 (card maximum: PCIe 5 x16).",
         sentence,
-        "Some facts are unknown: python -m bench.doctor tells how to get them.",
+        "Some facts are unknown: python -m bench.doctor says how to get them.",
     ]
 
 

@@ -138,7 +138,7 @@ def test_history_is_shown_as_such_and_not_counted(reports):
     told = " ".join(reports(*command)[1].split())
     assert (
         "History: Library at 1 MiB, eager, through peer access over PCIe 4 x8: 6.30 to 7.55 GB/s "
-        "until ROCm/rocm-systems#8666 (1 machine, 4 rows); it is not counted." in told
+        "until ROCm/rocm-systems#8666 (1 machine, 4 rows); it is in no median." in told
     )
     answer = nearest.answer_to(nearest.question_of("r9700", 2, 1), 1 << 20, "library")
     assert not any(row.is_history for row in answer.figures)

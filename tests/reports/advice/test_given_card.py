@@ -72,7 +72,9 @@ def test_narrow_and_old_slots_have_their_own_bandwidth():
     assert narrow(16384).low == pytest.approx(16384 / 0.25e3)
     assert narrow(1024).low == assumed_times(2, GPUS["p104-100"], LINKS["pcie3x16"])(1024).low
     words = answer(f"{TWO} --link pcie5x4")[1]
-    assert "link pcie5x4 changes nothing: what is published of RCCL does not tell it" in words
+    assert (
+        "link pcie5x4 changes nothing: what is published of RCCL does not distinguish it" in words
+    )
 
 
 @pytest.mark.parametrize("name", ["pcie4x3", "pcie9x4", "pcie4", "x4", "\x1b[2J", "nvlink9", ""])

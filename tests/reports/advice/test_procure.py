@@ -162,8 +162,8 @@ def test_a_candidate_has_the_link_of_its_board(tmp_path):
     # Others' cards have wider links than this one.
     for name in "8 MiB busbw", "32 MiB busbw":
         assert figure(procurement, name, machine=2).high == LINKS["pcie3x8"].gb_s
-    alike = "alike: link pcie4x16 changes nothing: what is published of RCCL does not tell it from "
-    assert f"{alike}pcie5x16; only runs can." in procurement.sentences
+    alike = "link pcie4x16 changes nothing: what is published of RCCL does not distinguish it"
+    assert f"alike: {alike} from pcie5x16; only runs can." in procurement.sentences
 
 
 def test_a_patched_driver_is_the_candidates_peer_access(tmp_path):

@@ -116,7 +116,7 @@ def test_one_ranks_trace_claims_bounds_and_blames_nobody():
     )
     assert (
         finding(alone)
-        == "at least 24 % of a step of 15.0 ms is waiting, as far as traces of 1 of the ranks tell"
+        == "at least 24 % of a step of 15.0 ms is waiting, as far as traces of 1 of the ranks show"
     )
     (row,) = call_rows(alone)
     assert row["transport\nus [95 %]"].startswith("<= 35.1")

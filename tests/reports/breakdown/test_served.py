@@ -308,7 +308,7 @@ def test_a_step_with_a_drafter_makes_several_tokens_and_its_calls_carry_more(fie
     assert drafted["gather_bytes"] == 5 * plain["gather_bytes"]
     told(
         bill(*sides)[1],
-        "The drafter's own calls are not counted, so a call costs less than that",
+        "The drafter's own calls are not included, so a call costs less than that",
         "use_local_argmax_reduction spares its gathers of logits (vllm-project/vllm#39419)",
     )
 

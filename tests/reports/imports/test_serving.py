@@ -167,7 +167,7 @@ def test_failed_requests_of_sglang_are_counted_by_their_errors():
     test = only(json.dumps(details))
     assert (test.status, test.reason) == ("incomplete", "50 of 130 requests failed")
     assert only(json.dumps(details | {"errors": 80 * [""]})).notes == []
-    assert "does not tell whether requests failed" in only(json.dumps(SGLANG)).notes[0]
+    assert "does not say whether requests failed" in only(json.dumps(SGLANG)).notes[0]
 
 
 def test_too_many_batches_are_refused_before_they_become_rows(tmp_path, capsys):

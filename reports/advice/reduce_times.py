@@ -343,8 +343,8 @@ def undistinguished(gpus: int, gpu: Gpu, link: CardLink, own: CardLink) -> str:
     if link == own or assumed_times(gpus, gpu, link).source != assumed_times(gpus, gpu, own).source:
         return ""
     return (
-        f"link {link.name} changes nothing: what is published of {gpu.library_name} does not tell "
-        f"it from {own.name}; only runs can."
+        f"link {link.name} changes nothing: what is published of {gpu.library_name} does not "
+        f"distinguish it from {own.name}; only runs can."
     )
 
 

@@ -453,8 +453,8 @@ def product_of(library, matrix, tokens):
 @pytest.mark.parametrize("tokens", [1, 8])
 @pytest.mark.parametrize("inner", [512, 1024, 4096])
 def test_a_library_s_product_has_a_tree(inner, tokens, library):
-    """In whichever order its BLAS adds. The rows are those of whole tiles: of 64, and of 192 as on an
-    EPYC of the fifth generation."""
+    """In whichever order its BLAS adds. The rows are those of whole tiles: of 64, and of 192 as on
+    an EPYC of the fifth generation."""
     columns, rows = samples(inner), 768
     weights, results = probe_rows(len(columns)), []
     matrix = np.zeros((rows, inner), np.float32)

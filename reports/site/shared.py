@@ -11,8 +11,9 @@ from reports.tables.sentences import counted, left_out_lines
 from reports.trends.history import KEY, History, history_of
 from wiretax.common.grouped import grouped
 from wiretax.common.untrusted import printable
-from wiretax.record.folder import COPY, FUTURE, Contents, read_store
+from wiretax.record.folder import COPY, Contents, read_store
 from wiretax.record.observations import Entry
+from wiretax.record.result import FUTURE
 
 
 @dataclass

@@ -15,9 +15,8 @@ from reports.tables.step_buckets import STEPS, rows_with_steps, step_lines
 from wiretax.common.program import complain
 from wiretax.common.untrusted import spreadsheet_cell
 from wiretax.record.case import CASE_KEY
-from wiretax.record.folder import FUTURE
 from wiretax.record.frame import CELLS, read_rows
-from wiretax.record.result import ResultError, content_of
+from wiretax.record.result import FUTURE, ResultError, content_of
 from wiretax.record.schema import FIGURES
 from wiretax.record.writing import write_whole
 

@@ -15,9 +15,8 @@ from reports.tables.sentences import left_out_lines
 from wiretax.common.program import answer, complain, on_ranks
 from wiretax.record import packed
 from wiretax.record.case import COMPUTE_BENCHMARKS
-from wiretax.record.folder import FUTURE
 from wiretax.record.manifest import runs_by_time
-from wiretax.record.result import ResultError, is_future, read
+from wiretax.record.result import FUTURE, ResultError, is_future, read
 from wiretax.record.schema import Result
 
 NEWEST = Path("results")  # where benchmarks put their runs

@@ -31,8 +31,7 @@ from wiretax.record.bits_record import (
     read_bits,
     unequal,
 )
-from wiretax.record.folder import FUTURE
-from wiretax.record.result import ResultError, is_future
+from wiretax.record.result import FUTURE, ResultError, is_future
 from wiretax.record.writing import write_named
 
 

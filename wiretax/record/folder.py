@@ -16,14 +16,21 @@ from wiretax.record import cache, packed
 from wiretax.record.cache import Stamp
 from wiretax.record.manifest import MANIFEST, death_of, run_files
 from wiretax.record.observations import Entry, entry_of
-from wiretax.record.result import ResultError, by_time, end_with_parent, is_future, read, time_of
+from wiretax.record.result import (
+    FUTURE,
+    ResultError,
+    by_time,
+    end_with_parent,
+    is_future,
+    read,
+    time_of,
+)
 
 CACHED_RUNS = 200  # a folder of fewer runs is read anew each time
 CHUNK_RUNS = 64  # that one process reads at a time
 Found = Entry | str  # a run, or why a file holds none
 COPY, WRONG, INCOMPLETE = "a run once more", "with wrong results", "incomplete"
 TIMELESS = "without a time in its run_id"
-FUTURE = "dated in the future"
 
 
 class Contents(msgspec.Struct):

@@ -39,6 +39,7 @@ from wiretax.record.traced import TracedSteps
 from wiretax.record.wrong import mark_wrong
 
 MOST_CLOCK_DIFFERENCE = timedelta(days=1)  # of two machines
+FUTURE = "dated in the future"  # why a run is left out
 
 MOST_LINES, MOST_RUN_BYTES = 1_000_000, 55_000_000  # of a file; a run stays below 50 MB
 MOST_LINE_BYTES = 16_000_000  # a value of two bytes takes 100 bytes of memory

@@ -127,7 +127,7 @@ def chart_of(
 
     if quantity.bounds:
         bounds = np.array([quantity.bounds.get(size, np.nan) for size in sizes])
-        drawn.append(Curve("bound", "bound", bounds))
+        drawn.append(Curve("roofline", "bound", bounds))
 
     return Chart(quantity.title, sizes, drawn, quantity.unit)
 

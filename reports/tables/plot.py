@@ -141,7 +141,7 @@ def draw_against_size(
 
     if quantity.bounds:
         bounds = np.transpose(sorted(quantity.bounds.items()))
-        axes.plot(*bounds, "--", color="bound", linewidth=1.2, label="bound")
+        axes.plot(*bounds, "--", color="bound", linewidth=1.2, label="roofline")
 
     axes.set_title(f"{quantity.title}, {quantity.unit}")
     dress(axes, sorted({case.size_bytes for line in lines for case in line.cases}))

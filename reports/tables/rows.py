@@ -26,7 +26,7 @@ from wiretax.record.chain_links import leads, ratio_with_link_error
 from wiretax.record.schema import Case, Counted, Result, RoundCosts, Rounds, Run
 from wiretax.record.stats import Interval, autocorrelation, median_interval
 
-SUSPECT = "! faster than the bound of the measured parts allows: suspect"  # a table's footnote
+SUSPECT = "! above 100 % of the roofline of the measured parts: suspect"  # a table's footnote
 UNLESS = ", unless the intervals overlap"
 UNLIKE = (
     "Ranks share a GPU: the library moves data within its memory, ours through the host, so no "
@@ -121,7 +121,7 @@ def ratio_text(interval: Interval | None) -> str:
 
 
 def beats_bound(case: Case) -> bool:
-    """Whether its table shows more than 100 % of its bound: by chance, or it is suspect."""
+    """Whether its table shows more than 100 % of the roofline: by chance, or it is suspect."""
     return case.suspect or round(case.share_of_bound or 0, 2) > 1
 
 
@@ -143,7 +143,7 @@ def software_notes(cases: Iterable[Case | None]) -> list[str]:
 
 
 def bound_notes(cases: Iterable[Case | None]) -> list[str]:
-    """The footnote of the marks behind shares of the bound."""
+    """The footnote of the marks behind shares of the roofline."""
     over = [case for case in cases if case and beats_bound(case)]
     if not over:
         return []

@@ -236,10 +236,10 @@ def _cost(case: Case | None) -> str:
 
 
 def _speed(case: Case | None) -> Cells:
-    """The bus bandwidth of a case, and its share of its bound."""
+    """The bus bandwidth of a case, and its share of the roofline."""
     return {
         "busbw\nGB/s": number(case.bus_bw_gb_s if case else None),
-        "of\nbound": _share_of_bound(case),
+        "% of\nroofline": _share_of_bound(case),
     }
 
 

@@ -340,11 +340,15 @@ class Case(CaseFields, Line, kw_only=True):
         ),
     ] = None
     bound_us: Annotated[
-        Measured, Shown("bound us", "least time of the algorithm by the machine's parts")
+        Measured, Shown("bound us", "roofline time: the least by the machine's measured parts")
     ] = None
     share_of_bound: Annotated[
         Measured,
-        Shown("of bound", "time of the bound over the time of the collective", "share_of_bound"),
+        Shown(
+            "% of roofline",
+            "roofline time (the bound) over the time of the collective",
+            "share_of_bound",
+        ),
     ] = None
     suspect: bool = False
     n_wrong: Annotated[

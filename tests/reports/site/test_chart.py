@@ -134,5 +134,5 @@ def test_the_page_of_two_kinds_of_memory_has_no_ratio(tmp_path):
 def test_a_pages_marks_have_their_footnote(tmp_path):
     page = run_page(unpack(tmp_path, "xeon") / "2026-11-26T11-04-48Z-allreduce-8eb6ab.jsonl")
     every = section(page, "Every cell")
-    assert any(str(row["of bound"]).endswith("!") for row in every.rows)
+    assert any(str(row["% of roofline"]).endswith("!") for row in every.rows)
     assert [*every.sentences] == [SUSPECT + UNLESS]

@@ -170,7 +170,7 @@ def test_a_named_algorithm_has_its_columns_and_ratios(tmp_path):
     result = named_run(tmp_path, ["library", "auto", "ring"], sizes=[16384])
     _, first, second, *_ = render(result).split("\n\n")
     _, heading, row = second.splitlines()
-    columns = ["size", "algorithm", "us", "GB/s", "bound", "library/this", "auto/this"]
+    columns = ["size", "algorithm", "us", "GB/s", "roofline", "library/this", "auto/this"]
     assert heading.split() == columns
     library, auto = rows_of(first)["16 KiB"][:2]
     ring, _, share, *ratios = re.sub(r"\[.*?\]", "", row.split("ring")[1]).split()
@@ -305,7 +305,7 @@ def test_every_share_above_100_percent_has_its_mark(tmp_path):
     shares = re.findall(r"\s(\d+)%(!?)\s", text)
     assert [share for share, _ in shares if int(share) > 100] == ["113", "105", "117", "119"]
     assert all((mark == "!") == (int(share) > 100) for share, mark in shares)
-    note = "allows: suspect, unless the intervals overlap"
+    note = "roofline of the measured parts: suspect, unless the intervals overlap"
     assert note in " ".join(text.split())
     assert note in " ".join(render(result, long=True).split())
 

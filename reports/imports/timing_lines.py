@@ -1,5 +1,5 @@
 """Timing lines, a protocol for any program: one JSON object a line, among other lines if need be.
-docs/judge.md describes the fields."""
+docs/timing-lines.md describes the fields."""
 
 import json
 import re

@@ -266,7 +266,7 @@ RANK_KERNEL(sums_registered) { OWN<REGISTERED, ALL>(a); }
 
 def test_the_kernel_of_the_docs_runs_as_written_and_says_that_it_has_no_in_place_form(tmp_path):
     """In place its results would overwrite inputs that peers have yet to read."""
-    _, text, _ = (ROOT / "docs/judge.md").read_text().split("```\n// wiretax: ")
+    _, text, _ = (ROOT / "docs/contenders.md").read_text().split("```\n// wiretax: ")
     path = tmp_path / "mine.cu"
     path.write_text(f"// wiretax: {text.partition('```')[0]}")
     cases = of_contender(run(tmp_path, SHORT, "--kernel", path)[1])

@@ -15,7 +15,7 @@ from tests.bench.stability.test_layers import ONE_LAYER
 from tests.launch import MPIRUN, ROOT, SLOW_TEST, end_of, few
 from wiretax.record.bits_record import read_bits
 
-_, SECTION = (ROOT / "docs/judge.md").read_text().split("### Your layer\n")
+_, SECTION = (ROOT / "docs/contenders.md").read_text().split("\n## Your layer\n")
 TINY = "--model llama-3.1-8b --scale 1/1024 -d half -n 2 --max-time 60 --quiet --algorithm fused"
 TORCH = ROOT / ".venv-torch/bin/python"
 

@@ -5,12 +5,14 @@ the value after it, and lines break at other places. The tests therefore compare
 """
 
 import re
+import shlex
 import sys
 from functools import cache
 
 import pytest
 
-from reports.__main__ import COMMANDS
+from bench.gate import read_options
+from reports.__main__ import COMMANDS, main
 from reports.tables.table import render
 from tests import figures_table, layer_bits_table, stable_table
 from tests.launch import ROOT, end_of
@@ -115,6 +117,21 @@ def anchor(heading):
     return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
 
 
+def test_the_readme_s_commands_parse_and_print_its_lines(capsys):
+    """A newcomer types them first. The all-reduce and the gate take a minute each."""
+    gate, expect = (
+        shlex.split(words)
+        for words in re.findall(r"^wiretax (?:gate|expect) (.*?)(?:  #.*)?$", README, re.MULTILINE)
+    )
+    _, options = read_options(gate)
+    assert (options.base, options.head, options.wall) == ("sleep 0.100", "sleep 0.110", True)
+    assert main(["expect", *expect]) == 0
+    (printed,) = re.findall(r"```text\n(2x rx.*?)```", README, re.DOTALL)
+    assert capsys.readouterr().out.startswith(printed)
+    (first,) = re.findall(r"```text\n(allreduce: .*?)```", README, re.DOTALL)
+    assert len(first.splitlines()) == 3
+
+
 def test_files_and_make_targets_in_the_readme_exist():
     """Otherwise a newcomer's first commands would fail."""
     paths = re.findall(r"`((?:bench|collectives|docs|kernels|reports|tests)/[\w./]*)`", README)
@@ -205,7 +222,7 @@ def test_pages_say_the_same_of_what_the_tests_take():
 
 
 def test_the_page_of_contenders_names_those_that_nobody_has_run():
-    page = " ".join((ROOT / "docs/judge.md").read_text().split())
+    page = " ".join((ROOT / "docs/contenders.md").read_text().split())
     (told,) = re.findall(r"and (`flashinfer_pcie`[^.;]*), which nobody has run yet", page)
     unverified = {
         path.stem

@@ -37,7 +37,7 @@ Q4_K_M_BITS = 4.8  # of Llama 2 70B: llama.cpp, tools/quantize/README.md
 
 FIRST_SCREEN = """# The answer
 
-**You own two cards that meet over PCIe, or may buy the second. Is a model faster by tensor, by
+**You own two cards that are joined by PCIe, or may buy the second. Is a model faster by tensor, by
 layer, or as a copy on each card?** By tensor both cards read their half of the weights at once, and
 wait for each other twice a layer: {calls} all-reduces a token in a 70B. By layer they take turns.
 
@@ -50,10 +50,10 @@ cards](#test-your-own-cards-in-three-minutes).
   has repeated them: each case below lists its pairs, a *pair* being the same model, weights and
   engine on one machine in two arrangements. *Computed* and *inference* mark what is ours.
 - Ends of a range are of single pairs. In *half of the machines* each machine has one vote, the
-  median of its pairs. Cards whose link is not printed count as cards over PCIe.
+  median of its pairs. Cards whose link is not printed are taken for cards over PCIe.
 - From a *graph* an engine records a token's kernels once and replays them, as vLLM does by default.
-  *Eager* it launches each kernel of each token anew (vLLM's `--enforce-eager`). A pair counts as
-  eager, or as one with a drafter, if its source says so.
+  *Eager* it launches each kernel of each token anew (vLLM's `--enforce-eager`). A pair is listed as
+  eager, or with a drafter, if its source says so.
 
 {r9700_pair}
 """
@@ -61,7 +61,7 @@ TEMPLATE = """## The model
 
 `{command}`: a token
 reads {weights} of weights and the cache of {context} tokens at the {bandwidth} of the data sheet.
-Split by layer, one card works at a time, and hands on: {layer}. Split by tensor, both do: {tensor},
+Split by layer, one card works at a time, and sends its result to the next: {layer}. Split by tensor, both do: {tensor},
 and {calls} all-reduces of {size}. Both are equal if a call takes **{even}** ({no_handoffs} without
 the two hand-offs). A file of {other_weights} ({bits} bits a weight) takes {other_layer}, and its
 break-even is {other_even}. vLLM makes {engine} calls.

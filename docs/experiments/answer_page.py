@@ -61,8 +61,8 @@ TEMPLATE = """## The model
 
 `{command}`: a token
 reads {weights} of weights and the cache of {context} tokens at the {bandwidth} of the data sheet.
-Split by layer, one card works at a time, and sends its result to the next: {layer}. Split by tensor, both do: {tensor},
-and {calls} all-reduces of {size}. Both are equal if a call takes **{even}** ({no_handoffs} without
+Split by layer, one card works at a time, and sends its result to the next: {layer}. Split by
+tensor, both do: {tensor}, and {calls} all-reduces of {size}. Both are equal if a call takes **{even}** ({no_handoffs} without
 the two hand-offs). A file of {other_weights} ({bits} bits a weight) takes {other_layer}, and its
 break-even is {other_even}. vLLM makes {engine} calls.
 
@@ -81,8 +81,8 @@ A name ends with the variable that somebody set. {slowest} is what most recipes 
 `NCCL_SHM_USE_CUDA_MEMCPY=1` makes large messages faster, and costs decode, as its author says.
 The four R9700s over PCIe were on two switches. `r9k` is a kernel of
 its owner, `libr4d` one of StillDeadcode's. The time of `libr4d` is from a serving trace and
-contains the wait for the later card, that of RCCL without a size is of a decode message. Times
-depend on the library's version and protocol ([columns](references.md#columns)).
+contains the wait for the later card. The time of RCCL without a size is of a message in decode.
+Times depend on the library's version and protocol ([columns](references.md#columns)).
 """
 
 

@@ -37,8 +37,8 @@ TEXT = """## Counter-examples
 
 What a call costs inside an engine is implied by whole steps: **(step of n cards - step of one / n)
 / calls**, where cards by layer, of which one works at a time, take the place of one. It contains
-launches, waits, skew, and all else that the split does not divide. It was above the slowest call that the same owner measured alone in
-{dearer} of {beside}, and otherwise among them.
+launches, waits, skew, and all else that the split does not divide. It was above the slowest call
+that the same owner measured alone in {dearer} of {beside}, and otherwise among them.
 
 By tensor is slower where the cost is above the pair's own break-even. Two cards over PCIe and one
 chat: all are {all_two}, and slower were {losing}, {losing_eager} of them eager. These, and all

@@ -62,9 +62,9 @@ TEMPLATE = """## The model
 `{command}`: a token
 reads {weights} of weights and the cache of {context} tokens at the {bandwidth} of the data sheet.
 Split by layer, one card works at a time, and sends its result to the next: {layer}. Split by
-tensor, both do: {tensor}, and {calls} all-reduces of {size}. Both are equal if a call takes **{even}** ({no_handoffs} without
-the two hand-offs). A file of {other_weights} ({bits} bits a weight) takes {other_layer}, and its
-break-even is {other_even}. vLLM makes {engine} calls.
+tensor, both do: {tensor}, and {calls} all-reduces of {size}. Both are equal if a call takes
+**{even}** ({no_handoffs} without the two hand-offs). A file of {other_weights} ({bits} bits a
+weight) takes {other_layer}, and its break-even is {other_even}. vLLM makes {engine} calls.
 
 ## A call near {size}
 

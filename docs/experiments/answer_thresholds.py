@@ -80,8 +80,8 @@ here:
 It implies what a call cost: **(step by tensor - step of one card / 2) / calls**; `wiretax
 breakdown` computes it, and [says from traces](breakdown.md) where it goes. A step is vLLM's median
 TPOT, or 1000 ms / (t/s) of llama-bench; if one card is too small, take the step by layer
-for it. Calls are 2 x layers, in vLLM one more. An archive has no figures of engines: paste these into an
-[issue]({issues}), and they become a row too:
+for it. Calls are 2 x layers, in vLLM one more. An archive has no figures of engines: paste these
+into an [issue]({issues}), and they become a row too:
 
 ```text
 date, and a link if it is published; the archive of your survey, if you sent it:

@@ -108,8 +108,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wire",
         metavar="US,US,GB/s[,CARDS]",
         type=wire,
-        help="without a run, PREDICT from a kernel of a graph, a handshake (a flag stored and "
-        "seen), and the narrowest link, which so many cards share (1)",
+        help="without a run, PREDICT from the time of a kernel of a graph, of a handshake (until a "
+        "peer has seen a flag), and the narrowest link, which so many cards share (1)",
     )
 
     add(

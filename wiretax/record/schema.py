@@ -344,11 +344,7 @@ class Case(CaseFields, Line, kw_only=True):
     ] = None
     share_of_bound: Annotated[
         Measured,
-        Shown(
-            "% of roofline",
-            "roofline time (the bound) over the time of the collective",
-            "share_of_bound",
-        ),
+        Shown("% of roofline", "roofline time over the time of the collective", "share_of_bound"),
     ] = None
     suspect: bool = False
     n_wrong: Annotated[

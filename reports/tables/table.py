@@ -115,7 +115,7 @@ def _title(result: Result, view: View) -> list[str]:
     words = own_words(result, shape)
 
     if words and late_us(shape):
-        words[-1] += ": us count from its arrival"
+        words[-1] += ": us begin at its arrival"
 
     if mode == "chained":
         calls = max(case.calls for case in shown_cases(result, view))

@@ -50,7 +50,7 @@ def test_the_wait_has_the_requested_length_and_is_in_no_time(tmp_path, command, 
         skew_us = max(skews_us) if is_late(case) else min(skews_us)
         assert (skew_us > 0.9 * LATE_US) is is_late(case), case
     assert {(case.bus_bw_gb_s, case.bound_us) for case in late} == {(None, None)}
-    assert "late by 40000 us: us count from" in printed
+    assert "late by 40000 us: us begin at" in printed
 
 
 def test_a_delay_of_0_is_the_ordinary_case():

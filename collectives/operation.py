@@ -31,6 +31,7 @@ NOT_IN_VARIANT = {
     "copied": Unsupported("its sums go straight into registered buffers"),
     "registered": Unsupported("it works over slabs alone"),
 }
+MARGIN_BYTES = 4096  # a page, so that buffers between margins keep their alignment
 ONE_HOST = Unsupported("its ranks are on one host", depends_on_size=True)
 
 
@@ -65,7 +66,8 @@ class Operation:
     `chosen` is the algorithm behind `auto`; `choice` what `auto` or a library chose, in words.
     `failure` returns a library's error about earlier calls. `ignores_nan`: max and min are NaN only
     where all ranks have one; others leave that open. `own_case`: the case in a contender's own
-    buffers, where inputs are made and results read. Only quantised operations have
+    buffers, where inputs are made and results read. `margins` are addresses in this rank's slab of
+    MARGIN_BYTES each, where nobody may write. Only quantised operations have
     `expected_sum(inputs)`, the exact result from all ranks' decoded blocks, (ranks, ..., block),
     and `snr_db`, the loss by kind of data."""
 
@@ -75,6 +77,7 @@ class Operation:
     failure: Callable[[], str | None] = lambda: None
     ignores_nan: bool = False
     own_case: CollectiveCase | None = None
+    margins: tuple[int, ...] = ()
     expected_sum: Callable[[Array], Array] | None = None
     snr_db: dict[str, float] | None = None
 

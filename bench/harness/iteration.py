@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from bench.harness import verify
-from bench.harness.verify import MARGIN_BYTES, MARGINS, SEND
+from bench.harness.verify import MARGINS, SEND, SLAB_MARGIN
 from collectives.collective import Array
 from collectives.copy_engine import LEAST_BYTES, pushed_to_slab
-from collectives.operation import CollectiveCase, Operation, World
+from collectives.operation import MARGIN_BYTES, CollectiveCase, Operation, World
 from kernels.devices.device import (
     MOST_RANKS,
     NEXT_ITERATION,
@@ -292,13 +292,15 @@ def checked_iteration(
         areas = [*zip(sizes, (case.send, case.receive), MARGINS, strict=True)]
         if case.in_place:  # the smaller buffer lies in the larger one
             areas = [max(areas)]
+        starts = [(SLAB_MARGIN, margin) for margin in operation.margins]
         for size_bytes, buffer, front in areas:
-            for place, start in enumerate((buffer - MARGIN_BYTES, buffer + size_bytes), front):
-                area = Pattern.from_buffer_copy(write.argument)
-                area.buffer, area.segments, area.segment_bytes = start, 1, MARGIN_BYTES
-                area.tables += place * size
-                area.period, area.place = 1, place
-                fills.append(replace(write, argument=area))
+            starts += [(front, buffer - MARGIN_BYTES), (front + 1, buffer + size_bytes)]
+        for place, start in starts:
+            area = Pattern.from_buffer_copy(write.argument)
+            area.buffer, area.segments, area.segment_bytes = start, 1, MARGIN_BYTES
+            area.tables += place * size
+            area.period, area.place = 1, place
+            fills.append(replace(write, argument=area))
         checks += [replace(fill, function=check.function) for fill in fills]
     consume = consume_step(world, case, "read_own", elements)
     return Iteration(

@@ -19,13 +19,13 @@ from bench.harness.iteration import (
 )
 from bench.harness.options import SweepOptions
 from bench.harness.session import Session, require_memory, say_once
-from bench.harness.verify import MARGIN_BYTES
 from bench.machine import environment
 from collectives.choice import AUTO, STABLE, kinds_of
 from collectives.collective import DATATYPES, Shape
 from collectives.communicator import Refusal
 from collectives.copy_engine import shared_engine
 from collectives.operation import (
+    MARGIN_BYTES,
     MOST_CHAINED_BYTES,
     Algorithm,
     CollectiveCase,

@@ -31,9 +31,9 @@ PLACES = (
     "wrote behind its send buffer: got",
     "wrote in the 4 KiB in front of its receive buffer: got",
     "wrote behind its receive buffer: got",
+    "found stores behind the chunks in half of its slab: got",
 )
-SEND, MARGINS = 1, (2, 4)  # the margins in front of both buffers
-MARGIN_BYTES = 4096  # a page, so that buffers between margins keep their alignment
+SEND, MARGINS, SLAB_MARGIN = 1, (2, 4), 6  # the margins in front of both buffers, and in the slab
 
 
 class WrongResult(Refusal):

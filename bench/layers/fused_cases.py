@@ -9,12 +9,12 @@ import numpy as np
 from bench.harness.iteration import Segments, allocated, own_buffers
 from bench.harness.session import Session, require_memory
 from bench.harness.suite import Suite
-from bench.harness.verify import MARGIN_BYTES, PERIOD, Data
+from bench.harness.verify import PERIOD, Data
 from bench.layers.forms import LayerOptions, bind_forms, scale_for
 from collectives.collective import COLLECTIVES, DATATYPES, Array, Datatype
 from collectives.layers import fused
 from collectives.models import LAYERS, MODELS
-from collectives.operation import CollectiveCase
+from collectives.operation import MARGIN_BYTES, CollectiveCase
 from kernels.devices.device import Memory
 
 WEIGHT_BYTES = 256 << 20  # of a GPU's copies of a matrix: more than any last-level cache holds

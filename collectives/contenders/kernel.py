@@ -10,6 +10,7 @@ Of `gemv_allreduce` the entry is a GEMV_KERNEL, and a chunk is as long as the re
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,19 @@ from collectives.binding import beyond_slab, binder, launch_gemv
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Mistake
 from collectives.contenders.file import read_source
-from collectives.operation import Bound, CollectiveCase, KernelAlgorithm, Unsupported, World
+from collectives.operation import (
+    MARGIN_BYTES,
+    Bound,
+    CollectiveCase,
+    KernelAlgorithm,
+    Unsupported,
+    World,
+)
 from collectives.registry import LIBRARY
 from kernels.devices.compile_cache import source_with_headers
 from kernels.devices.device import DeviceError, OutOfMemory
 from kernels.devices.layout import SOURCES
+from wiretax.common.untrusted import printable
 
 LAYER = "gemv_allreduce"
 FORM = "// wiretax: COLLECTIVE [entry=NAME] [chunks=N or N*ranks] [registered] [in_place] [pushes]"
@@ -31,14 +40,16 @@ def read_kernel(name: str) -> KernelAlgorithm:
     """The kernel of this path, not yet compiled; `about` has its digest. Raises Mistake."""
     path, option = Path(name), f"--kernel {name}"
     first, _, _ = read_source(option, path).partition(b"\n")
+    declared = first.decode(errors="replace").strip()
     words = re.fullmatch(
         r"// wiretax: (?P<collective>\w+)(?: entry=(?P<entry>[A-Za-z_]\w*))?"
         r"(?: chunks=(?P<chunks>[1-9]\d?)(?P<ranks>\*ranks)?)?"
         r"(?P<registered> registered)?(?P<in_place> in_place)?(?P<pushes> pushes)?",
-        first.decode(errors="replace").strip(),
+        declared,
     )
     if not words:
-        raise Mistake(f"{option}: its first line does not declare it: {FORM}")
+        found = printable(declared[:80])
+        raise Mistake(f"{option}: its first line does not declare it: {FORM}; it is: {found}")
     collective, chunks = words["collective"], int(words["chunks"] or 2)
     known = *COLLECTIVES, LAYER
     if collective not in known:
@@ -69,7 +80,15 @@ def read_kernel(name: str) -> KernelAlgorithm:
             return refused
         return launch_gemv(world, case, stem, entry)
 
-    bind_entry = bind_layer if collective == LAYER else binder(stem, entry, slots)
+    def bind_collective(world: World, case: CollectiveCase) -> Bound:
+        bound = binder(stem, entry, slots, MARGIN_BYTES)(world, case)
+        if isinstance(bound, Unsupported):
+            return bound
+        first = world.mapped.slabs[world.mapped.communicator.rank].address
+        first += slots(world.ranks) * bound.step.argument.chunk_bytes
+        return replace(bound, margins=(first, first + world.mapped.half_bytes))
+
+    bind_entry = bind_layer if collective == LAYER else bind_collective
 
     def bind(world: World, case: CollectiveCase) -> Bound:
         try:

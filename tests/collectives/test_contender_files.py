@@ -279,6 +279,29 @@ def test_the_kernel_of_the_docs_runs_as_written_and_says_that_it_has_no_in_place
     )
 
 
+OVERRUN = """// wiretax: all_reduce chunks=2
+#include "include/exchange.h"
+
+RANK_KERNEL(mine) {
+  {
+    const Launch launch(a);
+    copy(Slab{launch.half_of(1 - a.rank) + 2 * a.chunk_bytes}, a.send, smaller(a.count, 4l));
+    launch.meet(1);
+    launch.leave();
+  }
+  exchange_and_reduce<PULL, ALL>(a);
+}
+"""
+
+
+def test_a_kernel_that_stores_behind_its_chunks_is_wrong(tmp_path):
+    """Each of its sums was right, so nothing was said; with more ranks it spoils the other half."""
+    (tmp_path / "mine.cu").write_text(OVERRUN)
+    done = launch(tmp_path, SHORT, "--kernel", tmp_path / "mine.cu")
+    assert done.returncode == 1
+    assert "found stores behind the chunks in half of its slab: got " in done.stderr
+
+
 def test_a_kernel_from_outside_the_tree_is_compiled_with_our_headers_and_its_own(tmp_path):
     (tmp_path / "mine.cu").write_text(KERNEL)
     (tmp_path / "own.h").write_text("#define OWN exchange_and_reduce\n")
@@ -304,6 +327,7 @@ def test_a_kernel_from_outside_the_tree_is_compiled_with_our_headers_and_its_own
     ("first_line", "sentence"),
     [
         ("#include <x>", "its first line does not declare it: // wiretax: COLLECTIVE "),
+        ("// wiretax: all_reduce chunk=2", ".* it is: // wiretax: all_reduce chunk=2$"),
         ("// wiretax: reduce", "unknown 'reduce': choose from all_reduce, "),
     ],
 )

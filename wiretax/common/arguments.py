@@ -43,8 +43,13 @@ MOST_LISTED, NEAREST = 50, 5  # names in a sentence: all of so many, or else so 
 
 def unknown(kind: str, text: str, names: Sequence[str]) -> str:
     """A sentence that suggests which of the names the text may mean, or that there is none."""
-    near = get_close_matches(text.lower(), names, 1)
-    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
+    longer = [name for name in names if text and name.startswith(text.lower())]
+    near = get_close_matches(
+        text.lower(), longer, NEAREST, cutoff=0
+    )  # one_shot: one_shot_push, ...
+    near = near or get_close_matches(text.lower(), names, 1)
+    either = " or ".join(filter(None, (", ".join(near[:-1]), *near[-1:])))
+    hint = f"did you mean {either}?" if near else f"choose from {', '.join(names)}"
     if not near and len(names) > MOST_LISTED:
         nearest = get_close_matches(text.lower(), names, NEAREST, cutoff=0)
         hint = f"of {len(names)} known names the nearest are {', '.join(nearest)}"

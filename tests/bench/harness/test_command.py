@@ -31,10 +31,11 @@ allreduce -a 2 -> unrecognized arguments: -a 2
 allreduce -F 1 -> unrecognized arguments: -F 1
 allreduce -g many -> is not a whole number from 1 to 1024
 allreduce --algorithm two_shott,library -> unknown algorithm 'two_shott': did you mean two_shot?
+allreduce --algorithm one_shot -> did you mean one_shot_ll, one_shot_push, one_shot_pull, one_shot_
 allreduce --algorithm two_shot+fast -> --algorithm two_shot+fast: 'fast' is not one of nt, ntr,
 allreduce --algorithm two_shot+2K+4K -> '4K' sets chunk_bytes a second time
 allreduce --algorithm library+nt -> --algorithm library+nt: library is not ours to build
-allreduce -d fp8 -> unknown datatype 'fp8': choose from float
+allreduce -d fp8 -> unknown datatype 'fp8': did you mean fp8_e5m2 or fp8_e4m3?
 allreduce -d flaot -> unknown datatype 'flaot': did you mean float?
 allreduce -o summ -> unknown operation 'summ': did you mean sum?
 allreduce --max-time soon -> 'soon' is not a number of seconds

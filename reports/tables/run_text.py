@@ -175,10 +175,10 @@ def footnotes(result: Result, unsettled: Sequence[Case] | None = None) -> list[s
     cases = result.cases if unsettled is None else unsettled
     asked = [case for case in cases if case.time_us or case.status == "not measured"]
     blocks = Counter(block.case for block in result.blocks)
-    few = sum(blocks[case.case] < MIN_PRECISE_BLOCKS for case in asked)
-    if few and (more := more_time(result)):
+    few = [n for n in (blocks[case.case] for case in asked) if n < MIN_PRECISE_BLOCKS]
+    if few and (more := more_time(result, few)):
         notes.append(
-            f"time ran out: {few} of {len(asked)} {what} have fewer than "
+            f"time ran out: {len(few)} of {len(asked)} {what} have fewer than "
             f"{MIN_PRECISE_BLOCKS} blocks{more}"
         )
 
@@ -205,14 +205,18 @@ def unmeasured_lines(result: Result) -> list[str]:
     ]
 
 
-def more_time(result: Result) -> str:
-    """The option that makes a run half as long again, `: --max-time 90`; nothing for a run that
-    did not come to its end, and for another harness's."""
+def more_time(result: Result, n_blocks: Sequence[int] = (MIN_PRECISE_BLOCKS,)) -> str:
+    """The option that makes a run half as long again, `: --max-time 90`, or as long as cases with
+    so many blocks need at its pace for MIN_PRECISE_BLOCKS each; no number if they have none.
+    Nothing for a run that did not come to its end, and for another harness's."""
     end = result.end
     if not end or end.reason == "interrupted" or result.run.imported_from:
         return ""
+    if not any(n_blocks):
+        return ": give it more --max-time"
     counted_s = (end.elapsed_s or 60.0) - end.compile_s
-    return f": {typed('--max-time', 10 * ceil(0.15 * counted_s))}"
+    times = max(1.5, MIN_PRECISE_BLOCKS * len(n_blocks) / sum(n_blocks))
+    return f": {typed('--max-time', 10 * ceil(0.1 * times * counted_s))}"
 
 
 def lay_out_run(

@@ -84,7 +84,8 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
             words = [] if cases[0] is result.cases[0] else [type_name]
             words += _title(result, view)
             all_rows.append(rows)
-            tables += _default_tables(", ".join(words), rows)
+            if any(case.time_us or case.n_wrong for case in result.cases):
+                tables += _default_tables(", ".join(words), rows)
 
     first_rows = next(filter(None, all_rows), [])
     title, lines = headline([result], points), head(result, first, first_rows)

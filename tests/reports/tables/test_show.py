@@ -326,6 +326,18 @@ def test_few_blocks_count_where_they_leave_a_ratio_open(tmp_path):
     assert f"time ran out: {said}: --max-time 80" in " ".join(few.split())
 
 
+def test_the_time_that_is_asked_for_is_enough_for_ten_blocks_each(tmp_path):
+    """Half as long again was asked of a run of which not one case in ten was measured."""
+    assert "10 blocks: --max-time 520" in " ".join(shown(tmp_path, n_blocks=1).split())
+
+
+def test_a_run_that_measured_nothing_has_no_table(tmp_path):
+    """25 sizes stood in it, without a figure."""
+    text = shown(tmp_path, change=lambda block: None)
+    assert not rows_of(text)
+    assert "have fewer than 10 blocks: give it more --max-time" in " ".join(text.split())
+
+
 def test_what_the_gpus_did_during_a_run_is_shown_once_for_each(tmp_path):
     """Two ranks share the second card; without a driver's word nothing is said."""
     result = write_run(tmp_path, **ONE)

@@ -48,9 +48,13 @@ def retry_launch(campaign: OpenCampaign, pair: int, place: int, name: str) -> No
             return
         say(f"{name}, attempt {attempt}", str(record.reason))
     if not pair:
+        is_ours = not campaign.options.variants[name].is_foreign
+        got = ""
+        if is_ours and campaign.launch_s:
+            got = f" (each launch got --max-time {campaign.launch_s:.1f} from --budget)"
         raise Stop(
             WRONG,
-            f"variant {name} cannot run: it died {ATTEMPTS} times, the last time with: "
+            f"variant {name} cannot run: it died {ATTEMPTS} times{got}, the last time with: "
             f"{record.reason}{f'; its output is in {record.output}' if record.output else ''}",
             True,
         )

@@ -16,6 +16,7 @@ import pandas as pd
 
 from reports.tables.sentences import fact, shape_text, sized, some, type_text
 from wiretax.common.grouped import grouped
+from wiretax.common.owners import shown
 from wiretax.record import packed
 from wiretax.record.case import CASE_KEY, is_own_work, key_of
 from wiretax.record.manifest import (
@@ -323,7 +324,7 @@ def incomplete_runs(side: Side) -> list[str]:
     alike = grouped(runs, lambda run: (run.end and run.end.reason) or "it was cut off")
     return [
         f"{side.label} is incomplete in {len(own)} of {len(side.launches)} launches: {why} "
-        f"(the first: {own[0].path})"
+        f"(the first: {shown(str(own[0].path))})"
         for why, own in alike.items()
     ]
 
@@ -355,7 +356,7 @@ def unchecked_all_reduces(side: Side) -> list[str]:
     ]
     return [
         f"{side.label} did not check its results in {len(unchecked)} of {len(side.launches)} "
-        f"launches (the first: {launch.path})"
+        f"launches (the first: {shown(str(launch.path))})"
         for launch in unchecked[:1]
     ]
 

@@ -66,6 +66,16 @@ def test_a_launch_that_cannot_succeed_ends_the_campaign(tmp_path, refused):
     assert not list(tmp_path.iterdir())  # the same command, mended, needs no other folder
 
 
+def test_a_launch_that_dies_names_the_time_that_it_got(tmp_path, refused):
+    """`give it more --max-time` was said of an option that nobody had typed."""
+    broken = f"{script(tmp_path / 'mpirun', 'echo time ran out; exit 1')} -n 1 {BENCH}"
+    options = "--out", tmp_path / "c", "--budget", "64s", "--pairs", "6", "--quiet"
+    status, message = refused(main, *options, *named(a=broken, b=broken))
+    assert status == 1
+    died = "died 3 times (each launch got --max-time 4.0 from --budget), the last time with: "
+    assert died in message
+
+
 TREE = "MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM"
 
 

@@ -18,7 +18,7 @@ from reports.__main__ import main
 from reports.verdicts.gate_rule import UNREADABLE, decide
 from reports.verdicts.judge import compare
 from reports.verdicts.regress import as_markdown
-from reports.verdicts.sides import read_sides
+from reports.verdicts.sides import incomplete_runs, read_sides, side_of
 from tests.launch import ROOT
 from tests.reports.synthetic_campaign import (
     SMALL,
@@ -29,6 +29,7 @@ from tests.reports.synthetic_campaign import (
 )
 from tests.reports.synthetic_run import mark_wrong, rewrite_head
 from tests.reports.verdicts.test_compare import DIFFERENT
+from wiretax.common.owners import opened
 
 pytestmark = pytest.mark.unit
 
@@ -356,6 +357,15 @@ def test_runs_that_are_cut_off_are_unusable_and_named_once_for_each_reason(copie
     printed = judge(capsys, copied)[1]
     assert "new is incomplete in 12 of 12 launches: it was cut off" in printed
     assert printed.count("incomplete") == 1
+
+
+def test_a_run_that_is_cut_off_is_named_by_a_path_that_outlives_the_command(copied):
+    """The notes of a gate named /proc/self/fd/6/base/RUN, a descriptor of its own."""
+    run = min((copied / "new").glob("*.jsonl"))
+    run.write_bytes(run.read_bytes()[:-20])
+    with opened(copied) as folder:
+        (fault,) = incomplete_runs(side_of(f"{folder}/new"))
+    assert fault.endswith(f"(the first: {run})")
 
 
 @pytest.mark.parametrize(

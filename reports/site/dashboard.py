@@ -121,7 +121,8 @@ def build(store: Store, command: str) -> list[Page]:
 
 def plan_pages(store: Store) -> Iterator[Job]:
     """Each page but the overview. Pages of their own have the newest runs of each machine and
-    benchmark, the runs on both sides of a change, and the newest run of a node to look at."""
+    benchmark, the runs on both sides of a change, the newest whose wrong results no correct run has
+    followed, and the newest run of a node to look at."""
     keys = dict.fromkeys(map(KEY, store.history.series))
     for key in keys:
         part = part_of(store.history, key)
@@ -134,6 +135,7 @@ def plan_pages(store: Store) -> Iterator[Job]:
     newest = {node: entry.run.run_id for entry in store.runs for node in entry.run.nodes}
     events = [*store.history.standing, *store.history.tails]
     sides = {run_id for event in events for run_id in event.sides}
+    sides |= {entry.run.run_id for entry in [*store.history.wrong][-overview.MOST_RUNS :]}
     if len(newest) > 1:
         fleet = fleet_of(store.contents)
         sides |= {newest[node] for node in fleet_page.named_in(fleet) if node in newest}

@@ -14,7 +14,7 @@ from reports.site.dashboard import MARKER
 from reports.site.history_page import history_page
 from reports.trends.history import history_of
 from tests.launch import ROOT
-from tests.reports.synthetic_run import rewrite_cases, write_run
+from tests.reports.synthetic_run import mark_wrong, rewrite_cases, write_run
 from tests.reports.synthetic_site import HOSTILE, make_site
 from wiretax.record.folder import read_store
 
@@ -191,6 +191,20 @@ def test_only_the_newest_runs_have_pages(tmp_path, monkeypatch):
     assert names == ["2026-11-20T06-15-01", "2026-11-20T06-15-02"]
     # Nothing changed.
     assert "<figcaption>16 KiB two_shot, allreduce on" in (site / "index.html").read_text()
+
+
+def test_a_run_whose_wrong_results_stand_keeps_its_page(tmp_path, monkeypatch):
+    """A kernel under work had new runs, and the page that says where it was wrong went."""
+    monkeypatch.setattr(overview, "MOST_RUNS", 1)
+    names = "wrong", "right", "newest"
+    for name, datatype in zip(names, ("float16", "float32", "float32"), strict=True):
+        run_id = f"2026-11-20T06-15-0{names.index(name)}Z-allreduce-{name}"
+        path = write_run(tmp_path / "results", run_id=run_id, datatype=datatype, **SMALL).path
+        if name == "wrong":
+            mark_wrong(path)
+    site = make_site(tmp_path / "results", tmp_path / "site")
+    names = sorted(page.name.split("-")[7] for page in site.glob("run-*.html"))
+    assert names == ["newest", "wrong"]
 
 
 def test_the_vendored_library_is_the_one_that_was_looked_at():

@@ -50,7 +50,8 @@ class Iteration:
     Blocks of one `group` take turns close together, in every `every`-th round. The pilot measures
     `duration_s`, the time of one iteration, and the `warmup`; `count` are the timed iterations of a
     block. Rank 0 has their medians, `usual_us`, and the `samples` of all if the user wants them.
-    `least_s` is the shortest time of an iteration that any launch on this rank had on average."""
+    `least_s` is the shortest time of an iteration that any launch on this rank had on average.
+    A check compares `n_checked` elements of a result on this rank."""
 
     text: str
     prepare: Step
@@ -60,6 +61,7 @@ class Iteration:
     number: int = -1
     work: int = 0  # those of one work are compared
     wrong: Memory | None = None
+    n_checked: int = 0
     fill_margins: Step | None = None  # once a block: other cases write there
     late: Step | None = None  # delays this rank between the barrier and its first stamp
     chain_calls: int = 0
@@ -310,6 +312,7 @@ def checked_iteration(
         consume,
         device.sequence(checks),
         wrong=wrong,
+        n_checked=elements,
         fill_margins=device.sequence(fills),
         keep=keep,
     )

@@ -104,11 +104,11 @@ def measure_block(
     trips_ns = before_ns, session.round_trip_ns()
     wrong = iteration.read_wrong() if checks and iteration.wrong else None
     flight.note("gather")
-    gathered = communicator.gather((stamps, wrong, trips_ns))
+    gathered = communicator.gather((stamps, wrong, checks * iteration.n_checked, trips_ns))
     flight.note("store")
     if gathered is None:
         return None
-    all_stamps, wrongs, all_trips_ns = zip(*gathered, strict=True)
+    all_stamps, wrongs, n_checked, all_trips_ns = zip(*gathered, strict=True)
     times = times_us(iteration, all_stamps, session.world)
     if session.options.samples:
         iteration.samples.append(samples_of(iteration, block, times))
@@ -117,6 +117,7 @@ def measure_block(
     record.link_rtt_ns = link_rtt_ns(all_trips_ns)
     if wrong is not None:
         record.n_wrong = sum(of_rank.elements for of_rank in wrongs)
+        record.n_checked = sum(n_checked)
         record.first_wrong = first_wrong(wrongs, datatype)
     return record
 

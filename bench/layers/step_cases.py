@@ -164,6 +164,7 @@ class StepCases:
             consume,
             check,
             wrong=None if checked or algorithm == "compute" else wrong,
+            n_checked=expected.size if end else 0,
             scale=self.scale,
             keep=[weights, wrong],
         )

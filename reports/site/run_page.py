@@ -30,20 +30,21 @@ from reports.tables.rows import (
 from reports.tables.sentences import (
     algorithm_of,
     command_of,
-    counted,
     describe,
     environment_of,
     machine,
     number,
-    some,
     start_time,
     to_repeat,
+    type_text,
+    wrong_text,
 )
 from reports.tables.show import is_sweep, kind_of
 from reports.tables.table import long_rows
 from reports.tables.tail_line import worst_tail
 from wiretax.record.result import read
-from wiretax.record.schema import Case, Result
+from wiretax.record.schema import Result
+from wiretax.record.wrong import first_place, worst_first
 
 HEAT_MAPS = {link_table: heat_maps.link_sections, tune_table: heat_maps.tune_sections}
 
@@ -54,13 +55,13 @@ def run_page(path: Path) -> Page:
     run = result.run
     wrong: list[Row] = [
         {
-            "case": describe(case),
-            "verdict": f"WRONG: {counted(case.n_wrong or 0, 'element')}",
-            "where": case.reason or "-",
+            "case": f"{describe(case)} {type_text(case)}",
+            "verdict": f"WRONG: {wrong_text(case)}",
+            "first wrong element": first_place(case),
         }
-        for case in wrong_in(result)
+        for case in worst_first(result.cases)
     ]
-    sections = [Section("Wrong results", rows=wrong)]
+    sections = [Section("Wrong results, the worst first", rows=wrong)]
     if wrong or not result.complete:
         said, command = to_repeat(run, "To repeat it")
         sections.append(Section("What to do next", [said], text=command))
@@ -81,10 +82,6 @@ def run_page(path: Path) -> Page:
     return Page(machine(result), banner_of(result), sections, {"command": command_of(run), **ids})
 
 
-def wrong_in(result: Result) -> list[Case]:
-    return [case for case in result.cases if case.status == "wrong"]
-
-
 def banner_of(result: Result) -> Banner:
     """The first figure of the headline, the headline, and what limits it. Its role says at most
     that the figures are unsure: one launch is no verdict."""
@@ -99,8 +96,8 @@ def banner_of(result: Result) -> Banner:
         rows = default_rows(result, views(result)[0])
         facts += [f"{sentence}." for sentence in worst_tail(result, rows)]
     points = kind_of(result).points(result)
-    if wrong := wrong_in(result):
-        return Banner("WRONG RESULTS", f"{some([*map(describe, wrong)])}.", facts)
+    if worst_first(result.cases):
+        return Banner("WRONG RESULTS", f"{show.headline_of(result)}.", facts)
 
     facts = [*run_text.opening(result), *facts]
     if not points:
@@ -117,7 +114,7 @@ def banner_of(result: Result) -> Banner:
 
 def remark_on(row: SizeRow) -> str:
     """What a reader must know of a row. One launch is no verdict, so none is here."""
-    if row.n_wrong:
+    if row.worst and row.worst.n_wrong:
         return "WRONG"
     if row.ratio and sums_in_software(row.library):
         return "library sums in software"

@@ -21,7 +21,6 @@ from reports.tables.rows import (
 )
 from reports.tables.run_text import lay_out_run
 from reports.tables.sentences import (
-    count,
     counted,
     interval_text,
     number,
@@ -29,6 +28,7 @@ from reports.tables.sentences import (
     shape_words,
     size_text,
     without_version,
+    wrong_text,
 )
 from reports.tables.traced_parts import parts_reasons, parts_tables
 from wiretax.record.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, TENSOR, TENSOR_LIBRARY
@@ -76,15 +76,15 @@ def render(result: Result) -> str:
             if exposed and library and library[0] > 0 and is_alike and is_ours:
                 share = min(1 - exposed[0] / library[0], 1)
                 hidden = "-" if is_below_zero(exposed) else f"{share:.0%}"
-            time, wrong = number(form.us), count(form.case.n_wrong)
+            time, wrong = number(form.us), wrong_text(form.case)
             rows.append([form.name, time, interval_text(exposed), hidden, wrong])
         rows += [
-            [case.algorithm, "WRONG", "-", "-", count(case.n_wrong)]
+            [case.algorithm, "WRONG", "-", "-", wrong_text(case)]
             for case in cases
             if case.status == "wrong"
         ]
         rows += [
-            [case.algorithm, number(cost_us(case)), "-", "-", count(case.n_wrong)]
+            [case.algorithm, number(cost_us(case)), "-", "-", wrong_text(case)]
             for case in alone(cases, forms)
         ]
         case = cases[0]

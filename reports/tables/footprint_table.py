@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from reports.tables.rows import ratio_text
-from reports.tables.sentences import count, number, plain_table, without_version
+from reports.tables.sentences import number, plain_table, without_version, wrong_text
 from wiretax.record.case import BESIDE, COLLECTIVE_ALONE, COMPUTE, COMPUTE_BESIDE, alone_of
 from wiretax.record.schema import Case, Summary
 
@@ -46,7 +46,7 @@ def name_of(case: Case) -> str:
 def table_of(cases: Sequence[Case]) -> Table | None:
     """A row for each case that ran beside other work; None without one."""
     rows = [
-        [name_of(case), _time(alone), _time(case), _ratio(ratio), count(case.n_wrong)]
+        [name_of(case), _time(alone), _time(case), _ratio(ratio), wrong_text(case)]
         for case, alone, ratio in footprint_of(cases)
     ]
     return plain_table(HEADINGS, rows) if rows else None

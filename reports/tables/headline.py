@@ -19,11 +19,18 @@ from reports.tables.rows import (
     verdict_of,
     views,
 )
-from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, without_version
+from reports.tables.sentences import (
+    TOKEN_CALL_SIZE_BYTES,
+    describe,
+    number,
+    without_version,
+    wrong_text,
+)
 from wiretax.record.case import key_of
 from wiretax.record.chain_links import leads
 from wiretax.record.schema import Result
 from wiretax.record.stats import Interval
+from wiretax.record.wrong import worst_first, wrong_share
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,10 @@ def headline(results: Sequence[Any], points_of: Callable[[Any], Sequence[Point]]
     # Launches of one plan share its cases; a log may have one case twice.
     if wrong := {(case.case, key_of(case)) for case in cases if case.status == "wrong"}:
         n_cases = len({(case.case, key_of(case)) for case in cases})
-        return f"{start}WRONG RESULTS in {len(wrong)} of {n_cases} cases"
+        worst = worst_first(cases)[0]
+        share = f", {wrong_text(worst)} of its elements" if wrong_share(worst) else ""
+        of_all = f"WRONG RESULTS in {len(wrong)} of {n_cases} cases"
+        return f"{start}{of_all}, the worst: {describe(worst)}{share}"
 
     launches = [
         {(point.label, point.unit): point for point in points_of(result)} for result in results

@@ -25,6 +25,7 @@ from wiretax.record.case import is_contender, is_own_work, late_us, work_of
 from wiretax.record.chain_links import leads, ratio_with_link_error
 from wiretax.record.schema import Case, Counted, Result, RoundCosts, Rounds, Run
 from wiretax.record.stats import Interval, autocorrelation, median_interval
+from wiretax.record.wrong import worst_first
 
 SUSPECT = "! above 100 % of the roofline of the measured parts: suspect"  # a table's footnote
 UNLESS = ", unless the intervals overlap"
@@ -59,8 +60,8 @@ class Named:
 class SizeRow:
     """One size, or one skew of a routed all-to-all. `library` is the library's best variant;
     `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`, and by which
-    factor; `n_wrong` counts the wrong elements of all cases, None if nothing was checked; `wrong`
-    names their algorithms; `named` has the algorithms of `named_in`.
+    factor; `worst` is the case with the most wrong elements, or a right one, None if nothing was
+    checked; `named` has the algorithms of `named_in`.
     The interval of `ratio` holds within this launch: another launch may lie outside."""
 
     size_bytes: int
@@ -69,8 +70,7 @@ class SizeRow:
     ours: Case | None
     ratio: Interval | None
     better: tuple[str, float] | None
-    n_wrong: int | None
-    wrong: list[str]
+    worst: Case | None
     named: dict[str, Named]
 
     @property
@@ -317,7 +317,7 @@ def _row(result: Result, contest: Contest, costs: RoundCosts, rho: float) -> Siz
         return _ratio(result.counted, case, other, contest.report, rho)
 
     cases, ours = contest.cases, contest.ours
-    counts = [case.n_wrong for case in cases if case.n_wrong is not None]
+    checked = [case for case in cases if case.n_wrong is not None]
     return SizeRow(
         size_bytes=cases[0].size_bytes,
         skew=(cases[0].shape or {}).get("skew"),
@@ -325,8 +325,7 @@ def _row(result: Result, contest: Contest, costs: RoundCosts, rho: float) -> Siz
         ours=ours,
         ratio=ratio(contest.library, ours),
         better=_better(result.counted, ours, contest.exact, costs, rho),
-        n_wrong=sum(counts) if counts else None,
-        wrong=list(dict.fromkeys(algorithm_of(case) for case in cases if case.n_wrong)),
+        worst=next(iter(worst_first(checked) or checked), None),
         named={
             name: Named(case, ratio(contest.library, case), ratio(ours, case))
             for name, case in contest.named.items()

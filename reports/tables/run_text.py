@@ -17,11 +17,13 @@ from reports.tables.sentences import (
     environment_of,
     lay_out,
     machine,
+    plain_table,
     some,
     that_fit,
     type_text,
     with_variant,
     wrapped,
+    wrong_text,
 )
 from wiretax.common.grouped import grouped
 from wiretax.common.program import REPORTS, RUN, typed
@@ -29,29 +31,19 @@ from wiretax.record.case import is_contender
 from wiretax.record.flight_records import read_flight, sentence_on
 from wiretax.record.schema import Case, Result
 from wiretax.record.stats import MIN_PRECISE_BLOCKS
-from wiretax.record.wrong import where_wrong
+from wiretax.record.wrong import first_place, worst_first
 
 # What the variables begin with that set a library.
 GPU_LIBRARIES, MPI_LIBRARIES = ("NCCL_", "RCCL_"), ("MPIR_CVAR_", "OMPI_MCA_", "I_MPI_")
+MOST_WRONG = 5  # cases, of which each takes up to three lines
 
 
 def opening(result: Result) -> list[str]:
-    """Warnings to read first: an incomplete run, wrong results, the rank that stopped first."""
+    """Warnings to read first: an incomplete run, the rank that stopped first."""
     lines = []
     if not result.complete:
         reason = result.end.reason if result.end else None
         lines.append(f"INCOMPLETE: {reason or 'the run was cut off'}.")
-
-    wrong = [
-        f"{describe(case)} {type_text(case)} ({case.n_wrong} elements)"
-        for case in result.cases
-        if case.status == "wrong"
-    ]
-
-    if wrong:
-        lines.append(f"WRONG RESULTS: {some(wrong)}.")
-        first = where_wrong(result.blocks, result.cases)
-        lines += [f"First in case {first[0]}, {first[1]}."] if first else []
 
     flight = read_flight(result.path.with_suffix(".flight"))
     rank = flight.ended.get("rank")
@@ -62,6 +54,22 @@ def opening(result: Result) -> list[str]:
         lines.append(f"stopped first: {said}")
 
     return lines
+
+
+def wrong_tables(cases: Iterable[Case], most: int = MOST_WRONG) -> list[tuple[str, Table]]:
+    """The table of the wrong cases, the worst first, with its title; none if all are right."""
+    rows = [
+        (f"{describe(case)} {type_text(case)}", wrong_text(case), first_place(case))
+        for case in worst_first(cases)
+    ]
+    if not rows:
+        return []
+    more = [f"and {len(rows) - most} more: with --long"] if len(rows) > most else []
+    headings = "case", "#wrong", "first wrong element"
+    table = plain_table(headings, rows[:most], more)
+    for column in table.columns:
+        column.vertical = "top"  # a row takes several lines
+    return [("wrong results, the worst first", table)]
 
 
 def link_lines(result: Result) -> list[str]:
@@ -232,6 +240,7 @@ def lay_out_run(
     with its parts that have no title, what was not measured, the footnotes (with `unsettled`, as
     there), and as much as fits of the other tables, the conclusions and the notes."""
     bold, head = [*opening(result), headline], [machine(result), *head]
+    tables = [*wrong_tables(result.cases), *tables]
     head += [*library_lines(result), *link_lines(result), *gpu_lines(result)]
     notes = [f"note: {note}" for note in result.run.notes]
     sentences, below = [*unmeasured_lines(result), *footnotes(result, unsettled)], list(conclusions)

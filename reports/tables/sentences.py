@@ -21,8 +21,9 @@ from wiretax.common.program import REPORTS, RUN, has_colours, on_ranks
 from wiretax.common.untrusted import printable
 from wiretax.record.case import is_contender, is_own_work
 from wiretax.record.result import time_of
-from wiretax.record.schema import UNDATED, CaseFields, Result, Run
+from wiretax.record.schema import UNDATED, Case, CaseFields, Result, Run
 from wiretax.record.stats import Interval
+from wiretax.record.wrong import wrong_share
 
 if TYPE_CHECKING:  # rich takes 20 ms, and ranks that print nothing need these words too
     from rich.table import Column, Table
@@ -38,8 +39,10 @@ UNSTORED = re.compile(r"<(?:path|set)(?: of \w+)?>")  # in a stored command
 MOST_HOSTS = 8  # that a line names
 MOST_LINES = 40  # that a command prints by default
 # Columns of words, which may be folded, but to no less; and those that name a row behind the first.
-WORDS = "layer algorithm chosen variant mode place status type sum auto model best fastest"
-LEFT = "", *WORDS.split()
+WORDS = (
+    "layer algorithm chosen variant mode place status type sum auto model best fastest case element"
+)
+LEFT = "", *WORDS.split(), "first wrong element"
 LEAST_FOLDED = 18
 KEYS = "algorithm", "variant", "mode"
 EVEN_RATIO = 1.01  # two costs that differ by less are even
@@ -105,9 +108,15 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}es" if noun.endswith("ch") else f"{n} {noun}s"
 
 
-def count(elements: int | None) -> str:
-    """A number of elements; `-` for None."""
-    return "-" if elements is None else str(elements)
+def wrong_text(case: Case | None) -> str:
+    """The share of a case's elements that are wrong, or their number if the share is unknown; `0`
+    if all are right, `-` if nothing was checked."""
+    if case is None or case.n_wrong is None:
+        return "-"
+    share = wrong_share(case)
+    if not share:
+        return str(case.n_wrong)
+    return f"{share:.0%}" if share >= 0.0995 else f"{max(100 * share, 0.001):.2g}%"
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

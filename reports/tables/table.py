@@ -29,10 +29,9 @@ from reports.tables.rows import (
     verdict_of,
     views,
 )
-from reports.tables.run_text import lay_out_run, library_lines, opening
+from reports.tables.run_text import lay_out_run, library_lines, opening, wrong_tables
 from reports.tables.sentences import (
     algorithm_of,
-    count,
     interval_text,
     lay_out,
     number,
@@ -42,6 +41,7 @@ from reports.tables.sentences import (
     size_text,
     some,
     type_text,
+    wrong_text,
 )
 from reports.tables.stable_price import HEADINGS, percent_text
 from reports.tables.tail_line import chain_lines, tail_line
@@ -69,7 +69,8 @@ def render(result: Result, long: bool = False, brief: bool = False) -> str:
     with `long` a row for each case. Ends with a newline."""
     if long:
         bold = [*opening(result), headline([result], points)]
-        return lay_out(bold, library_lines(result), long_tables(result), chain_lines(result))
+        tables = [*wrong_tables(result.cases, len(result.cases)), *long_tables(result)]
+        return lay_out(bold, library_lines(result), tables, chain_lines(result))
 
     first, tables = views(result)[0], list[tuple[str, Table]]()
     all_rows = list[list[SizeRow]]()
@@ -216,7 +217,7 @@ def _cells(row: SizeRow, label: str, ours: str, memory: str | None) -> Cells:
     elif not routing:
         cells |= _speed(row.ours)
 
-    cells["\n#wrong"] = "\n".join([*row.wrong, count(row.n_wrong)])
+    cells["\n#wrong"] = wrong_text(row.worst)
     return cells
 
 

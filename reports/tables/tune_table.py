@@ -3,7 +3,7 @@ search stored them."""
 
 from reports.tables.headline import Point, ends, headline
 from reports.tables.rows import ratio_text
-from reports.tables.run_text import opening
+from reports.tables.run_text import opening, wrong_tables
 from reports.tables.sentences import lay_out, number, plain_table, size_text
 from wiretax.common.grouped import grouped
 from wiretax.record.schema import Result, Winner
@@ -18,11 +18,11 @@ HEADINGS = ["size", "variant", "us", "best", "gain [95 %]"]
 
 def render(result: Result) -> str:
     """A table for each mode with a line for each size and variant; ends with a newline."""
-    head, tables = NOTES, []
+    head, tables = NOTES, wrong_tables(result.cases)
     for calls in sorted({winner.mode for winner in result.winners}, reverse=True):
         rows = [cells_of(winner) for winner in result.winners if winner.mode == calls]
         tables.append((calls, plain_table(HEADINGS, rows)))
-    if not tables:
+    if not result.winners:
         head = [NO_WINNER]
 
     return lay_out([*opening(result), headline([result], points)], head, tables, [])

@@ -30,6 +30,7 @@ from wiretax.record.manifest import (
 from wiretax.record.observations import Entry, method_of, table, world_of
 from wiretax.record.result import ResultError, by_time, read
 from wiretax.record.schema import Case, CaseFields, Result
+from wiretax.record.wrong import how_wrong
 
 # The facts that must be equal on all sides, by their names in --allow.
 COMPARABLE: dict[str, Callable[[Result], Any]] = {
@@ -406,8 +407,8 @@ def uneven_cases(side: Side) -> list[str]:
 
 
 def wrong_results(side: Side) -> list[str]:
-    """A sentence on each wrong case of all launches, with the first such run and what it got: the
-    seed changes the values."""
+    """A sentence on each wrong case of all launches, the worst first, with the first such run and
+    what it got: the seed changes the values."""
     wrong = side.wrong_cases
     # A title names a case among all of the side's.
     titles = titles_of([*(each.case for each in wrong), *side.cases])
@@ -416,10 +417,14 @@ def wrong_results(side: Side) -> list[str]:
         by_title.setdefault(title, []).append(each)
 
     total = len(side.launches) + len(side.others)
+
+    def most_wrong(title: str) -> tuple[float, int]:
+        return max(how_wrong(each.case) for each in by_title[title])
+
     return [
-        f"{title} is wrong in {len(own)} of {total} launches of {side.label}: "
-        f"{own[0].case.reason} (the first: {own[0].run})"
-        for title, own in by_title.items()
+        f"{title} is wrong in {len(by_title[title])} of {total} launches of {side.label}: "
+        f"{by_title[title][0].case.reason} (the first: {by_title[title][0].run})"
+        for title in sorted(by_title, key=most_wrong, reverse=True)
     ]
 
 

@@ -107,7 +107,7 @@ def test_data_that_does_not_arrive_is_reported_as_wrong(tmp_path, ends_early, wr
     one element."""
     done = launch(tmp_path, SMALL, program=COUNTED.format(ends_early), **variables)
     assert done.returncode == 1
-    assert re.search(rf"WRONG RESULTS: {wrong.replace('_', ' ')} 16 KiB", done.stdout)
+    assert re.search(rf"\n{wrong} 16 KiB isolated .*%", done.stdout)  # in the table of wrong cases
     named = {case.algorithm for case in stored(tmp_path).cases if case.status == "wrong"}
     assert wrong in named
     assert wrong != "push" or named == {"push"}

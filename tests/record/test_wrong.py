@@ -53,7 +53,7 @@ def test_a_wrong_element_counts_wherever_it_stands(place, copied, capsys):
         return main([*words]), " ".join(capsys.readouterr().out.split())
 
     status, text = told("show", str(run))
-    assert (status, text.startswith("WRONG RESULTS: ")) == (0, True)
+    assert (status, text.startswith("allreduce: WRONG RESULTS in ")) == (0, True)
     status, text = told("regress", *sides)
     assert (status, f"(the first: {run})" in text) == (5, True)
     assert f"of copied/new: {'1' if 'first' in place else '12'} elements were wrong" in text

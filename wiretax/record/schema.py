@@ -210,6 +210,7 @@ class Block(Timed, Line, kw_only=True):
     chain_only_us: Measured = None
     link_rtt_ns: tuple[Bounded, Bounded] | None = None
     n_wrong: Count | None = None
+    n_checked: Count | None = None  # elements of results that were compared, of all ranks
     first_wrong: FirstWrong | None = None
 
     @property
@@ -349,13 +350,9 @@ class Case(CaseFields, Line, kw_only=True):
     suspect: bool = False
     n_wrong: Annotated[
         Count | None,
-        Shown(
-            "#wrong",
-            "elements with wrong bits, null if none were checked",
-            "wrong_elements",
-            is_folded=True,
-        ),
+        Shown("#wrong", "wrong elements, null if unchecked", "wrong_elements", is_folded=True),
     ] = None
+    n_checked: Count | None = None
 
 
 # How each figure of a case is shown, by the name of its field, in the order of the columns.

@@ -73,6 +73,8 @@ def build_cases(
         case = cases[block.case]
         if block.n_wrong is not None and case.status == "ok":
             case.n_wrong = 0  # until `mark_wrong` counts
+        if block.n_checked:
+            case.n_checked = (case.n_checked or 0) + block.n_checked
 
     mark_wrong(cases, blocks)
     for case in measured:

@@ -6,6 +6,8 @@ from operator import attrgetter
 from wiretax.common.grouped import grouped
 from wiretax.record.schema import Block, Case, End, FirstWrong
 
+FIRST = ", first in "  # between the number of wrong elements and the place, in a case's reason
+
 
 def describe_wrong(wrong: FirstWrong) -> str:
     """`rank 1 got 13.0 (0x41500000) at offset 1184, element 296; 12.0 (0x41400000) expected`."""
@@ -34,6 +36,30 @@ def where_wrong(blocks: Iterable[Block], cases: Iterable[Case]) -> tuple[int, st
     return None
 
 
+def first_place(case: Case) -> str:
+    """Where the first wrong element of a wrong case is, as its reason says; `-` if it does not."""
+    return (case.reason or "").partition(FIRST)[2] or "-"
+
+
+def worst_first(cases: Iterable[Case]) -> list[Case]:
+    """The wrong cases, the worst first."""
+    wrong = (case for case in cases if case.status == "wrong")
+    return sorted(wrong, key=how_wrong, reverse=True)
+
+
+def how_wrong(case: Case) -> tuple[float, int]:
+    """What wrong cases are ordered by: the share of wrong elements, and, where it is unknown, their
+    number."""
+    return wrong_share(case), case.n_wrong or 0
+
+
+def wrong_share(case: Case) -> float:
+    """The share of the checked elements that are wrong, at most 1: a changed send buffer, or what
+    lies around the buffers, counts beside the result. 0 if it is unknown how many were checked, as
+    in runs before 2026-12-01 and in logs."""
+    return min((case.n_wrong or 0) / case.n_checked, 1.0) if case.n_checked else 0.0
+
+
 def mark_wrong(cases: Sequence[Case], blocks: Sequence[Block], *ends: End) -> None:
     """Makes each case wrong for which it or any block, counted or not, counts a wrong element; and
     all cases if only an end does, because none is proven right."""
@@ -51,6 +77,7 @@ def mark_wrong(cases: Sequence[Case], blocks: Sequence[Block], *ends: End) -> No
         n_wrong = max(case.n_wrong or 0, sum(block.n_wrong or 1 for block in own))
         if n_wrong and case.status != "wrong":
             case.status, case.n_wrong = "wrong", n_wrong
-            case.reason = f"{n_wrong} elements were wrong"
+            of_all = f" of {case.n_checked}" if case.n_checked else ""
+            case.reason = f"{n_wrong}{of_all} elements were wrong"
             if place := where_wrong(own, [case]):
-                case.reason += f", first in {place[1]}"
+                case.reason += f"{FIRST}{place[1]}"

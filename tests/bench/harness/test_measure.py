@@ -98,7 +98,8 @@ def test_a_chains_time_is_per_call_and_has_no_consume_time():
 
 def test_wrong_elements_of_all_ranks_count(monkeypatch):
     gathered = [
-        (stamps, Wrong(n, 40, 1184), (0.0, 0.0)) for stamps, n in zip(STAMPS, (3, 4), strict=True)
+        (stamps, Wrong(n, 40, 1184), 50, (0.0, 0.0))
+        for stamps, n in zip(STAMPS, (3, 4), strict=True)
     ]
     session, iteration = mock.MagicMock(), iteration_of()
     session.communicator.all_gather = lambda word: [word]
@@ -107,7 +108,7 @@ def test_wrong_elements_of_all_ranks_count(monkeypatch):
     monkeypatch.setattr(timing, "perform", lambda *_: STAMPS[0])
     measured = timing.measure_block(session, iteration, 3, DATATYPES["float32"])
     assert measured
-    assert measured.n_wrong == 7
+    assert (measured.n_wrong, measured.n_checked) == (7, 100)
 
 
 def test_a_wrong_block_names_the_lowest_rank_with_a_wrong_element():

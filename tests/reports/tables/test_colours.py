@@ -36,5 +36,5 @@ def test_verdicts_have_colour_in_a_terminal_alone(tmp_path, monkeypatch, launche
     assert RED in shown()
     assert "\x1b" not in shown(NO_COLOR="1")
     piped = subprocess.check_output(command, text=True, cwd=ROOT)
-    assert piped.startswith("WRONG RESULTS")
+    assert piped.startswith("allreduce: WRONG RESULTS")
     assert "\x1b" not in piped

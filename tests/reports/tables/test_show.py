@@ -5,10 +5,11 @@ from statistics import median
 
 import pytest
 
-from reports.site.run_page import banner_of
+from reports.site.run_page import banner_of, run_page
 from reports.tables.rows import speed_ups
 from reports.tables.sentences import size_text
 from reports.tables.table import render
+from reports.verdicts.sides import Side, wrong_results
 from tests.reports.archived import unpack
 from tests.reports.synthetic_run import ONE, SIZES, rewrite, rewrite_head, write_run
 from wiretax.record.result import read
@@ -71,19 +72,33 @@ def test_a_gpu_run_names_the_cards_and_uses_the_librarys_best_variant(tmp_path):
     assert "2 ranks on AMD Radeon AI PRO R9700 (gfx1201)" in " ".join(text.split())
 
 
-def test_a_wrong_result_says_wrong_and_has_no_bandwidth(tmp_path):
+def test_wrong_results_have_one_table_the_worst_first_and_no_bandwidth(tmp_path):
+    """The terminal, the page and a gate's sentences have the same share. Here the case with more
+    wrong elements has the smaller share."""
+
     def wrong(block):
-        block.n_wrong = 2 if (block.case, block.round) == (1, 4) else 0
+        block.n_wrong = {(1, 4): 3, (7, 4): 2}.get((block.case, block.round), 0)
+        block.n_checked = 1 if block.case == 7 else 10
         return block
 
-    result = write_run(tmp_path, sizes=SIZES[:2], change=wrong)
+    result = write_run(tmp_path, sizes=SIZES[:2], modes=["isolated"], change=wrong)
+    n_blocks = sum(block.case == 1 for block in result.blocks)
+    few, many = (f"{100 * share / n_blocks:.0f}%" for share in (0.3, 2.0))
     text = render(result)
-    assert text.startswith("WRONG RESULTS: auto 16 KiB isolated float32 sum (2 elements).")
+    worst = "allreduce: WRONG RESULTS in 2 of 12 cases, the worst: auto 32 KiB"
+    assert " ".join(text.split()).startswith(f"{worst} isolated, {many} of its elements")
+    table = text.partition("wrong results, the worst first\n")[2].partition("\n\n")[0]
+    assert [share for share in table.split() if share.endswith("%")] == [many, few]
     rows = rows_of(text)
-    assert rows["16 KiB"][1:] == ["WRONG", "one_shot_push", "-", "-", "-", "2"]
-
-    assert rows["32 KiB"][-1] == "0"
-    assert "wrong: 2 elements were wrong" in render(result, long=True)
+    assert rows["16 KiB"][1:] == ["WRONG", "one_shot_push", few]
+    assert "wrong: 2 of " in render(result, long=True)
+    page = run_page(result.path)
+    assert f"{worst} isolated, {many} of its elements." == page.banner.sentence
+    assert [row["verdict"] for row in page.sections[0].rows] == [f"WRONG: {many}", f"WRONG: {few}"]
+    assert [told.partition(" is ")[0] for told in wrong_results(Side("head", [result]))] == [
+        "32 KiB auto",
+        "16 KiB auto",
+    ]
 
 
 def test_without_auto_odd_rounds_choose_the_best_algorithm_and_even_ones_give_its_ratio(tmp_path):

@@ -32,7 +32,7 @@ from reports.trends.alpha_beta import LATENCY_BOUND_BYTES
 from reports.verdicts.sides import copies_among, faults_of_runs
 from wiretax.common.grouped import grouped
 from wiretax.common.program import BENCH, REPORTS
-from wiretax.record.case import BUS_FACTORS, CASE_KEY
+from wiretax.record.case import BUS_FACTORS, CASE_KEY, UNKNOWN
 from wiretax.record.folder import WRONG, in_order
 from wiretax.record.manifest import files_of
 from wiretax.record.observations import MIN_BLOCKS, Entry, alike_of, entry_of, in_one_state, table
@@ -82,13 +82,19 @@ def read_launches(
     collective: str = "all_reduce",
 ) -> AllReduceLaunches:
     """The all-reduces, or all-to-alls, of the runs, folders and globs with these names. Raises
-    ResultError for a name without a run, and for those over another number of ranks or on several
-    machines."""
+    ResultError for a name without a run, and for those over another number of ranks, on several
+    machines, or of a log that does not name its collective."""
     names = [*names]
     results = [read(file) for name in names for file in files_of(name)]
     benchmark = BENCHMARKS[collective]
     # A survey's archive has a link's run too, which may be cut short without harm to these.
     own = [result for result in results if result.run.benchmark == benchmark]
+    unnamed = [result.path for result in results if result.run.benchmark == UNKNOWN]
+    if unnamed and not own:
+        raise ResultError(
+            f"{unnamed[0]} does not say which collective it measured: import its log again with "
+            f"--collective {collective}"
+        )
     faults = faults_of_runs(own, " ".join(map(str, names)))
     entries = in_order(map(entry_of, results))
     wrong = [entry.run.run_id for entry in entries if entry.left_out == WRONG]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from reports.imports.inspector import parse_inspector
 from reports.imports.logged import LIKE_A_FIGURE, LoggedTest
 from reports.imports.mpi_logs import TITLE as MPI_TITLE
-from reports.imports.mpi_logs import parse_mpi
+from reports.imports.mpi_logs import NoTimings, parse_mpi
 from reports.imports.nccl_tests import TITLE as NCCL_TITLE
 from reports.imports.nccl_tests import parse_nccl, parse_reports
 from reports.imports.serving_logs import parse_serving
@@ -56,19 +56,26 @@ NAMES = f"{TEXT_NAMES}; as JSON: {JSON_NAMES}"
 
 
 def parse_text(lines: list[str]) -> list[LoggedTest]:
-    """The tests that all text formats find in cleaned lines, each without the rows of others."""
+    """The tests that all text formats find in cleaned lines, each without rows of others. Raises
+    NoTimings if a format finds only tests without timings, and no other finds one."""
     owners = owners_of(lines)
-    if len({*owners} - {None}) < 2:
-        return [test for each in TEXT_FORMATS for test in each.parse(lines)]
-
-    is_row = [LIKE_A_FIGURE.match(line.lstrip(" #")) is not None for line in lines]
-    tests = list[LoggedTest]()
+    has_several = len({*owners} - {None}) > 1
+    is_row = [has_several and LIKE_A_FIGURE.match(line.lstrip(" #")) is not None for line in lines]
+    tests, skipped = list[LoggedTest](), list[NoTimings]()
     for each in TEXT_FORMATS:
         shown = [
             "" if row and owner not in (None, each) else line
             for line, row, owner in zip(lines, is_row, owners, strict=True)
         ]
-        tests += each.parse(shown)
+        try:
+            tests += each.parse(shown)
+        except NoTimings as error:
+            skipped.append(error)
+
+    if skipped and not tests:
+        raise skipped[0]
+    if tests:
+        tests[0].notes += [f"skipped: {error}" for error in skipped]
     return tests
 
 

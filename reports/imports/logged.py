@@ -31,13 +31,16 @@ LONGEST_LINE, LEAST_SEPARATORS = 2000, 5
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 # What people, launchers and schedulers put before a line, with at most one blank after it.
 # Repetitions have limits, otherwise a hostile line takes quadratic time.
+# A rank of `srun -l` before a figure or a `#`, or a host of pdsh before two figures or a `#`:
+# `Algorithm:   3` has no label.
+RANK_OR_HOST = r"(?:\d{1,7}: (?= *[#\d])|[\w.-]{1,200}: (?= *(?:#|\d[\w.+-]{0,40}[ ,;|]+[\d.])))"
 LABELS = re.compile(
     r"\s*(?:(?:>|&gt;) ?"
     r"|\[[^\[\]]{1,200}\](?:<std\w{3,4}>)?:? ?"  # mpirun --tag-output, kubectl, torchrun
-    r"|[\w.-]{1,200}: (?= *[#\d])"  # srun -l, pdsh: not `Algorithm:   x`
+    rf"|{RANK_OR_HOST}"
     r"|(?:\d{4}-\d\d-\d\d[T ])?\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?[ \t])"
 )
-HOST = re.compile(r" {0,20}([\w.-]{1,200}): (?= *[#\d])")  # srun pads the numbers of ranks
+HOST = re.compile(rf" {{0,20}}(?=([\w.-]{{1,200}}): ){RANK_OR_HOST}")  # srun pads ranks
 # host:pid:thread [device] NCCL INFO ...: other ranks may write it into the middle of a line.
 MESSAGE = re.compile(
     r"(?:\[[^\]]{1,40}\] )?(?<![A-Za-z_])[A-Za-z_][\w.-]{0,80}:\d{1,9}:\d{1,9} \[-?\d{1,4}\] |"

@@ -65,6 +65,10 @@ ENDED = re.compile(
 )
 
 
+class NoTimings(ResultError):
+    """All that a log has of OSU and IMB is what is not read; it may have tests of others."""
+
+
 @dataclass
 class MpiTest(LoggedTest):
     """`figures` names the figure in each column and, of a time, the microseconds of its unit."""
@@ -147,7 +151,7 @@ class MpiTest(LoggedTest):
 def parse_mpi(lines: list[str]) -> list[MpiTest]:
     """The OSU and IMB tests in cleaned lines. Skips the tables of several groups that IMB's option
     `-multi` prints, and OSU's tests without a table; a note of the first test names them. Raises
-    ResultError if there are tables of groups alone."""
+    NoTimings if there are such alone."""
     tests: list[MpiTest] = []
     version, skipped, is_multi = "IMB", list[str](), False
 
@@ -186,7 +190,9 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
     if skipped and read:
         read[0].notes.append(f"skipped, as no table of one group: {', '.join(skipped[:20])}")
     elif any(name.startswith("IMB") for name in skipped):
-        raise ResultError(f"its tables are of several groups of ranks: {', '.join(skipped[:20])}")
+        raise NoTimings(f"its tables are of several groups of ranks: {', '.join(skipped[:20])}")
+    elif skipped:
+        raise NoTimings(f"it has no timings beside the titles of {', '.join(skipped[:20])}")
     return read
 
 

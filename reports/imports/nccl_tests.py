@@ -81,6 +81,9 @@ CHOSEN = "algo", "proto", "nchannels"  # what RCCL planned for both halves: -A o
 # The tests' own kernels over NCCL's device API, by the number of the option -D (NVIDIA/nccl-tests,
 # src/all_reduce.cu and src/alltoall.cu at a0b82b2). The table does not name them: the arguments do.
 DEVICE_OPTION = re.compile(r"\s(?:-D\s?|--device_impl\w*[=\s])(\d{1,3})(?![\w.-])")
+# Of the option -S: the last cell of a row, with a blank in it.
+TIMESTAMP = re.compile(r" +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$")
+CPU_TIME = "its times are those of the CPU (-C 1), not of the collective: measure without -C"
 DEVICE_KERNELS = {
     "all_reduce": ("LSA", "LSA vectorized", "multimem", "multimem vectorized"),
     "alltoall": ("LSA", "LSA optimized", "GIN", "LSA and GIN"),
@@ -270,6 +273,7 @@ def parse_nccl(lines: list[str]) -> list[NcclTest]:
             if start:
                 reader.read_text(line, text_only)
             continue
+        text = TIMESTAMP.sub("", text)
         words = cells(text)
         if words and not (reader.read_row(line, text, words) or reader.read_heading(line, words)):
             reader.read_text(line, text_only)
@@ -345,7 +349,12 @@ class Reader:
             self.test.unit_us = unit_us(texts[2])
             return True
 
-        columns = read_heading(words, self.places)
+        if {"cputime", "algbw"} <= {*texts}:
+            self.begin(Part.RANKS, line)  # so that no row of it is read
+            self.test.lack = CPU_TIME
+            return True
+
+        columns = read_heading([word for word in words if word[0] != "timestamp"], self.places)
         if not columns:
             return False
 
@@ -419,7 +428,8 @@ def test_of_report(report: Any) -> NcclTest:
         report.get(name) or {} for name in ("out_of_bounds", "average_bus_bandwidth")
     )
     is_bad = {bounds.get("okay"), average.get("okay")} & {"false", False} or report.get("errors")
-    lines = [*head, *map(_row_of, results)]
+    is_of_cpu = any("cpu_time" in (row.get("in_place") or ()) for row in results)
+    lines = head if is_of_cpu else [*head, *map(_row_of, results)]
     if is_bad:
         lines.append("Avg bus bandwidth : 0 FAILED")
     elif average:
@@ -429,6 +439,7 @@ def test_of_report(report: Any) -> NcclTest:
     test.name_device_kernel(device_kernel_of(" ".join(map(str, report.get("args") or []))))
     for numbers in (test.unread, test.disordered):
         numbers[:] = [line - len(head) for line in numbers]
+    test.lack = CPU_TIME if is_of_cpu else test.lack
     test.date = next((date for _, date in dates_of(head[:1])), None)
     if any("p50_us" in (row.get("out_of_place_per_iter") or ()) for row in results):
         test.statistic = "median over iterations"

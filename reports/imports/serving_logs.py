@@ -44,7 +44,8 @@ OF_CASE = {
 class Served(msgspec.Struct):
     """A result of `vllm bench serve` or of SGLang's bench_serving. `ttfts` has the seconds of each
     request, in the order in which they were sent, and `errors` a text of each, empty if it was
-    served."""
+    served, or if the server gave no reason for its refusal (sgl-project/sglang,
+    python/sglang/bench_serving.py at 0033168)."""
 
     backend: str
     duration: NotNegative
@@ -90,7 +91,8 @@ def read_served(test: LoggedTest, line: int, document: Fields) -> None:
     served = msgspec.convert(document, Served)
     test.statistic = "median over requests; mean for itl and output_token"
     n_failed = sum(map(bool, served.errors))
-    prompts, wave = served.num_prompts or served.completed + n_failed, served.max_concurrency or 1
+    sent = max(len(served.errors), served.completed + n_failed)
+    prompts, wave = served.num_prompts or sent, served.max_concurrency or 1
     times_ms = {
         "ttft": served.median_ttft_ms,
         "tpot": served.median_tpot_ms,

@@ -42,6 +42,7 @@ from reports.tables.sentences import (
 from reports.tables.show import is_sweep, kind_of
 from reports.tables.table import long_rows
 from reports.tables.tail_line import worst_tail
+from wiretax.record.case import is_own_benchmark
 from wiretax.record.result import read
 from wiretax.record.schema import Result
 from wiretax.record.wrong import first_place, worst_first
@@ -133,9 +134,10 @@ def sweep_sections(result: Result) -> list[Section]:
     sizes = first_rows(result)
     soft = [f"{note}." for note in software_notes(row.library for row in sizes)]
     is_unlike = any(are_unlike(result.run, row.library, row.ours) for row in sizes)
+    what = "case" if all(map(is_own_benchmark, result.cases)) else "size"
     rows = [
         {
-            "size": row.name,
+            what: row.name,
             best: number(cost_us(row.ours)),
             "library, us": number(cost_us(row.library)),
             "library / ours [95 %]": ratio_text(row.ratio),
@@ -146,6 +148,10 @@ def sweep_sections(result: Result) -> list[Section]:
     ]
     return [
         Section("Speed and time at each size", soft, charts=charts),
-        Section("Each size", [*([UNLIKE] if is_unlike else []), *soft], rows=rows),
+        Section(
+            f"Each {what}",
+            [*([UNLIKE] if is_unlike else []), *soft],
+            rows=rows,
+        ),
         *tail_charts.percentiles_section(result, lines),
     ]

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from reports.tables.rows import cost_us
-from reports.tables.sentences import algorithm_of, tick_text
+from reports.tables.sentences import algorithm_of, shape_of, tick_text
 from wiretax.common.grouped import grouped
+from wiretax.record.case import is_own_benchmark
 from wiretax.record.result import ResultError
 from wiretax.record.schema import Case
 from wiretax.record.writing import write_named
@@ -189,7 +190,7 @@ class DrawnLine:
 def lines_of(cases: Sequence[Case], named: Sequence[str]) -> list[DrawnLine]:
     """The lines of these cases, those that are shown first; `named` as of `named_in`."""
     by_size = sorted(cases, key=lambda case: case.size_bytes)
-    by_key = grouped(by_size, lambda case: (algorithm_of(case), case.variant))
+    by_key = grouped(by_size, lambda case: (line_name(case), case.variant))
     shown = shown_keys(by_key, named)
     keys = [*shown, *(key for key in by_key if key not in shown)]
     algorithms = [algorithm for algorithm, _ in keys]
@@ -202,6 +203,12 @@ def lines_of(cases: Sequence[Case], named: Sequence[str]) -> list[DrawnLine]:
         lines.append(DrawnLine(name, role, own, key in shown))
 
     return lines
+
+
+def line_name(case: Case) -> str:
+    """The algorithm, and of a program's own work the shape."""
+    shape = shape_of(case) if is_own_benchmark(case) else ""
+    return f"{algorithm_of(case)} {shape}".strip()
 
 
 def shown_keys(by_key: Mapping[Key, Sequence[Case]], named: Sequence[str]) -> list[Key]:

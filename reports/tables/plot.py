@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reports.tables.figure import DrawnLine, dress, figure, label_ends, lines_of
+from reports.tables.figure import DrawnLine, dress, figure, label_ends, line_name, lines_of
 from reports.tables.headline import headline, points
 from reports.tables.rows import cost_us, named_in, shown_cases, software_notes, speed_ups, views
 from reports.tables.sentences import machine, shape_words, start_time, type_text
-from wiretax.record.case import bus_factor, late_us
+from wiretax.record.case import bus_factor, is_own_benchmark, is_own_work, late_us
 from wiretax.record.result import ResultError
 from wiretax.record.schema import Case, Result
 
@@ -33,7 +33,10 @@ def draw_sweep(result: Result, path: Path) -> None:
     case, or a file that cannot be written."""
     lines, quantities = drawn_of(result)
     if not lines:
-        raise ResultError(f"{result.path} has no measured case to draw")
+        why = "has no measured case to draw"
+        if any(map(is_own_work, result.cases)):
+            why = "has work without a message size to draw against: `show` lists its shapes"
+        raise ResultError(f"{result.path} {why}")
 
     shown = [line for line in lines if line.is_shown]
     title = ("" if result.complete else "INCOMPLETE. ") + headline([result], points)
@@ -59,14 +62,18 @@ def footer(result: Result, lines: Sequence[DrawnLine]) -> str:
 
 
 def drawn_of(result: Result) -> tuple[list[DrawnLine], list[Quantity]]:
-    """The lines of the measured cases in the first view, and their quantities; nothing without a
-    measured case."""
+    """The lines of the measured cases in the first view, of a program's own work in all views, and
+    their quantities; nothing without a measured case."""
+    first, *others = views(result)
+    own = all(map(is_own_benchmark, result.cases))
     cases = [
         case
-        for case in shown_cases(result, views(result)[0])
+        for view in [first, *(others if own else [])]
+        for case in shown_cases(result, view)
         if cost_us(case) is not None and case.size_bytes > 0
     ]
-    return lines_of(cases, named_in(result)), quantities_of(result, cases) if cases else []
+    names = list(dict.fromkeys(map(line_name, cases))) if own else named_in(result)
+    return lines_of(cases, names), quantities_of(result, cases) if cases else []
 
 
 def quantities_of(result: Result, cases: Sequence[Case]) -> list[Quantity]:

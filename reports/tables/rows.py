@@ -21,7 +21,7 @@ from reports.tables.sentences import (
 )
 from wiretax.common.grouped import grouped
 from wiretax.record.blocks import paired
-from wiretax.record.case import is_contender, is_own_work, late_us, work_of
+from wiretax.record.case import is_contender, is_own_benchmark, is_own_work, late_us, work_of
 from wiretax.record.chain_links import leads, ratio_with_link_error
 from wiretax.record.schema import Case, Counted, Result, RoundCosts, Rounds, Run
 from wiretax.record.stats import Interval, autocorrelation, median_interval
@@ -85,7 +85,7 @@ class SizeRow:
     def name(self) -> str:
         """The label, and of a program's own work its shape: `program m 128, n 64`."""
         case = self.ours or self.library
-        if not (case and is_own_work(case)) or "metric" in (case.shape or {}):
+        if not (case and is_own_benchmark(case)) or "metric" in (case.shape or {}):
             return self.label
         return f"{self.label} {', '.join(shape_words(case.shape))}".strip()
 
@@ -303,7 +303,7 @@ def first_rows(result: Result) -> list[SizeRow]:
     """The rows of the first view; of a program's own work those of every shape."""
     first, *others = views(result)
     rows = default_rows(result, first)
-    if result.cases and all(map(is_own_work, result.cases)):
+    if result.cases and all(map(is_own_benchmark, result.cases)):
         rows += [row for view in others for row in default_rows(result, view)]
     return rows
 

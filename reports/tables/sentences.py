@@ -19,7 +19,7 @@ from collectives.build import BuildName
 from wiretax.common.grouped import grouped
 from wiretax.common.program import REPORTS, RUN, has_colours, on_ranks
 from wiretax.common.untrusted import printable
-from wiretax.record.case import is_contender, is_own_work
+from wiretax.record.case import is_contender, is_own_benchmark, is_own_work
 from wiretax.record.result import time_of
 from wiretax.record.schema import UNDATED, Case, CaseFields, Result, Run
 from wiretax.record.stats import Interval
@@ -156,8 +156,15 @@ def describe(case: CaseFields) -> str:
     """`one_shot_push registered 64 KiB isolated`."""
     place = "in place" if case.in_place else ""
     size = () if is_own_work(case) else (size_text(case.size_bytes), case.mode)
-    words = with_variant(case), *size, shape_text(case.shape), place
+    words = with_variant(case), *size, shape_of(case), place
     return " ".join(filter(None, words))
+
+
+def shape_of(case: CaseFields) -> str:
+    """The rest of a case's name; a program's own work has shapes that nobody else names: `m 128,
+    n 64`."""
+    words = [word.removeprefix("metric ") for word in shape_words(case.shape)]
+    return ", ".join(words) if is_own_benchmark(case) else shape_text(case.shape)
 
 
 def with_variant(case: CaseFields) -> str:

@@ -16,6 +16,7 @@ from reports.trends.steady_percentiles import steady_us
 from reports.trends.tail_changes import QUANTILES
 from reports.verdicts.sides import case_names
 from reports.verdicts.verdict import Floats
+from wiretax.record.case import is_own_benchmark
 from wiretax.record.observations import COST_US, Entry, costs_of, method_of
 
 LEAST_COMMON = 0.5  # of the runs of two series that are tested together
@@ -85,12 +86,21 @@ def panel_of(entries: Sequence[Entry], variant: str, link: str = "", quantile: s
     method = run.method.get("harness") or method_of(run)
     newest = [*dict(zip(keys, planned.values(), strict=True)).values()]
     names = case_names(newest)
+    one_work = {f"{case.collective} {case.algorithm} " for case in newest if is_own_benchmark(case)}
     series, rows = [], []
-    for row in sorted(range(len(newest)), key=lambda row: (newest[row].size_bytes, names[row])):
+
+    def order(row: int) -> tuple[int, str]:
+        """By size and name; shapes of a program's own work as it printed them."""
+        case = newest[row]
+        return case.size_bytes, "" if is_own_benchmark(case) else names[row]
+
+    for row in sorted(range(len(newest)), key=order):
         case, own_us = newest[row], of_series.iloc[row].dropna()
         if own_us.empty:
             continue
         in_chart = " ".join(word for word in names[row].split(" ") if word != case.mode)
+        if len(one_work) == 1 and is_own_benchmark(case):
+            in_chart = in_chart.removeprefix(*one_work)
         if case.library:
             in_chart = in_chart.replace(case.algorithm, case.library, 1)
         rows.append(row)

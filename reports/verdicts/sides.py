@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from reports.tables.sentences import fact, shape_text, sized, some, type_text
+from reports.tables.sentences import fact, shape_of, sized, some, type_text
 from wiretax.common.grouped import grouped
 from wiretax.common.owners import shown
 from wiretax.record import packed
-from wiretax.record.case import CASE_KEY, is_own_work, key_of
+from wiretax.record.case import CASE_KEY, is_own_benchmark, key_of
 from wiretax.record.manifest import (
     MANIFEST,
     Launch,
@@ -436,7 +436,7 @@ def titles_of(cases: Sequence[CaseFields]) -> list[str]:
 def case_names(cases: Sequence[CaseFields]) -> list[str]:
     """Each case's algorithm, and the fields in which the algorithm's cases differ, without size."""
     algorithms = [
-        f"{case.collective} {case.algorithm}" if is_own_work(case) else case.algorithm
+        f"{case.collective} {case.algorithm}" if is_own_benchmark(case) else case.algorithm
         for case in cases
     ]
     fields_of = [naming_fields(case) for case in cases]
@@ -458,7 +458,7 @@ def naming_fields(case: CaseFields) -> dict[str, str]:
     """The texts that can tell a case from others of its algorithm, by its fields."""
     fields = {name: getattr(case, name) for name in CASE_KEY if name not in UNNAMED}
     place = "in place" if case.in_place else "out of place"
-    return fields | {"shape": shape_text(case.shape), "in_place": place}
+    return fields | {"shape": shape_of(case), "in_place": place}
 
 
 def is_interleaved(baseline: Side, variant: Side) -> bool:

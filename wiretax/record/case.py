@@ -104,6 +104,11 @@ def bus_factor(collective: str, world_size: int) -> float:
     return BUS_FACTORS[collective](world_size) if known else 0.0
 
 
+def is_own_benchmark(case: CaseFields) -> bool:
+    """Whether it is a program's own work, under a name that neither Wiretax nor a library uses."""
+    return case.collective not in (*BUS_FACTORS, *COMPUTE_BENCHMARKS, UNKNOWN)
+
+
 def is_own_work(case: CaseFields) -> bool:
     """Whether it is a program's own work without a message, or a serving bench."""
     return not case.size_bytes and case.collective not in (*BUS_FACTORS, UNKNOWN)

@@ -73,7 +73,7 @@ def test_an_import_is_shown_like_a_run(tmp_path, capsys):
     assert main(["show", str(path)]) == 0
     shown = capsys.readouterr().out
     for text in (
-        "allreduce: WRONG RESULTS in 1 of 4 cases, the worst: library 8 B isolated in place\n",
+        "allreduce: WRONG RESULTS in 1 of 4 cases, the worst: library 8 B isolated in\nplace\n",
         "allreduce: 2 ranks on NVIDIA GH200 120GB\n",
         "nccl-tests, from a.log",
         "timed by its own clock (mean over iterations)",

@@ -167,6 +167,8 @@ def test_failed_requests_of_sglang_are_counted_by_their_errors():
     test = only(json.dumps(details))
     assert (test.status, test.reason) == ("incomplete", "50 of 130 requests failed")
     assert only(json.dumps(details | {"errors": 80 * [""]})).notes == []
+    unexplained = only(json.dumps(details | {"errors": 130 * [""]}))  # an HTTP error has no text
+    assert unexplained.reason == "50 of 130 requests failed"
     assert "does not say whether requests failed" in only(json.dumps(SGLANG)).notes[0]
 
 

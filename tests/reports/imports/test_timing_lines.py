@@ -9,10 +9,13 @@ import pytest
 
 from reports.__main__ import main
 from reports.site.run_page import banner_of, sweep_sections
+from reports.tables.plot import drawn_of
 from reports.tables.show import headline_of
 from reports.tables.table import render
+from reports.trends.history import history_of
 from tests.reports.imports.test_import import imported, put, refused
 from tests.reports.imports.test_import_formats import cases_of, halves, read_tests
+from wiretax.record.folder import read_store
 from wiretax.record.result import read
 from wiretax.record.tails import steps_of_case
 
@@ -248,4 +251,34 @@ def test_every_shape_of_own_work_is_named_on_the_page_and_in_the_headline(tmp_pa
     assert headline_of(result) == "gemm: program m 1 401 us, program m 12 412 us"
     assert banner_of(result).word == "401 us at program m 1"
     rows = sweep_sections(result)[1].rows
-    assert [row["size"] for row in rows] == [f"program m {n}" for n in range(1, 13)]
+    assert [row["case"] for row in rows] == [f"program m {n}" for n in range(1, 13)]
+
+
+def test_shapes_of_own_work_have_names_in_histories_charts_and_plots(tmp_path):
+    """They were "gemm program 1 8", charts called all of them "gemm pro...", and with a message
+    size only the first was shown."""
+    for size_bytes in (0, 4096):
+        lines = [
+            json.dumps(
+                {
+                    "name": "gemm",
+                    "size_bytes": size_bytes,
+                    "time_us": 400 + n,
+                    "shape": {"m": n, "n": 8},
+                }
+            )
+            for n in (2, 10)
+        ]
+        log = put(tmp_path / "a.log", "\n".join(lines))
+        (path,) = imported(tmp_path / f"out{size_bytes}", log)
+        series = history_of(read_store(path.parent)).series
+        assert [each.name for each in series] == ["m 2, n 8", "m 10, n 8"]
+        size = "4 KiB " if size_bytes else ""
+        assert series[0].label == f"{size}gemm program m 2, n 8 timing-lines"
+        rows = sweep_sections(read(path))[1].rows
+        assert [row["case"].split("m ")[-1] for row in rows] == ["2, n 8", "10, n 8"]
+    drawn, _ = drawn_of(read(path))
+    assert {line.name for line in drawn if line.is_shown} == {
+        "program m 2, n 8",
+        "program m 10, n 8",
+    }

@@ -14,13 +14,14 @@ from bench.harness.parser import NOTHING, Option, Parser, declared, fill, whole
 from collectives.collective import COLLECTIVES, DATATYPES, Collective
 from wiretax.common.program import on_ranks, speaks
 
+IN_A_ROW = "--mode chained times calls in a row (1)"
 PROCESS = "a rank is one process with one thread and one GPU or core; for more start more ranks (1)"
 # Flags of nccl-tests 2.19.6 that have nothing to choose here, for scripts that pass them, with the
 # least and the most value: what a run does anyway.
 NCCL_FLAGS = (
     ("-g", "--ngpus", 1, 1024, f"no effect: {PROCESS}"),
     ("-t", "--nthreads", 1, 1024, "no effect, as -g (1)"),
-    ("-m", "--agg_iters", 1, 1, "no effect: --mode chained times calls in a row (1)"),
+    ("-m", "--agg_iters", 1, 10**6, f"no effect: {IN_A_ROW}"),
     ("-r", "--root", 0, 99, "no effect: there is no root (0)"),
     ("-R", "--local_register", 0, 2, "no effect: registered buffers are measured too (0)"),
 )
@@ -82,9 +83,13 @@ def sweep_options(parser: Parser, namespace: argparse.Namespace) -> tuple[RunOpt
     """The options, or the end of the process with status 2 and one sentence."""
     from collectives.registry import ALGORITHMS  # not at the top: --help needs no more modules
 
-    for flag, asked in ("-g", namespace.ngpus), ("-t", namespace.nthreads):
+    for flag, asked, why in (
+        ("-g", namespace.ngpus, PROCESS),
+        ("-t", namespace.nthreads, PROCESS),
+        ("-m", namespace.agg_iters, IN_A_ROW),
+    ):
         if asked > 1 and speaks():
-            say(parser.prog, f"{flag} {asked} has no effect: {PROCESS.removesuffix(' (1)')}")
+            say(parser.prog, f"{flag} {asked} has no effect: {why.removesuffix(' (1)')}")
     collective: Collective = namespace.collective
     known = ALGORITHMS[collective.name]
     algorithms = options.named_algorithms(parser, known, namespace.algorithms)

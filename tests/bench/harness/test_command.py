@@ -159,13 +159,14 @@ def test_one_rank_waits_for_nobody(refusal, command):
     )
 
 
-def test_g_and_t_of_nccl_tests_are_accepted_with_a_sentence(monkeypatch, capfd):
+def test_g_t_and_m_of_nccl_tests_are_accepted_with_a_sentence(monkeypatch, capfd):
     """The commonest line of nccl-tests was refused, where docs/measure.md promises otherwise."""
     monkeypatch.setenv("PMI_SIZE", "2")
     monkeypatch.setenv("PMI_RANK", "0")
     parser = sweep_parser("allreduce", "all_reduce", "about")
-    line = ["-b", "8", "-e", "128M", "-f", "2", "-g", "8", "-t", "2"]
+    line = ["-b", "8", "-e", "128M", "-f", "2", "-g", "8", "-t", "2", "-m", "5"]
     sweep_options(parser, parser.parse_args(line))
     said = capfd.readouterr().err
     assert "-g 8 has no effect: a rank is one process" in said
     assert "-t 2 has no effect" in said
+    assert "-m 5 has no effect: --mode chained times calls in a row" in said

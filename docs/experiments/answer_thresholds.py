@@ -97,7 +97,8 @@ ENGINE_COMMANDS = (
     "vllm serve MODEL --tensor-parallel-size 2  # then 1, and 1 with --pipeline-parallel-size 2",
     "vllm bench serve --model MODEL --dataset-name random --random-input-len 512 "
     "--random-output-len 256 --max-concurrency 1 --num-prompts 8",
-    "llama-bench -m MODEL.gguf -sm none,layer,tensor -p 2048 -n 128",
+    "llama-bench -m MODEL.gguf -sm none,layer,tensor -p 2048 -n 128 -o json > llama.json",
+    "wiretax breakdown --one llama.json --two llama.json",
 )
 LEAST_PARAMETERS = 20e9  # of a model whose decode is bound by memory on the cards of the tables
 WIRE_COMMAND = "mpirun -n 2 python -m bench.allreduce --algorithm auto,library --sizes "

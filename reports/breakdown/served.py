@@ -144,11 +144,10 @@ def read_served(arguments: argparse.Namespace) -> Served:
     if not (arguments.one and arguments.two):
         lacking = "--two, of cards by tensor" if arguments.one else "--one, of one card or by layer"
         raise ResultError(f"served figures have two sides, and one is missing: {lacking}")
-    refuse_repeats([*arguments.one, *arguments.two])
-    one, two = (
-        [result for path in paths for result in read_results(path, arguments)]
-        for paths in (arguments.one, arguments.two)
-    )
+    one = [each for path in arguments.one for each in beside_tensor(read_results(path, arguments))]
+    two = [each for path in arguments.two for each in by_tensor(read_results(path, arguments))]
+    of_both = {each.path for each in one} & {each.path for each in two if each.split in BY_TENSOR}
+    refuse_repeats([*arguments.one, *(path for path in arguments.two if path not in of_both)])
     check_sides(one, two, arguments.gpus)
     model = transformer_of(two[0], arguments)
     gpus, engine = arguments.gpus, two[0].engine
@@ -201,6 +200,18 @@ def read_served(arguments: argparse.Namespace) -> Served:
     return served
 
 
+def by_tensor(results: Sequence[ServedResult]) -> Sequence[ServedResult]:
+    """Of a file with several split modes, as `llama-bench -sm none,layer,tensor` writes it, those
+    by tensor; of another file all."""
+    return [each for each in results if each.split in BY_TENSOR] or results
+
+
+def beside_tensor(results: Sequence[ServedResult]) -> Sequence[ServedResult]:
+    """Of such a file those of one card, or else by layer; of another file all."""
+    of_one = [each for each in results if each.split == "none"]
+    return of_one or [each for each in results if each.split not in BY_TENSOR] or results
+
+
 def refuse_repeats(paths: Sequence[Path]) -> None:
     """Raises ResultError for a file that is given twice, also by another name."""
     seen = dict[bytes, Path]()
@@ -224,6 +235,8 @@ def check_sides(one: Sequence[ServedResult], two: Sequence[ServedResult], gpus: 
     for each in one:
         if each.split in BY_TENSOR or (each.gpus or 1) > 1:
             raise ResultError(f"{each.path} is by tensor: --one is of one card, or by layer")
+    if len(modes := sorted({each.split for each in two})) > 1:
+        raise ResultError(f"{two[0].path} has split modes {' and '.join(modes)}: keep one of them")
     for each in two:
         if each.split and each.split not in BY_TENSOR:
             raise ResultError(f"{each.path} has split mode {each.split}: --two is by tensor")
@@ -238,12 +251,15 @@ def transformer_of(result: ServedResult, arguments: argparse.Namespace) -> Trans
         return model_of(arguments.config)
     name = result.load.get("model", "")
     known = model_called(name)
-    if not (arguments.model or known):
-        raise ResultError(f"{result.path} names no known model: say --model NAME or --config FILE")
-    model = model_by_name(arguments.model or name)
-    if known and known.name != model.name:
-        raise ResultError(f"{result.path} is of {name}, not of {printable(arguments.model)}")
-    return model
+    if arguments.model:
+        model = model_by_name(arguments.model)
+        if known and known.name != model.name:
+            raise ResultError(f"{result.path} is of {name}, not of {printable(arguments.model)}")
+        return model
+    # llama-bench's `llama 70B Q4_K - Medium` is of several models: the file's name says which.
+    if model_of_file := model_called(result.file) or known:
+        return model_of_file
+    raise ResultError(f"{result.path} names no known model: say --model NAME or --config FILE")
 
 
 def notes_on(one: Sequence[ServedResult], two: Sequence[ServedResult]) -> list[str]:

@@ -19,6 +19,7 @@ import msgspec
 
 from reports.imports.logged import LoggedRow, LoggedTest
 from reports.imports.runs import find_tests
+from reports.tables.sentences import number
 from wiretax.common.grouped import grouped
 from wiretax.common.untrusted import printable
 from wiretax.record.result import ResultError, content_of
@@ -30,6 +31,10 @@ TOGETHER = 1.2
 ASK_TOKENS = "whether a drafter ran, and what a step made for a stream: --tokens-a-step X"
 BY_TENSOR = "row", "tensor", "graph"  # llama.cpp's and ik_llama.cpp's
 MOST_TOKENS = 1000.0  # that a step makes for a stream; drafters propose up to tens
+# A step of a model of 0.5e9 weights on the fastest card takes longer than the first, and one that
+# reads its weights from a disk less than the second.
+LEAST_STEP_US, MOST_STEP_US = 100.0, 30e6
+UNITS = {"llama-bench": "nanoseconds", "vllm-bench-latency": "seconds"}  # of others milliseconds
 
 
 class Server(msgspec.Struct):
@@ -56,6 +61,7 @@ class Said(msgspec.Struct):
     accept_length: NotNegative | None = None
     build_commit: str = ""
     version: str = ""  # by `--metadata version=...`
+    model_filename: str = ""
     gpu_info: str = ""
     devices: str = "auto"
     split_mode: str = ""
@@ -67,7 +73,7 @@ class Said(msgspec.Struct):
 @dataclass
 class ServedResult:
     """A run of a bench. `engine` is what served, as far as the file tells; `load` must be alike on
-    both sides. Of a stream a step makes `tokens` and computes `computed`, those that a drafter
+    both sides; `file` is the model's, where the bench names it. Of a stream a step makes `tokens` and computes `computed`, those that a drafter
     proposed included; `streams` is how many decode at once, NaN if that is unknown. `asked` are
     questions, `notes` sentences."""
 
@@ -76,6 +82,7 @@ class ServedResult:
     load: dict[str, str]
     step_us: float = 0.0
     split: str = ""
+    file: str = ""
     gpus: int | None = None
     tokens: float = 1.0
     computed: float = 1.0
@@ -131,6 +138,7 @@ def result_of(
     result = ServedResult(path, engine, load, split=split, gpus=server.tp_size, notes=[*test.notes])
     if test.format == "llama-bench":
         result.step_us = fmean(row.block.time_us for row in rows) / said.n_gen
+        result.file = said.model_filename.rpartition("/")[2]
         cards = said.gpu_info.split(",") if said.devices == "auto" else said.devices.split("/")
         if split == "layer" and len(cards) == 1:
             result.split = "none"  # the only card has all layers
@@ -138,6 +146,11 @@ def result_of(
         of_batches(result, rows, arguments)
     else:
         of_requests(result, rows, said, arguments)
+    if not LEAST_STEP_US <= result.step_us <= MOST_STEP_US:
+        raise ResultError(
+            f"{path}: a step would take {number(result.step_us)} us, which is not credible: this "
+            f"bench writes its times in {UNITS.get(test.format, 'milliseconds')}"
+        )
     return result
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from bisect import bisect
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from reports.imports.logged import (
     dates_of,
     separator_of,
 )
+from reports.imports.serving_logs import READERS
 from reports.imports.timing_lines import FORMAT, MARK, parse_timing_lines
 from wiretax.record.blocks import count_blocks
 from wiretax.record.case import UNKNOWN, is_own_work
@@ -28,6 +30,7 @@ from wiretax.record.schema import Block, CaseHeader, End, Result, Run
 from wiretax.record.summarise import build_cases
 from wiretax.record.writing import to_line
 
+LLAMA_TABLE = re.compile(r"^\| model .*\| +t/s \|", re.MULTILINE)  # in Markdown, its default
 LOST = (
     "{}: timed by its own clock ({}); the state of the link is unknown, and in place and out of "
     "place are separate cases."
@@ -49,6 +52,8 @@ def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
         raise ResultError(f"{path}: {error}") from error
 
     if not tests or (text.startswith("#!") and not any(test.rows for test in tests)):
+        if LLAMA_TABLE.search(text):
+            raise ResultError(f"{path} is llama-bench's table: repeat it with -o json > FILE.json")
         raise ResultError(f"{path} has no timings; known are {NAMES}")
 
     return tests
@@ -76,7 +81,10 @@ def tests_of_json(text: str) -> Sequence[LoggedTest]:
         raise ResultError(
             f"it is JSON that is cut off, damaged, or not what {JSON_NAMES} write ({error})"
         ) from error
-    raise ResultError(f"it is JSON of no known version of {JSON_NAMES}, and has no timing lines")
+    raise ResultError(
+        f"it is JSON of no known version of {JSON_NAMES}, and has no timing lines; a serving bench "
+        f"is known by one of these fields: {', '.join(READERS)}"
+    )
 
 
 def documents_of(text: str) -> list[Any]:

@@ -28,6 +28,11 @@ VLLM: dict[str, Any] = {
     "total_output_tokens": 1024,
 }
 SGLANG = VLLM | {"backend": "sglang", "total_output_tokens_retokenized": 1024}
+LLAMA_TABLE = """
+| model              |      size |   params | backend | ngl |   sm |  test |          t/s |
+| ------------------ | --------: | -------: | ------- | --: | ---: | ----: | -----------: |
+| qwen35 27B Q4_K    | 16.20 GiB |  27.00 B | ROCm    |  99 | none | tg128 | 29.50 ± 0.05 |
+"""
 LATENCY = {
     "avg_latency": 1.0,
     "latencies": [2.1, 2.0, 2.2],
@@ -251,6 +256,19 @@ def test_cards_by_layer_stand_for_one(bill):
         told(out, "beside one card")
 
 
+def test_one_file_of_llama_bench_has_both_sides_and_its_file_names_the_model(tmp_path, reports):
+    file = {"model_filename": "/models/Qwen3.8-27B-UD-Q4_K_XL.gguf"}
+    rows = [*llama("layer", 22.1, **file), *llama("tensor", 37.1, **file)]
+    path = tmp_path / "llama.json"
+    path.write_text(json.dumps(rows))
+    status, out, _ = reports("breakdown", "--one", path, "--two", path)
+    told(out, "2 by tensor decode 1.68 x as fast as 2 by layer", "qwen3.8-27b on 2 cards")
+    path.write_text(json.dumps([*llama("none", 29.5, **file), *rows]))
+    _, out, _ = reports("breakdown", "--one", path, "--two", path)
+    told(out, "2 by tensor decode 1.26 x as fast as one card")
+    assert status == 0
+
+
 def test_three_results_a_side_have_an_interval(fields):
     """By hand: steps of 20, 21, 22 and 12, 12.5, 13 ms have variances of 1/3 and 1/12 ms^2 of
     their means; half of the first and the second give sqrt(1/12 + 1/12) = 0.408 ms, at 4 degrees of
@@ -414,6 +432,22 @@ def test_fields_are_those_of_the_page(fields):
         (llama("none", 22), llama("layer", 37), [], "two0.json has split mode layer: --two is by"),
         (llama("layer", 22)[:1], llama("tensor", 37), [], "one0.json has prompts alone"),
         (llama("layer", 22), llama("tensor", 37), [], "names no known model: say --model NAME"),
+        (
+            llama("none", 22),
+            [*llama("row", 30), *llama("tensor", 37)],
+            ["--model", "qwen3.8-27b"],
+            "two0.json has split modes row and tensor: keep one of them",
+        ),
+        (vllm(0.02), vllm(12), [], "one0.json: a step would take 20.0 us, which is not credible"),
+        (vllm(20), vllm(12e4), [], "this bench writes its times in milliseconds"),
+        (
+            llama("none", 22, samples_ns=[5818.0]),
+            llama("tensor", 37),
+            [],
+            "this bench writes its times in nanoseconds",
+        ),
+        (vllm(20), {"median_tpot_ms": 12.0}, [], "by one of these fields: total_output_tokens_ret"),
+        (LLAMA_TABLE, vllm(12), [], "one0.json is llama-bench's table: repeat it with -o json"),
     ],
 )
 def test_bad_input_is_one_sentence(one, two, words, sentence, bill):

@@ -17,7 +17,11 @@ from wiretax.common.program import BENCH, RUN, on_ranks
 
 WIDTH = 100
 SMALL_SHM_BYTES = 1 << 30
-THROUGH_HOST = f"measure through the host, first with {RUN}{BENCH}tune --memory host_staged"
+PASSTHROUGH = (
+    "boot the host with iommu=pt. Ubuntu, Debian: add it to GRUB_CMDLINE_LINUX_DEFAULT in"
+    " /etc/default/grub, then sudo update-grub; Fedora: sudo grubby --update-kernel=ALL"
+    " --args=iommu=pt; restart"
+)
 # The command that shows a fact of a GPU, if the fact is unknown.
 ADVICE = {
     "slot": "PCIe links of GPU {}: run lspci -vv as root on the host (LnkSta and LnkCap of the GPU"
@@ -180,13 +184,19 @@ def _refused_peers(facts: Facts) -> Iterator[str]:
         yield (
             f"The PCIe paths of GPU {_ends_text(rootless, ' and ')} share no root complex, and peer"
             " access across root complexes is refused: move a card (lspci -tv shows the slots), or"
-            f" {THROUGH_HOST}."
+            f" {through_host(facts)}."
         )
     if facts["legacy_ipc"] and not facts["peers"] and not facts["refusals"]:
         yield (
             f"{LEGACY_IPC} is set, and hipIpcGetMemHandle then fails without AMD's own driver"
             f" module: unset {LEGACY_IPC}."
         )
+
+
+def through_host(facts: Facts) -> str:
+    """What to do where the driver offers no peers."""
+    tune = on_ranks(len(facts["gpus"]), "tune --memory host_staged")
+    return f"measure through the host, first with {tune}"
 
 
 def numbers_text(numbers: Iterable[int]) -> str:
@@ -228,7 +238,9 @@ def _refusal(facts: Facts, pair: Facts) -> str:
         status = pair["status"]
         reason = f"{PEER_STATUS[status]} (nvidia-smi topo -p2p r: {status})"
         if "GeForce" in owner["name"]:
-            reason += f". It offers none between GeForce cards, PRO cards have it: {THROUGH_HOST}"
+            reason += (
+                f". It offers none between GeForce cards, PRO cards have it: {through_host(facts)}"
+            )
         return reason
     if refusal := AMDGPU_REFUSALS.get(facts["amdgpu_p2p"]):
         return refusal
@@ -239,7 +251,7 @@ def _refusal(facts: Facts, pair: Facts) -> str:
         return (
             f"they are below different root ports, {ports}, and Linux lets peers cross these only"
             " on AMD's CPUs from Zen on and on listed Xeons (drivers/pci/p2pdma.c): put both below"
-            f" one switch, or {THROUGH_HOST}"
+            f" one switch, or {through_host(facts)}"
         )
     return "the reason is unknown; as root on the host run dmesg | grep -i p2p"
 
@@ -336,8 +348,8 @@ def _slow_paths(facts: Facts) -> Iterator[str]:
     over_pcie = any(pair["path"].startswith("PCIe") for pair in facts["pairs"])
     if over_pcie and any(gpu["iommu"] == "translating" for gpu in facts["gpus"]):
         yield (
-            "The IOMMU translates GPU traffic: peer access may be refused, slow or wrong. Boot"
-            " with iommu=pt."
+            "The IOMMU translates GPU traffic: peer access may be refused, slow or wrong:"
+            f" {PASSTHROUGH}."
         )
 
 
@@ -430,7 +442,8 @@ def page(facts: Facts) -> str:
         lines += ["", section("Graphs", [facts["graphs"]])]
     if facts["bindings"]:
         lines += ["", section("Bindings", [facts["bindings"]])]
-    refused = [f"Peer memory was refused: {refusal}." for refusal in facts["refusals"]]
+    instead = "; ranks go through host memory" if facts["peers"] == "host_staged" else ""
+    refused = [f"Peer memory was refused: {refusal}{instead}." for refusal in facts["refusals"]]
     for title, sentences in (
         ("Problems", [*refused, *problems(facts)]),
         ("Unknown", unknowns(facts)),

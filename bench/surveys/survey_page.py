@@ -262,10 +262,15 @@ def next_command(survey: Survey, folder: Path) -> tuple[str, str]:
             "compiled, or give more --max-time"
         )
         return sentence, again
-    if gpu_of(survey)[1]:
+    runs, gpu = quote(str(folder / RESULTS / "allreduce")), gpu_of(survey)[1]
+    if gpu and survey.is_quick:
+        sentence = "Which split of your own model: write its name and the size of its file"
+        model = "--model llama-3.1-70b --weights 40GB"
+        load = f"{model} --gpu {gpu.name} --gpus {survey.ranks}"
+        return sentence, f"{RUN}{REPORTS} advise {load} --run {runs}"
+    if gpu:
         sentence = f"Write your price and requirements into {SPEC}, to judge this machine"
         return sentence, f"{RUN}{REPORTS} procure {quote(str(folder / SPEC))}"
-    runs = quote(str(folder / RESULTS / "allreduce"))
     sentence = (
         "The all-reduces in full; reports compare puts them beside those of another machine, with "
         "--allow machine"

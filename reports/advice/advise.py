@@ -50,6 +50,7 @@ from wiretax.common.untrusted import printable
 from wiretax.record.result import ResultError
 
 MOST_GPUS = 64
+CONTEXT = 4096  # cached tokens of a stream
 MOST_PROPOSED = 64  # tokens of a drafter
 
 
@@ -119,9 +120,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="2",
         help="number of GPUs (%(default)s), or several in one table, such as 1,2,4,8",
     )
+    add(
+        "--context",
+        metavar="TOKENS",
+        type=partial(whole_number, 0, most=10**8),
+        help=f"cached tokens of each stream ({CONTEXT}; a longer prompt's)",
+    )
     for name, unit, least, most, default, text in (
         ("--nodes", "N", 1, MOST_GPUS, 1, "nodes of as many GPUs each"),
-        ("--context", "TOKENS", 0, 10**8, 4096, "cached tokens of each stream"),
         ("--prompt", "TOKENS", 1, 10**7, 2048, "length of a prompt"),
         ("--batch", "N", 1, 10**5, 1, "streams for latency"),
         ("--slots", "N", 1, 10**5, 8, "streams for throughput"),
@@ -221,7 +227,7 @@ def load_of(arguments: argparse.Namespace, gpus: int) -> Deployment:
         gpu,
         printable(arguments.weights),
         ReduceTimes(gpus, "none"),
-        context=arguments.context,
+        context=max(CONTEXT, arguments.prompt) if arguments.context is None else arguments.context,
         prompt=arguments.prompt,
         batch=arguments.batch,
         slots=arguments.slots,

@@ -58,6 +58,8 @@ def reasons_against(
     sent: SentArchive, rows: Sequence[PublishedCall], known: Sequence[PublishedCall]
 ) -> list[str]:
     """Why these rows of the archive cannot stand beside the contributed ones that are `known`."""
+    if not sent.contents.vendor:  # all else that is said of GPUs would be missing too
+        return ["it was measured on CPUs, and the tables have calls of GPUs"]
     found = [*of_survey(sent), *of_machine(sent), *of_dates(sent), *of_launches(sent)]
     for name, result in sent.runs.items():
         found += [f"{name}: {reason}" for reason in of_run(sent, result)]
@@ -81,8 +83,6 @@ def of_survey(sent: SentArchive) -> Iterator[str]:
             yield f"launch {step.launch} of the step {name} is {step.status}: {why}"
     if contents.status == WRONG:
         yield "its survey ended with exit status 1: a result was wrong"
-    if not contents.vendor:
-        yield "it was measured on CPUs, and the tables have calls of GPUs"
     if unlike := {*sent.runs} ^ {step.run for step in contents.steps if step.run}:
         yield f"{min(unlike)} is a run of no step, or a step's run that is not there"
 

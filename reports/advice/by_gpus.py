@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from reports.advice import likely
 from reports.advice.likely_winner import Likely
 from reports.advice.serving import rate
 from reports.advice.specs import GB
@@ -43,7 +44,7 @@ def text_of(advices: Sequence[Advice], question: Sequence[str]) -> str:
         for sentence in (*_told(advice), *advice.which_gpus)
     ]
     return lay_out(
-        [headline],
+        [headline, *gains(advices)],
         [*question, *sources],
         [("", plain_table(headings, rows))],
         [*closing, "", BEFORE_TRUSTING_IT],
@@ -53,6 +54,34 @@ def text_of(advices: Sequence[Advice], question: Sequence[str]) -> str:
 def _told(advice: Advice) -> Sequence[str]:
     """What is said of decode, or of each way over host memory, of which the table has the best."""
     return advice.sentences[:2] if advice.possible else advice.sentences
+
+
+def gains(advices: Sequence[Advice]) -> list[str]:
+    """How many times as fast each number of GPUs likely is as the first that holds the model, each
+    by its likely fastest split, and whether only the larger number holds all streams."""
+    first, *others = [advice for advice in advices if advice.possible] or [advices[0]]
+    load, told = first.load, list[str]()
+    goals = {
+        "token_us": counted(load.batch, "stream"),
+        "tokens_per_s": counted(load.slots, "stream"),
+        "prompt_us": f"a prompt of {load.prompt}",
+    }
+    for advice in others:
+        figures, fitting = list[str](), ""
+        for goal, work in goals.items():
+            splits = [each.best(goal) for each in (first, advice)]
+            if splits[0] is None and splits[1] is not None:
+                fitting = f" {work} fit on {advice.load.gpus}, not on {load.gpus}."
+            pair = [first.likely.get(splits[0] or ""), advice.likely.get(splits[1] or "")]
+            passes = [each.passes[goal] for each in pair if each and not each.unknown]
+            if len(passes) == len(pair):
+                gain = likely.published().ratio(*passes)
+                ends = f"[{gain.low:.2f} {gain.high:.2f}]"
+                figures.append(f"{gain.value:.2f}x {ends} of {work} ({splits[1]})")
+        if figures:
+            numbers = f"{counted(advice.load.gpus, 'GPU')} beside {load.gpus}"
+            told.append(f"{numbers}, likely tokens/s: {', '.join(figures)}.{fitting}")
+    return told
 
 
 def _speeds(advices: Sequence[Advice]) -> str:

@@ -395,7 +395,9 @@ def measured_times(launches: AllReduceLaunches, gpus: int, gpu: Gpu, link: CardL
     rows, n = launches.times, len(launches.runs)
     if rows.empty:
         needed = f"an all-reduce of auto or a library with {MIN_BLOCKS} blocks in a launch"
-        raise ResultError("; ".join([f"the runs lack {needed}", *launches.notes]))
+        raise ResultError(
+            "; ".join([f"the runs lack {needed}: give more --max-time", *launches.notes])
+        )
 
     names = rows.library.fillna(rows.algorithm) + ", " + rows.datatype
     run = launches.runs[0].run

@@ -337,7 +337,10 @@ def bits_of(name: str) -> float:
         printable(name[:80]),
         [*BITS, *CALLED["bits"]],
     )
-    raise ResultError(f"{near}; types are such as q4_k_m, nvfp4, fp8, bf16 and 6.0bpw")
+    raise ResultError(
+        f"{near}; types are such as q4_k_m, nvfp4, fp8, bf16 and 6.0bpw; of a file "
+        "give its size in GB or GiB"
+    )
 
 
 def convert(raw: Any, kind: type[Spec], place: str) -> Spec:

@@ -1,7 +1,7 @@
 """The splits of a load side by side, for the text of `advise` and for its JSON."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,16 @@ from reports.advice.serving import BY_STREAMS, Deployment, rate
 from reports.advice.specs import GB, engine_calls
 from reports.tables.sentences import counted, number, plain_table, some
 from wiretax.common.grouped import grouped
-from wiretax.common.program import BENCH
+from wiretax.common.program import BENCH, RUN
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_SHOWN = 8  # splits in a table; of more only the best, and the best of each kind
 BEFORE_TRUSTING_IT = (
-    f"Before trusting it, check the path of the GPUs ({BENCH}doctor) and the chained all-reduces "
-    "of the engine's own library."
+    f"Before trusting it, check the path of the GPUs and the chained all-reduces of the engine's "
+    f"own library: {RUN}{BENCH}survey --quick, and then this again with --run of what it measured, "
+    "results/survey-TIME/results/allreduce."
 )
 
 
@@ -140,11 +141,16 @@ def likely_table_of(advice: Advice) -> "Table | None":
 
 
 def obstacles_of(advice: Advice) -> list[str]:
-    """Why splits of one kind cannot serve the load; of the others only which they are."""
+    """Why splits of one kind cannot serve the load, and which context would do; of the others only
+    which they are."""
     load, sentences, others = advice.load, list[str](), list[str]()
     for name, split in advice.splits.items():
         if problem := split.obstacle or split.lack(load.slots):
             if load.gpus in (split.tensor, split.stages, split.replicas):
+                streams = load.batch if split.obstacle else load.slots
+                context = replace(split, batch=streams).most_context
+                if problem == split.lack(streams) and context:
+                    problem += f": at most --context {context} fits"
                 sentences.append(f"{name}: {problem}.")
             else:
                 others.append(name)

@@ -73,9 +73,9 @@ class Said(msgspec.Struct):
 @dataclass
 class ServedResult:
     """A run of a bench. `engine` is what served, as far as the file tells; `load` must be alike on
-    both sides; `file` is the model's, where the bench names it. Of a stream a step makes `tokens` and computes `computed`, those that a drafter
-    proposed included; `streams` is how many decode at once, NaN if that is unknown. `asked` are
-    questions, `notes` sentences."""
+    both sides; `file` is the model's, where the bench names it. Of a stream a step makes `tokens`
+    and computes `computed`, those that a drafter proposed included; `streams` is how many decode at
+    once, NaN if that is unknown. `asked` are questions, `notes` sentences."""
 
     path: Path
     engine: str

@@ -310,14 +310,16 @@ def test_a_wrong_result_is_the_status_and_the_headline(tmp_path, monkeypatch):
 def test_what_is_left_of_the_time_goes_into_launches_that_procure_can_judge(
     tmp_path, monkeypatch, capsys
 ):
-    """Six launches of two R9700s: the last line says what to type, and that judges them."""
+    """Six launches of two R9700s: a line says how to ask about one's own model, and the spec judges
+    them."""
     write_launches(tmp_path / "made", 6, gpu=R9700)
     steps = quick_steps("allreduce", "advise", vendor="hip")
     survey = survey_of_stored_runs(monkeypatch, tmp_path, steps, left_s=60.0)
     assert run_survey(survey) == 3  # the seventh launch stores no run
     printed = capsys.readouterr().out
     folder = survey.folder
-    assert f"next: python -m reports procure {folder}/spec.toml" in printed
+    ask = "next: python -m reports advise --model llama-3.1-70b --weights 40GB --gpu r9700 --gpus"
+    assert f"{ask} 2 --run {folder}/results/allreduce\n" in printed
     assert "All-reduce, launch 7, failed" in printed
     assert len([*folder.glob("results/allreduce/*.jsonl")]) == 6
     page = (folder / "index.html").read_text()

@@ -98,19 +98,22 @@ def test_the_page_can_be_signed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("gpu", "name"),
+    ("gpu", "is_quick", "name"),
     [
-        (R9700, "procure"),
-        (UNKNOWN, "show"),
-        (None, "show"),
+        (R9700, False, "procure"),
+        (R9700, True, "advise"),
+        (UNKNOWN, False, "show"),
+        (None, True, "show"),
     ],
 )
-def test_the_recommended_command_works_where_it_stands(tmp_path, monkeypatch, capsys, gpu, name):
+def test_the_recommended_command_works_where_it_stands(
+    tmp_path, monkeypatch, capsys, gpu, is_quick, name
+):
     """On the page in a folder elsewhere, and on that of an archive unpacked in another place. The
     page named no folder above the survey's, and the other command took machines for equal."""
     (tmp_path / "started").mkdir()
     monkeypatch.chdir(tmp_path / "started")
-    survey = surveyed(Path("../my results/alices box"), gpu)
+    survey = surveyed(Path("../my results/alices box"), gpu, is_quick=is_quick)
     places = {Path.cwd(): written(survey)}
     elsewhere = tmp_path / "elsewhere"
     with tarfile.open(survey.archive) as archive:

@@ -243,7 +243,7 @@ def test_a_model_that_does_not_fit_is_reported():
         "--model llama-3-70b --weights 140GB --gpu a100-40gb --gpus 4 --batch 64 --context 4096"
     )
     assert "4 x a100-40gb. Nothing fits: take more GPUs" in words
-    assert "TP 4: 64 streams would not fit, 20.6 GB short." in words
+    assert "TP 4: 64 streams would not fit, 20.6 GB short: at most --context 164 fits." in words
 
 
 def test_one_stream_is_judged_alone():
@@ -251,7 +251,7 @@ def test_one_stream_is_judged_alone():
     text, words = answer("--model llama-3.1-70b --gpu w7900 --gpus 1")
     assert "Decode, latency of 1 stream: one GPU, likely" in words
     assert "at most 21.1." in words
-    assert "one GPU: 8 streams would not fit, 7.57 GB short." in words
+    assert "one GPU: 8 streams would not fit, 7.57 GB short: at most --context 1209 fits." in words
     assert "would not fit, 0." in answer("--model llama-3.1-70b --gpu w7900 --gpus 1 --slots 3")[1]
     assert "would not" not in answer("--model llama-3.1-70b --gpu w7900 --gpus 1 --slots 2")[1]
     assert "all-reduces" not in words

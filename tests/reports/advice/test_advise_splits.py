@@ -138,6 +138,23 @@ def test_what_does_not_fit_has_its_rest_in_host_memory():
     assert "host memory;" not in answer("--model llama-3.1-70b --gpu w7900 --gpus 1")[1]
 
 
+def test_a_second_card_is_compared_with_one():
+    """Two ranges that overlap do not answer whether it pays: what both share cancels."""
+    _, words = answer("--model qwen3.8-27b --weights 17GB --gpu r9700 --gpus 1,2 --prompt 9000")
+    span = r"\d\.\d\dx \[\d\.\d\d \d\.\d\d\]"
+    assert re.search(
+        f"2 GPUs beside 1, likely tokens/s: {span} of 1 stream \\(TP 2\\), {span} of 8 streams "
+        f"\\(TP 2\\), {span} of a prompt of 9000 \\(TP 2\\)\\. model: ",
+        words,
+    )
+    assert "each with 9000 tokens cached; prompts of 9000" in words
+    _, words = answer("--model qwen3.8-27b --weights 17GB --gpu r9700 --gpus 1,2 --prompt 32000")
+    assert "8 streams fit on 2, not on 1. model: " in words
+    _, words = answer("--model llama-3.1-70b --weights 40GB --gpu r9700 --gpus 1,2,4")
+    assert "4 GPUs beside 2, likely" in words  # one card does not hold it
+    assert "beside 1," not in words
+
+
 def test_several_numbers_of_gpus_are_one_table():
     text, words = answer("--model llama-3.1-70b --gpu rtx3090 --gpus 1,2,4,8")
     alone, *speeds = re.findall(r"([\d.]+) on (\d) ?(and host memory)?", words)

@@ -85,11 +85,11 @@ def main() -> NoReturn:
     if communicator:
         facts, world = open_and_examine(communicator, arguments.mixed_gpus)
     else:  # which opens no GPU
-        facts["left_out"] += [f"{each}." for each in gpu_access.obstacles()]
+        facts["obstacles"] = [f"{each}." for each in gpu_access.obstacles()]
     if arguments.json:
         say(communicator, json_of(facts))
         sys.exit(FINE if facts["gpus"] else CANNOT)
-    nothing = "\n".join([NO_GPU, *facts["left_out"], *facts["refusals"]])
+    nothing = "\n".join([NO_GPU, *facts["obstacles"], *facts["left_out"], *facts["refusals"]])
     say(communicator, page(facts) if facts["gpus"] else nothing)
     if world:  # after the page: a library's first call may hang
         progress.show("call the GPUs' library")

@@ -76,6 +76,7 @@ AMDGPU_REFUSALS = {
 def problems(facts: Facts) -> Iterator[str]:
     """A sentence for each problem, the worst first, apart from refused peer memory."""
     gpus = list(enumerate(facts["gpus"]))
+    yield from facts["obstacles"]
     yield from _of_each(facts, _lost)
     yield from _refused_peers(facts)
     names = {gpu["bus_id"]: f"GPU {number}" for number, gpu in gpus} | {"switch": "the switch"}

@@ -48,6 +48,7 @@ def examine(bus_ids: Sequence[str]) -> Facts:
         "virtualisation": virtualisation() or "unknown",
         "legacy_ipc": any(gpu["vendor"] == pci.AMD for gpu in gpus) and legacy_ipc_fails(),
         "peers": None,
+        "obstacles": [],
         "refusals": [],
         "left_out": intel_gpus(),
     }

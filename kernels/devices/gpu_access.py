@@ -14,6 +14,7 @@ BINDINGS = "cupy", "rocm"  # whose owner means GPUs; AMD's own are rocm.bindings
 RENDER_NODES = "/dev/dri/renderD*"
 NVIDIA_GPU = "0x10de", "0x03"  # vendor and class
 FOR_AMD = "start the container with --device /dev/kfd --device /dev/dri"
+LOAD_AMD = "on a host load its driver, sudo modprobe amdgpu"
 FOR_NVIDIA = "start the container with --gpus all (podman: --device nvidia.com/gpu=all)"
 
 
@@ -42,7 +43,7 @@ def obstacles() -> list[str]:
     kfd, hidden = gpu_driver.KFD, hidden_cards()
     found = []
     if ids := hidden.get("AMD"):
-        found.append(f"AMD's GPU {ids[0]} has no {kfd} here: {FOR_AMD}; on a host load its driver")
+        found.append(f"AMD's GPU {ids[0]} has no {kfd} here: {FOR_AMD}; {LOAD_AMD}")
     elif os.path.exists(kfd) and not gpu_driver.amd_is_integrated():
         render_nodes = glob(RENDER_NODES)
         closed = [node for node in (kfd, *render_nodes) if not os.access(node, os.R_OK | os.W_OK)]

@@ -27,7 +27,7 @@ NVIDIA = {f"{CARD}/vendor": "0x10de", f"{CARD}/class": "0x030000"}
 ETHERNET = {f"{CARD}/vendor": "0x10de", f"{CARD}/class": "0x020000"}
 NO_KFD = (
     f"AMD's GPU {CARD} has no /dev/kfd here: start the container with --device /dev/kfd --device "
-    "/dev/dri; on a host load its driver"
+    "/dev/dri; on a host load its driver, sudo modprobe amdgpu"
 )
 NO_NVIDIACTL = (
     f"NVIDIA's GPU {CARD} has no /dev/nvidiactl here: start the container with --gpus all (podman: "

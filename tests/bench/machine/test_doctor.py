@@ -253,6 +253,25 @@ def test_refused_peers_without_a_common_root_complex_are_sent_to_another_slot(ex
 # -- the machine
 
 
+def test_what_keeps_the_ranks_from_the_gpus_is_the_first_problem(examined):
+    """It stood apart, above `Problems: none`."""
+    facts = examined(*VEGAS) | {"obstacles": ["AMD's GPU 0000:3f:00.0 has no /dev/kfd here."]}
+    assert next(problems(facts)) == "AMD's GPU 0000:3f:00.0 has no /dev/kfd here."
+    assert "Problems:\n- AMD's GPU 0000:3f:00.0 has no /dev/kfd here." in page(facts)
+
+
+def test_host_memory_is_tuned_by_a_command_that_starts_all_ranks(examined):
+    """It started one, which bench.tune refuses."""
+    card = {"name": "NVIDIA GeForce RTX 5090"}
+    cards = {"0000:01:00.0": card, "0000:03:00.0": card}
+    facts = examined(*RTX5090S, nvml_of=cards, status=2)
+    command = "mpirun -n 2 python -m bench.tune --memory host_staged"
+    assert only(problems(facts), "No peer access").endswith(f"first with {command}.")
+    facts |= {"peers": "host_staged", "refusals": ["mapped: rank 0: the driver refuses it"]}
+    through = "the driver refuses it; ranks go through host memory."
+    assert through in " ".join(page(facts).split())
+
+
 def test_the_small_shm_of_a_container_is_a_problem(examined, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=64 << 20))
     assert only(problems(examined(*VEGAS[:2])), "/dev/shm holds 64 MiB", "--ipc=host")

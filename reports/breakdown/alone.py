@@ -116,7 +116,7 @@ def alone_of(call: CallBill, gpus: int, baseline: Baseline) -> Alone | None:
     found = measured(call, gpus, baseline) if baseline.run else published(call, gpus, baseline.card)
     if isinstance(found, Alone):
         return found
-    command = to_measure(call.collective, call.size_bytes, gpus)
+    command = to_measure(call.collective, call.size_bytes, gpus, call.is_graph)
     baseline.notes.append(
         f"An all-reduce of {size_text(call.size_bytes)} alone: {found}. Measure it and add "
         f"--run alone: `{command} --out alone`."
@@ -124,11 +124,11 @@ def alone_of(call: CallBill, gpus: int, baseline: Baseline) -> Alone | None:
     return None
 
 
-def to_measure(collective: str, size_bytes: int, gpus: int) -> str:
-    """The command that measures such a call alone. Its size is exact, for no time is taken from
-    beyond the measured sizes."""
-    size = typed_size(size_bytes)
-    return on_ranks(gpus, f"{BENCHMARKS.get(collective, 'allreduce')} -b {size} -e {size}")
+def to_measure(collective: str, size_bytes: int, gpus: int, is_graph: bool | None = None) -> str:
+    """The command that measures such a call alone, from a graph if the engine's was. Its size is
+    exact, for no time is taken from beyond the measured sizes."""
+    size, graph = typed_size(size_bytes), " -G 1" if is_graph else ""
+    return on_ranks(gpus, f"{BENCHMARKS.get(collective, 'allreduce')} -b {size} -e {size}{graph}")
 
 
 def measured(call: CallBill, gpus: int, baseline: Baseline) -> Alone | str:

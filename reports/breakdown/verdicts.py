@@ -77,7 +77,7 @@ def judge(
     call.late_ranks = [ranks[place] for place in late]
     words = {
         "measure": to_measure(
-            call.collective, call.size_bytes or TOKEN_CALL_SIZE_BYTES, group_size
+            call.collective, call.size_bytes or TOKEN_CALL_SIZE_BYTES, group_size, call.is_graph
         ),
         "footprint": on_ranks(group_size, "gemm_reduce_scatter --footprint"),
         "reports": f"{RUN}{REPORTS}",

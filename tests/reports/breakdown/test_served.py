@@ -240,6 +240,9 @@ def test_the_text_says_what_it_would_take_and_what_the_files_do_not_say(bill):
         "Unknown: how the engine launched a step, where a graph's calls cost less: --replay graph",
         "No interval: it needs 3 results a side",
     )
+    words = "--model", "qwen3-8b", "--replay", "graph"
+    _, out, _ = bill([vllm(1e3 / 28.5)], [vllm(1e3 / 17.5)], *words)
+    told(out, "bench.allreduce -b 8K -e 8K -G 1 --out alone")
     shorter = bill([vllm(1e3 / 34.4)], [vllm(1e3 / 69.1)])[1]
     told(shorter, "a call, as implied -0.86", "The step became shorter than its share")
 

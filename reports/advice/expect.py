@@ -124,12 +124,12 @@ def expect(arguments: argparse.Namespace) -> int:
     banner = banner_of(question, answers)
     if arguments.plot:
         draw(arguments.plot, panels(question, sizes), f"{banner.word}: {banner.sentence}")
+    said, command = "Find out what limits this machine:", on_ranks(question.gpus, "link")
+    if not question.own:
+        said = "Measure such a machine, and put its figures beside these:"
+        measure = f"{on_ranks(question.gpus, 'allreduce')} --out results"
+        command = f"{measure}\n{RUN}{REPORTS} expect results"
     if arguments.html:
-        said, command = "Find out what limits this machine:", on_ranks(question.gpus, "link")
-        if not question.own:
-            said = "Measure such a machine, and put its figures beside these:"
-            measure = f"{on_ranks(question.gpus, 'allreduce')} --out results"
-            command = f"{measure}\n{RUN}{REPORTS} expect results"
         sections = [
             Section("What to do next", [said], text=command),
             Section("By size", charts=charts_of(panels(question, sizes))),
@@ -139,7 +139,9 @@ def expect(arguments: argparse.Namespace) -> int:
         write_named(arguments.html, to_html(Page(title, banner, sections)).encode())
 
     tables = [("", plain_table(rows[0], rows))] if rows else []
-    text = lay_out([*question.notices, title], sentences, tables, listed)
+    text = lay_out(
+        [*question.notices, title], sentences, tables, [*listed, "", said, *command.splitlines()]
+    )
     facts = {name: getattr(question, name) for name in ("name", "gpus", "hosts", "own")}
     sentences = [*question.notices, *sentences]
     answer(arguments, text, **facts, answers=answers, sentences=sentences)

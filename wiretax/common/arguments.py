@@ -35,7 +35,10 @@ class OneLineParser(argparse.ArgumentParser):
         print(self.format_help(), end="", file=file or sys.stdout, flush=True)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {printable(message)}\n")
+        """Of a missing argument the name alone tells nobody what to type: its example does."""
+        example = (self.epilog or "").partition(";")[0]  # behind it some explain their status
+        example = f"; {example}" if example and "required" in message else ""
+        self.exit(2, f"{self.prog}: {printable(message)}{example}\n")
 
 
 MOST_LISTED, NEAREST = 50, 5  # names in a sentence: all of so many, or else so many

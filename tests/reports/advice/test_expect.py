@@ -75,6 +75,14 @@ def test_the_same_cards_come_with_their_range_and_their_sources(reports):
     assert "16.9 to 27.3 GB/s (1 machine, 5 rows)" in lossy
 
 
+def test_the_text_ends_with_what_to_type_next(reports, tmp_path):
+    _, text, _ = reports("expect", "--gpu", "r9700", "--gpus", "2")
+    command = "mpirun -n 2 python -m bench.allreduce --out results"
+    assert text.endswith(f"beside these:\n{command}\npython -m reports expect results\n")
+    _, text, _ = reports("expect", gpu_run(tmp_path, at_gb_s(5.0)))
+    assert text.endswith("limits this machine:\nmpirun -n 2 python -m bench.link\n")
+
+
 def test_peer_access_and_host_memory_are_two_ranges():
     """Two R9700s through host memory (PCIe 5 x8) beat two with peers (PCIe 4 x8): one range over
     both said that peers reach 12.8 GB/s."""

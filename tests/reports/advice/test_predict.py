@@ -42,6 +42,12 @@ def measured(wire):
     return parts_of(results), results
 
 
+def test_a_missing_argument_has_an_example(reports):
+    status, out, err = reports("predict")
+    assert (status, out) == (2, "")
+    assert err.endswith("are required: RUN; example: python -m reports predict results/RUN.jsonl\n")
+
+
 def predict(*words):
     return advise("", *words, command="predict")
 

@@ -11,17 +11,13 @@ from string import ascii_lowercase, ascii_uppercase
 from bench.machine.best_group import group_facts, limit_gb_s
 from bench.machine.gpu_state import PEER_STATUS, Facts
 from bench.machine.pci import AMD, ONE_ROOT_COMPLEX, ROOTLESS_PATHS, describe_rate, gb_s, narrowest
+from bench.machine.remedies import PASSTHROUGH, through_host
 from kernels.devices.gpu_driver import LEGACY_IPC
 from wiretax.common.grouped import grouped
 from wiretax.common.program import BENCH, RUN, on_ranks
 
 WIDTH = 100
 SMALL_SHM_BYTES = 1 << 30
-PASSTHROUGH = (
-    "boot the host with iommu=pt. Ubuntu, Debian: add it to GRUB_CMDLINE_LINUX_DEFAULT in"
-    " /etc/default/grub, then sudo update-grub; Fedora: sudo grubby --update-kernel=ALL"
-    " --args=iommu=pt; restart"
-)
 # The command that shows a fact of a GPU, if the fact is unknown.
 ADVICE = {
     "slot": "PCIe links of GPU {}: run lspci -vv as root on the host (LnkSta and LnkCap of the GPU"
@@ -192,12 +188,6 @@ def _refused_peers(facts: Facts) -> Iterator[str]:
             f"{LEGACY_IPC} is set, and hipIpcGetMemHandle then fails without AMD's own driver"
             f" module: unset {LEGACY_IPC}."
         )
-
-
-def through_host(facts: Facts) -> str:
-    """What to do where the driver offers no peers."""
-    tune = on_ranks(len(facts["gpus"]), "tune --memory host_staged")
-    return f"measure through the host, first with {tune}"
 
 
 def numbers_text(numbers: Iterable[int]) -> str:

@@ -51,6 +51,7 @@ from wiretax.record.result import ResultError
 
 MOST_GPUS = 64
 CONTEXT = 4096  # cached tokens of a stream
+CACHED = f"({CONTEXT}; a longer prompt's)"
 MOST_PROPOSED = 64  # tokens of a drafter
 
 
@@ -120,14 +121,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="2",
         help="number of GPUs (%(default)s), or several in one table, such as 1,2,4,8",
     )
-    add(
-        "--context",
-        metavar="TOKENS",
-        type=partial(whole_number, 0, most=10**8),
-        help=f"cached tokens of each stream ({CONTEXT}; a longer prompt's)",
-    )
     for name, unit, least, most, default, text in (
         ("--nodes", "N", 1, MOST_GPUS, 1, "nodes of as many GPUs each"),
+        ("--context", "TOKENS", 0, 10**8, None, f"cached tokens of each stream {CACHED}"),
         ("--prompt", "TOKENS", 1, 10**7, 2048, "length of a prompt"),
         ("--batch", "N", 1, 10**5, 1, "streams for latency"),
         ("--slots", "N", 1, 10**5, 8, "streams for throughput"),
@@ -138,7 +134,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar=unit,
             type=partial(whole_number, least, most=most),
             default=default,
-            help=f"{text} (%(default)s)",
+            help=text if default is None else f"{text} (%(default)s)",
         )
     add(
         "--skew",

@@ -12,6 +12,7 @@ from reports.imports.logged import (
     SLOWEST,
     TWO_RUNS,
     LoggedTest,
+    check,
     collective_of,
     number,
     unit_us,
@@ -156,6 +157,7 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
     version, skipped, is_multi = "IMB", list[str](), False
 
     for line_number, line in enumerate(lines, 1):
+        check("tests", len(tests))  # before they fill the memory
         text = line.strip(" #")
         if is_multi and not (IMB_TEST.fullmatch(text) or OSU_TITLE.fullmatch(text)):
             continue

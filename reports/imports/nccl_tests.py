@@ -16,6 +16,7 @@ from reports.imports.logged import (
     TWO_RUNS,
     LoggedTest,
     cells,
+    check,
     clean_line,
     collective_of,
     dates_of,
@@ -303,6 +304,7 @@ class Reader:
             test.device_kernel = self.device_kernel
             self.test, self.program, self.device_kernel = test, None, 0
             self.tests.append(test)
+            check("tests", len(self.tests))  # before they fill the memory
 
         if test.part == part == Part.TABLE:
             test.lack = TWO_RUNS

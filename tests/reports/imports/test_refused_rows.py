@@ -65,6 +65,13 @@ def test_what_has_no_timings_is_named_and_hides_no_other_test():
         read_tests("# OSU MPI Hello World Test v7.1\nThis is a test with 2 processes\n")
 
 
+@pytest.mark.parametrize("title", ["# OSU MPI Hello World Test v7.1\n", HEAD])
+def test_titles_alone_do_not_fill_the_memory(title):
+    """20 MB of them took 750 MB, and over a minute."""
+    with pytest.raises(ResultError, match="more than 500 tests"):
+        read_tests(501 * title)
+
+
 # As src/util.cu of NVIDIA/nccl-tests prints it with -S, at a0b82b2.
 STAMPED = (
     "#       size         count      type   redop    root     time   algbw   busbw  #wrong"

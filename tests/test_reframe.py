@@ -98,9 +98,9 @@ def test_a_wrong_result_fails_the_sanity_of_the_check_and_the_gate(tmp_path):
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Failing phase: sanity" in done.stdout
     [reason] = re.findall("sanity error: (.*)", done.stdout)
-    assert re.search(r"all_reduce_one_shot_ll_16KiB_chained_us: \d+ elements were wrong", reason), (
-        reason
-    )
+    assert re.search(
+        r"all_reduce_one_shot_ll_16KiB_chained_us: \d+ of \d+ elements were wrong", reason
+    ), reason
     answer = gate(tmp_path / "store", tmp_path / "store")
     assert (answer.returncode, "wrong" in answer.stdout) == (5, True), answer.stdout + answer.stderr
 

@@ -307,10 +307,10 @@ def test_a_wrong_case_says_where_and_how_to_repeat_it(browser, machines):
     """Beside it, a ratio of too few blocks is unsure, however large."""
     (page,) = machines.glob("run-*-100-*.html")
     show(browser, page)
-    (row,) = all_of(browser, "#wrong-results tbody tr")
+    (row,) = all_of(browser, "#wrong-results-the-worst-first tbody tr")
     assert "16 KiB" in row.text
     assert "WRONG: " in row.text
-    assert "first in block 0: rank 1 got 13.0 (0x41500000) at offset 16, element 4" in row.text
+    assert "block 0: rank 1 got 13.0 (0x41500000) at offset 16, element 4" in row.text
     assert "auto 16 KiB" in all_of(browser, "h1")[0].text
     assert "bench.allreduce" in all_of(browser, "#what-to-do-next pre")[0].text
     chips = {chip.text: chip.get_attribute("class") for chip in seen(browser, "#each-size .chip")}

@@ -70,7 +70,11 @@ def table_rows(appraisals: Sequence[Appraisal]) -> list[dict[str, str]]:
     runs = {}
     for each in appraisals:
         logs = [start_time(run.run) for run in each.launches.runs if run.run.imported_from]
-        runs[each.name] = f"{len(each.run_ids)}\n{some(logs)}".rstrip()
+        versions = {run.run.version for run in each.launches.runs if not run.run.imported_from}
+        days = sorted({run_id[:10] for run_id in each.run_ids}) if versions else []
+        begun = " to ".join(dict.fromkeys([*days[:1], *days[-1:]]))
+        made = [f"{begun}, Wiretax {', '.join(sorted(versions))}"] if versions else []
+        runs[each.name] = "\n".join([str(len(each.run_ids)), *made, *filter(None, [some(logs)])])
     rows.append({WHAT: "runs"} | runs)
 
     for figures in zip(*(each.figures.values() for each in appraisals), strict=True):

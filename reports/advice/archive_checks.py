@@ -5,7 +5,7 @@ archives. What a mistake or a hurried hand leaves is found: figures that their o
 clocks and links contradict."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from math import inf
 from operator import attrgetter
@@ -60,11 +60,22 @@ def reasons_against(
     """Why these rows of the archive cannot stand beside the contributed ones that are `known`."""
     if not sent.contents.vendor:  # all else that is said of GPUs would be missing too
         return ["it was measured on CPUs, and the tables have calls of GPUs"]
-    found = [*of_survey(sent), *of_machine(sent), *of_dates(sent), *of_launches(sent)]
+    found = [*contradictions(sent), *of_machine(sent), *of_settings(sent)]
+    found += [*of_rows(sent, rows), *of_table(sent, rows, known)]
+    return shortened(found)
+
+
+def contradictions(sent: SentArchive) -> list[str]:
+    """Why nobody should believe the archive's figures, whether or not a table takes them."""
+    found = [*of_survey(sent), *of_dates(sent), *of_launches(sent)]
     for name, result in sent.runs.items():
         found += [f"{name}: {reason}" for reason in of_run(sent, result)]
-    found += [*of_rows(sent, rows), *of_table(sent, rows, known)]
-    return list(dict.fromkeys(printable(reason)[:MOST_LETTERS] for reason in found))
+    return shortened([*found, *of_links(sent)])
+
+
+def shortened(reasons: Iterable[str]) -> list[str]:
+    """Each reason once, printable and not too long."""
+    return list(dict.fromkeys(printable(reason)[:MOST_LETTERS] for reason in reasons))
 
 
 def of_survey(sent: SentArchive) -> Iterator[str]:
@@ -127,9 +138,6 @@ def of_run(sent: SentArchive, result: Result) -> Iterator[str]:
         yield "its ranks shared a GPU: no time of it measures a wire"
     elif not len(run.ranks) == len(cards) == run.world_size == sent.contents.ranks:
         yield f"it does not name {sent.contents.ranks} GPUs by their bus ids, a card for each rank"
-    variables = [name.partition(".")[2] for name in run.environment if TIES.match(name)]
-    if tied := sorted([*variables, *library_of(run).set_by_file]):
-        yield f"{some(tied)} changed what the library does by itself: unset it, and repeat"
     built = build_cases(run, result.counted, result.blocks, result.link_blocks)
     if any(map(_is_edited, result.cases, built)):
         yield "its figures are not those of its blocks"
@@ -164,8 +172,20 @@ def of_run(sent: SentArchive, result: Result) -> Iterator[str]:
         )
 
 
+def of_settings(sent: SentArchive) -> Iterator[str]:
+    """Whether the library ran as it does by itself."""
+    for name, result in sent.runs.items():
+        run = result.run
+        variables = [fact.partition(".")[2] for fact in run.environment if TIES.match(fact)]
+        if tied := sorted([*variables, *library_of(run).set_by_file]):
+            yield (
+                f"{name}: {some(tied)} changed what the library does by itself: unset it, and "
+                "repeat"
+            )
+
+
 def of_rows(sent: SentArchive, rows: Sequence[PublishedCall]) -> Iterator[str]:
-    """Whether there are rows, in plain words, and possible over the link."""
+    """Whether there are rows, in plain words."""
     if not rows:
         yield (
             f"no all-reduce of NCCL, RCCL or auto has {LEAST_LAUNCHES} launches of {MIN_BLOCKS} "
@@ -175,6 +195,10 @@ def of_rows(sent: SentArchive, rows: Sequence[PublishedCall]) -> Iterator[str]:
         texts = (row.machine, row.gpu, row.version, row.variant, row.datatype, row.note)
         if not all(map(PLAIN.fullmatch, texts)) or not re.fullmatch(FABRIC, row.fabric):
             yield "a name in its runs has markup, or letters that no driver or library writes"
+
+
+def of_links(sent: SentArchive) -> Iterator[str]:
+    """Whether its calls are possible over the link."""
     # Of each launch: the mean over launches hides one in another unit.
     every = [each for result in sent.all_reduces for each in launches_of(result)]
     for own in grouped(every, ANSWERED).values():

@@ -42,7 +42,7 @@ from reports.advice.specs import (
     with_peer_access,
 )
 from reports.references.published import Positive
-from reports.tables.sentences import counted, number, size_text, some
+from reports.tables.sentences import counted, exact, number, size_text, some
 from wiretax.common.arguments import unknown
 from wiretax.common.untrusted import printable_in
 from wiretax.record.archive import is_archive
@@ -126,6 +126,7 @@ class Spec(SpecTable):
     electricity: Electricity | None = None
 
 
+PRICE = "price"  # of the whole candidate
 PER_SPEED, PER_MILLION = " per token/s", " per million tokens"
 COSTS = "lifetime_years", "hours_per_day", "electricity"
 NODES = "nodes"
@@ -180,6 +181,8 @@ class Figure:
         if self.unit == NODES:
             return f"at least {counted(round(self.low or self.value), 'node')}"
 
+        if self.name == PRICE:
+            return f"{exact(self.value)} {self.unit}"
         interval = ""
         if self.low != self.high:
             interval = f"\n[{number(self.low)} {number(self.high)}]"
@@ -406,7 +409,11 @@ def _nodes(
     if least:
         figure.likely = likely
         figure.value, figure.low, figure.high = least.value, least.low, least.high
-        figure.note = f"{least.low * offer.price.amount:g} {offer.price.currency}"
+        price = offer.price
+        figure.note = f"{exact(least.low * price.amount)} {price.currency}"
+        if likely and likely.high > least.low:
+            ends = [exact(nodes * price.amount) for nodes in (likely.low, likely.high)]
+            figure.note += f", likely {ends[0]} to {ends[1]}"
     return figure
 
 

@@ -1,17 +1,20 @@
 """What a candidate costs: its price, its power, and the energy and the cost of its tokens."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from statistics import fmean
 
 from reports.advice.candidates import (
+    NODES,
     PER_MILLION,
     PER_SPEED,
+    PRICE,
     Figure,
     FigureKey,
     Offer,
     Price,
     Spec,
     card_of,
+    requirement_of,
 )
 from reports.advice.reduce_times import AllReduceLaunches
 from reports.tables.sentences import counted, number
@@ -26,12 +29,15 @@ def price_key(currency: str, model: str) -> FigureKey:
 
 
 def money(
-    offer: Offer, spec: Spec, launches: AllReduceLaunches, figures: Iterable[Figure]
+    offer: Offer,
+    spec: Spec,
+    launches: AllReduceLaunches,
+    figures: Mapping[FigureKey, Figure],
 ) -> list[Figure]:
     """The price, also of a token per second of each model; the power; and the cost of a million
-    tokens of each model, if the spec has COSTS."""
+    tokens of each model, if the spec has COSTS, also on as many nodes as a requirement takes."""
     price, power = offer.price, power_of(offer, launches)
-    speeds = [figure for figure in figures if figure.unit == "tok/s"]
+    speeds = [figure for figure in figures.values() if figure.unit == "tok/s"]
     costs = [
         Figure(
             f"{speed.name}, price",
@@ -47,8 +53,13 @@ def money(
     costs += [energy_of_tokens(speed, power) for speed in speeds]
     if spec.electricity:
         costs += [cost_of_tokens(speed, power, price, spec) for speed in speeds]
+        costs += [
+            cost_on_nodes(nodes, str(text), power, price, spec)
+            for (unit, text), nodes in figures.items()
+            if unit == NODES
+        ]
     return [
-        Figure("price", price.currency, price.date.isoformat(), price.amount),
+        Figure(PRICE, price.currency, price.date.isoformat(), price.amount),
         *costs,
         power,
     ]
@@ -78,6 +89,21 @@ def power_of(offer: Offer, launches: AllReduceLaunches) -> Figure:
 def energy_of_tokens(speed: Figure, power: Figure) -> Figure:
     """The electricity of the GPUs for a million tokens."""
     return _of_a_million(speed, power, "energy", "kWh", "power", lambda power_w: power_w / 3.6e6)
+
+
+def cost_on_nodes(nodes: Figure, text: str, power: Figure, price: Price, spec: Spec) -> Figure:
+    """What a million tokens cost on the nodes that a requirement takes, while they give together
+    the tokens/s that it asks for, and no more."""
+    requirement = requirement_of(text)
+    assert requirement
+    share = Figure(
+        nodes.name,
+        nodes.unit,
+        nodes.note,
+        requirement.limit / nodes.low if nodes.low else None,
+        likely=requirement.limit / nodes.likely if nodes.likely else None,
+    )
+    return cost_of_tokens(share, power, price, spec)
 
 
 def cost_of_tokens(speed: Figure, power: Figure, price: Price, spec: Spec) -> Figure:

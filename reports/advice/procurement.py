@@ -17,7 +17,7 @@ from reports.advice.likely import reached_text
 from reports.advice.procure_page import procure_page
 from reports.advice.reduce_times import LEAST_LAUNCHES, other_hardware, read_launches
 from reports.kit.page import to_html
-from reports.tables.sentences import counted, lay_out, number, plain_table, some
+from reports.tables.sentences import counted, exact, lay_out, number, plain_table, some
 from reports.verdicts.verdict import FAMILY_P
 from wiretax import __version__
 from wiretax.common.grouped import grouped
@@ -155,15 +155,15 @@ def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str, list[str]]:
     that are nearest to meeting every requirement, and what it lacks; and a sentence on cheaper ones
     of the same verdict."""
 
-    def distance(each: Appraisal) -> tuple[int, int, int]:
-        """Of the same verdict the candidate is nearest that likely misses least, and then that
-        lacks least; one of which nothing is required is farther than any."""
+    def distance(each: Appraisal) -> tuple[int, int, int, int]:
+        """Of the same verdict the candidate is nearest that fails least, then that likely misses
+        least, and then that lacks least; one of which nothing is required is farther than any."""
         words = [word for word, _ in each.verdicts.values()]
         rank = WORST_LAST.index(each.word)
         if each.word == "N/A":
             rank = len(WORST_LAST)
         misses = sum(likely_misses(each, requirement) for requirement in each.verdicts)
-        return rank, misses, -words.count("PASS") - words.count("N/A")
+        return rank, words.count("FAIL"), misses, -words.count("PASS") - words.count("N/A")
 
     def likely_misses(each: Appraisal, requirement: Requirement) -> bool:
         likely = each.figures[requirement.figure].likely
@@ -178,7 +178,7 @@ def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str, list[str]]:
     word, texts, notes = nearest[0].word, list[str](), list[str]()
     for currency, own in grouped(nearest, lambda each: each.offer.price.currency).items():
         best = min(own, key=lambda each: each.offer.price.amount)
-        text = f"{best.name} for {best.offer.price.amount:g} {currency}"
+        text = f"{best.name} for {exact(best.offer.price.amount)} {currency}"
         if len(own) > 1:
             text += f", the cheapest of {len(own)} in {currency},"
         lacks = [
@@ -193,15 +193,15 @@ def _headline(appraisals: Sequence[Appraisal]) -> tuple[str, str, list[str]]:
             for each in appraisals
             if (each.word, each.offer.price.currency) == (word, currency)
             and each.offer.price.amount < best.offer.price.amount
-            and distance(each)[1] > least[1]
+            and distance(each)[2] > least[2]
         ]
         if slower:
             notes.append(
                 f"Cheaper than {best.name}, but more likely than not too slow: {some(slower)}."
             )
 
-    none = "No candidate meets every requirement: " if word == "FAIL" else ""
-    return none + "; ".join(texts), word, notes
+    before = {"FAIL": "No candidate meets every requirement: ", "N/A": "No requirement applies: "}
+    return before.get(word, "") + "; ".join(texts), word, notes
 
 
 def _prices(appraisals: Sequence[Appraisal], spec: Spec) -> list[str]:
@@ -248,16 +248,17 @@ def _appraise(
     figures, notes = candidates.figures_of(offer, launches, spec, keys)
     hardware = other_hardware(launches, candidates.card_of(offer))
     verdicts = {}
+    faults = [*launches.faults, *sign_off.doubtful_archives(launches)]
 
     for requirement in requirements:
         verdict = judge(requirement, figures[requirement.figure], hardware)
         if launches.wrong:
             verdict = "FAIL", f"wrong results in {', '.join(launches.wrong)}"
-        elif launches.faults and verdict[0] in ("PASS", "UNVERIFIED"):
-            verdict = "UNDECIDED", launches.faults[0]
+        elif faults and verdict[0] in ("PASS", "UNVERIFIED"):
+            verdict = "UNDECIDED", faults[0]
         verdicts[requirement] = verdict
 
-    money = costs.money(offer, spec, launches, figures.values())
+    money = costs.money(offer, spec, launches, figures)
     figures |= {(figure.unit, figure.name): figure for figure in money}
     return Appraisal(
         name,
@@ -268,7 +269,7 @@ def _appraise(
         sign_off.judged_files(name, offer, launches),
         sign_off.qualified_cards(name, offer, launches),
         verdicts,
-        [*notes, *launches.faults],
+        [*notes, *faults],
     )
 
 

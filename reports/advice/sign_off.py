@@ -6,11 +6,14 @@ from pathlib import Path
 
 import msgspec
 
+from reports.advice.archive_checks import contradictions
+from reports.advice.archive_rows import DamagedArchive, read_sent
 from reports.advice.candidates import PER_MILLION, Figure, FigureKey, Offer, Spec
 from reports.advice.costs import POWER, work_s
 from reports.advice.reduce_times import AllReduceLaunches
 from reports.advice.specs import convert
-from reports.tables.sentences import number
+from reports.tables.sentences import counted, exact, number
+from wiretax.common.program import REPORTS, RUN
 from wiretax.common.untrusted import printable, printable_in
 from wiretax.record.archive import digest
 from wiretax.record.packed import archive_of
@@ -42,6 +45,25 @@ def judged_files(name: str, offer: Offer, launches: AllReduceLaunches) -> list[d
         {"candidate": name, "file": printable(path.name), "SHA-256": digest(path)}
         for path in dict.fromkeys([*paths, *map(Path, offer.qualified)])
     ]
+
+
+def doubtful_archives(launches: AllReduceLaunches) -> list[str]:
+    """A sentence on each archive that contradicts itself. Raises ResultError."""
+    sentences = list[str]()
+    for path in dict.fromkeys(filter(None, (archive_of(run.path) for run in launches.runs))):
+        name = printable(path.name)
+        try:
+            reasons = contradictions(read_sent(path))
+        except DamagedArchive as error:
+            reasons = [printable(str(error))]
+        if reasons:
+            text = f"{name} contradicts itself: {reasons[0]}"
+            if more := len(reasons) - 1:
+                text += (
+                    f"; and {counted(more, 'more reason')} ({RUN}{REPORTS} references check {name})"
+                )
+            sentences.append(text)
+    return sentences
 
 
 def qualified_cards(name: str, offer: Offer, launches: AllReduceLaunches) -> list[dict[str, str]]:
@@ -98,7 +120,7 @@ def cost_rows(
                 "model": model,
                 "candidate": name,
                 "tok/s, at most": number(figures["tok/s", model].value),
-                f"{currency} an hour": f"{price_of_hour}\n{price:g} {currency} over {life}",
+                f"{currency} an hour": f"{price_of_hour}\n{exact(price)} {currency} over {life}",
                 "power": f"{number(power.value)} W\n{power.note}",
                 "kWh a million tokens, at least": f"{number(energy.value)}\n{energy.likely_text}",
                 f"{currency} a million tokens, at least": (

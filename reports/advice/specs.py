@@ -348,7 +348,10 @@ def convert(raw: Any, kind: type[Spec], place: str) -> Spec:
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        raise ResultError(f"{place}: {error}") from error
+        fields, known = getattr(kind, "__struct_fields__", ()), ""
+        if fields and "unknown field" in str(error) and " - at `" not in str(error):
+            known = f": the fields are {', '.join(fields)}"
+        raise ResultError(f"{place}: {error}{known}") from error
 
 
 def model_of(path: Path) -> Transformer:

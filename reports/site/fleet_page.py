@@ -1,5 +1,6 @@
 """The page about the nodes of a store: a heat map of each against its equals, the worst first."""
 
+from collections.abc import Collection
 from itertools import chain
 
 from reports.kit.chart import forest, heat
@@ -34,7 +35,8 @@ def fleet_page(fleet: Fleet, contents: Contents) -> Page:
         facts.insert(
             0,
             f"Next: on {some(named)} run {RUN}{BENCH}doctor, compare the settings in the node's "
-            "newest run with another's, and measure again; take out a node that stays slow.",
+            "newest run with another's, and measure again; take out a node that stays slow or "
+            "wrong.",
         )
     else:
         word = "No node differs" if fleet.groups else TOO_FEW_NODES
@@ -45,9 +47,10 @@ def fleet_page(fleet: Fleet, contents: Contents) -> Page:
         for verdict, of_node in fleet.bad.items()
         if of_node
     ]
+    wrong = fleet.bad["WRONG"]
     sections = [
         Section("Wrong or failed", bad),
-        *(_section(group, links) for group in fleet.groups),
+        *(_section(group, links, wrong) for group in fleet.groups),
         Section("Left out", fleet.left_out, folded=True),
     ]
     return Page("Fleet", Banner(word, f"{sentence}.", facts, role), sections)
@@ -62,22 +65,24 @@ def named_in(fleet: Fleet) -> list[str]:
     return list(dict.fromkeys(named))
 
 
-def _section(group: EqualNodes, links: Links) -> Section:
-    """A row for each node, which links to its newest run, with a column for each size."""
+def _section(group: EqualNodes, links: Links, wrong: Collection[str]) -> Section:
+    """A row for each node, which links to its newest run, with a column for each size. Of a node
+    with `wrong` results no time is fine."""
+    verdicts = ["WRONG" if node.node in wrong else node.verdict for node in group.nodes]
     sizes, nodes = list(map(size_text, group.sizes_bytes)), group.nodes
     heading, drawings = forest(
-        [node.excess for node in nodes], [role_of(node.verdict) for node in nodes], LEAST_SLOWDOWN
+        [node.excess for node in nodes], [role_of(verdict) for verdict in verdicts], LEAST_SLOWDOWN
     )
     rows: list[Row] = [
         {
             group.kind: [links[name] for name in node.node.split(PAIR)],
-            "verdict": node.verdict,
+            "verdict": verdict,
             "slower [95 %]": node.slower,
             heading: drawing,
             "runs": str(node.runs),
             **dict(zip(sizes, map(heat, node.by_size), strict=True)),
         }
-        for node, drawing in zip(nodes, drawings, strict=True)
+        for node, verdict, drawing in zip(nodes, verdicts, drawings, strict=True)
     ]
     said = [
         f"{EQUAL}: at most {LEAST_SLOWDOWN:.0%} slower than the median {group.kind}, or no slower "

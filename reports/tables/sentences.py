@@ -94,6 +94,11 @@ def number(value: float | None) -> str:
     return f"{value:.{decimals}f}"
 
 
+def exact(amount: float) -> str:
+    """A price to the cent, as an order states it: `5200`, `1234567.50`."""
+    return f"{amount:.2f}".removesuffix(".00")
+
+
 def interval_text(interval: Interval | None, text_of: Callable[[Any], str] = number) -> str:
     """`5.73 [5.51 5.92]`, or `5.73` without ends; `-` for None. An unknown end is None or NaN."""
     known = (value for value in interval or () if value is not None and not math.isnan(value))

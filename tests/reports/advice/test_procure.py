@@ -376,8 +376,22 @@ def test_the_headline_names_who_meets_the_order_at_what_price_or_what_fails(laun
     assert "No candidate meets every requirement: b for 4900 EUR" in html
 
 
+def test_the_nearest_candidate_is_the_one_that_fails_least(tmp_path):
+    """The headline named the cheapest that failed two requirements, not the one that failed one."""
+    limits = ["70b-q4 >= 20000 tok/s", "70b-long >= 1 tok/s"]
+    long = '70b-long = {model = "llama-3.1-70b", weights = "q4", context = 130_000}\n'
+    price = "{amount = 99000, currency = 'EUR', date = 2026-11-01}"
+    boxes = unmeasured("small") + unmeasured("large", gpus=8, price=price)
+    headline = evaluate(spec(tmp_path, limits, MODELS + long + boxes)).headline
+    assert headline.startswith(
+        f"No candidate meets every requirement: large for 99000 EUR fails {limits[0]}"
+    )
+    assert limits[1] not in headline
+
+
 BAD = [
-    (PRICE, PRICE.replace("price", "prize"), "unknown field `prize`"),
+    (PRICE, PRICE.replace("price", "prize"), "unknown field `prize`: the fields are gpu, gpus"),
+    ("gpus = 2", "gpus = 2\nnodes = 2", "unknown field `nodes`: the fields are gpu, gpus, price, "),
     ("gpu = 'r9700'", "gpu = 'r9800'", "candidate box: unknown GPU 'r9800': did you mean r9700"),
     ("gpu = 'r9700'", "gpu = 'r9700'\nlink = 'pcie4x9'", "candidate box: unknown link 'pcie4x9': "),
     ("gpu = 'r9700'", "gpu = 'r9700'\nlink = '\u202e'", "candidate box: unknown link '?': slots"),

@@ -10,7 +10,8 @@ import pytest
 from reports.advice.best_split import Speed, nodes_needed
 from reports.advice.procurement import evaluate
 from reports.advice.spans import Span
-from tests.reports.synthetic_archive import packed
+from tests.reports.forged_archive import edited
+from tests.reports.synthetic_archive import OTHER, packed, write_archive
 from tests.reports.synthetic_candidates import (
     MODELS,
     ONE_BOX,
@@ -155,11 +156,66 @@ def test_the_throughput_of_several_users_is_judged_and_its_nodes_are_counted(tmp
     nodes = figure(procurement, f"nodes for {limit}")
     assert nodes.value > 1
     assert nodes.text.startswith(f"at least {nodes.value:.0f} nodes")
-    assert nodes.note == f"{nodes.value * 5200:g} EUR"
+    assert nodes.note.split(", likely")[0] == f"{nodes.value * 5200:.0f} EUR"
     assert nodes.text.split("\n")[0] in ask(capsys, spec(tmp_path, [limit], text))[1]
     # Not even a node for each user has so many.
     none = f"chat >= {33 * of_one:.0f} tok/s"
     assert figure(evaluate(spec(tmp_path, [none], text)), f"nodes for {none}").text == "-"
+
+
+def test_many_users_have_a_price_on_as_many_nodes_as_they_take(tmp_path):
+    """A candidate too small for 200 users had no price of a million tokens, though it named the
+    nodes: 16 pairs of cards could not be held against four large ones."""
+    limit = "chat >= 2000 tok/s"
+    models = CHAT.replace("llama-3.1-8b", "llama-3.1-70b").replace("32", "200")
+    procurement = evaluate(spec(tmp_path, [limit], COSTS + models + unmeasured("box")))
+    nodes = figure(procurement, f"nodes for {limit}")
+    cost = figure(procurement, f"nodes for {limit}, million tokens")
+    euros_an_hour = 5200 / (4 * 365.25 * 8) + 0.6 * 0.30
+    assert cost.value == pytest.approx(nodes.low * euros_an_hour / 7.2)  # million tokens an hour
+    assert cost.likely.high == pytest.approx(nodes.likely.high * euros_an_hour / 7.2)
+    assert nodes.note.endswith(
+        f", likely {nodes.likely.low * 5200:.0f} to {nodes.likely.high * 5200:.0f}"
+    )
+
+
+def test_prices_are_exact_to_the_cent(tmp_path, capsys):
+    """A signed page said `1.23457e+06 EUR`."""
+    price = "{amount = 1234567.5, currency = 'EUR', date = 2026-11-01}"
+    path = spec(tmp_path, text=COSTS + CHAT + unmeasured("box", price=price))
+    page = page_of(tmp_path, capsys, path).replace("\xa0", " ")
+    assert evaluate(path).headline == "No requirement applies: box for 1234567.50 EUR"
+    assert page.count("1234567.50 EUR over 4 years") == 1
+    assert "e+06" not in page
+
+
+def shorter(line):
+    """What a seller might do to a run: each time a third of what it was."""
+    for name in ("total_us", "mean_us") if line["kind"] == "block" else ():
+        line[name] /= 3
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "said"),
+    [
+        (lambda _: None, "PASS", ""),
+        (shorter, "UNDECIDED", "seller.tar.gz contradicts itself: results/allreduce/"),
+    ],
+)
+def test_an_archive_that_contradicts_itself_passes_nothing(tmp_path, change, verdict, said):
+    """A seller who divided all times by three, and wrote the hashes anew, had the best machine."""
+    packed(tmp_path / "seller.tar.gz", edited(change))
+    path = spec(tmp_path, ["16K <= 60 us"], ONE_BOX.replace("box/*.jsonl", "seller.tar.gz"))
+    word, reason = verdict_of(evaluate(path))
+    assert word == verdict
+    assert reason.startswith(said)
+
+
+def test_the_page_tells_when_and_by_which_version_each_candidate_was_measured(tmp_path, capsys):
+    """Archives of two years ago stood beside those of today."""
+    write_archive(tmp_path / "seller.tar.gz", machine_id=OTHER)
+    path = spec(tmp_path, text=ONE_BOX.replace("box/*.jsonl", "seller.tar.gz"))
+    assert f"runs 5 2026-11-20, Wiretax {__version__}" in ask(capsys, path)[1]
 
 
 def test_nodes_share_the_users_evenly():

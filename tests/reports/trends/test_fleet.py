@@ -75,6 +75,18 @@ def test_wrong_nodes_come_first_and_then_failed_ones(tmp_path, fleet):
     assert f"WRONG: n09 ({paths[27].stem})" in text
 
 
+def test_the_page_calls_no_node_with_wrong_results_fine(tmp_path):
+    """Below "n09 WRONG" its row said "fine", as its other runs were as fast as those of others."""
+    paths = write_fleet(tmp_path, NODES)
+    mark_wrong(paths[3 * 9])
+    contents = read_store(tmp_path)
+    page = fleet_page(fleet_of(contents), contents)
+    [section] = [each for each in page.sections if each.rows]
+    verdicts = {row["node"][0][0]: row["verdict"] for row in section.rows}
+    assert verdicts.pop("n09") == "WRONG"
+    assert {*verdicts.values()} == {"fine"}
+
+
 def cut(*paths, written_s_ago=3600):
     """Removes the end of these runs, as in a run that is still written or was killed."""
     for path in paths:

@@ -67,14 +67,7 @@ def table_rows(appraisals: Sequence[Appraisal]) -> list[dict[str, str]]:
         | {each.name: "\n".join(each.verdicts[requirement]) for each in appraisals}
         for requirement in appraisals[0].verdicts
     ]
-    runs = {}
-    for each in appraisals:
-        logs = [start_time(run.run) for run in each.launches.runs if run.run.imported_from]
-        versions = {run.run.version for run in each.launches.runs if not run.run.imported_from}
-        days = sorted({run_id[:10] for run_id in each.run_ids}) if versions else []
-        begun = " to ".join(dict.fromkeys([*days[:1], *days[-1:]]))
-        made = [f"{begun}, Wiretax {', '.join(sorted(versions))}"] if versions else []
-        runs[each.name] = "\n".join([str(len(each.run_ids)), *made, *filter(None, [some(logs)])])
+    runs = {each.name: _runs_text(each.launches) for each in appraisals}
     rows.append({WHAT: "runs"} | runs)
 
     for figures in zip(*(each.figures.values() for each in appraisals), strict=True):
@@ -82,3 +75,19 @@ def table_rows(appraisals: Sequence[Appraisal]) -> list[dict[str, str]]:
         rows.append({WHAT: figures[0].name} | dict(zip(runs, cells, strict=True)))
 
     return rows
+
+
+def _runs_text(launches: AllReduceLaunches) -> str:
+    """Their number; in a line of their own their days and versions of Wiretax, and the starts of
+    those of another harness."""
+    own = [entry.run for entry in launches.runs if not entry.run.imported_from]
+    logs = [start_time(entry.run) for entry in launches.runs if entry.run.imported_from]
+    lines = [str(len(launches.runs))]
+    if own:
+        days = sorted({run.run_id[:10] for run in own})
+        versions = sorted({run.version for run in own})
+        begun = " to ".join(dict.fromkeys([days[0], days[-1]]))
+        lines.append(f"{begun}, Wiretax {', '.join(versions)}")
+    if logs:
+        lines.append(some(logs))
+    return "\n".join(lines)

@@ -248,14 +248,22 @@ def _appraise(
     figures, notes = candidates.figures_of(offer, launches, spec, keys)
     hardware = other_hardware(launches, candidates.card_of(offer))
     verdicts = {}
+    cards = sign_off.qualified_cards(offer)
+    rejected, left_open = sign_off.rejected(cards), sign_off.left_open(cards)
     faults = [*launches.faults, *sign_off.doubtful_archives(launches)]
+    faults += [left_open] if left_open else []
 
     for requirement in requirements:
         verdict = judge(requirement, figures[requirement.figure], hardware)
         if launches.wrong:
             verdict = "FAIL", f"wrong results in {', '.join(launches.wrong)}"
+        elif rejected:
+            verdict = "FAIL", rejected
         elif faults and verdict[0] in ("PASS", "UNVERIFIED"):
             verdict = "UNDECIDED", faults[0]
+        nodes = figures.get((NODES, requirement.text))
+        if verdict[0] == "FAIL" and not rejected and nodes and nodes.value:
+            verdict = "FAIL", f"{verdict[1]}; it takes {nodes.limit_text}"
         verdicts[requirement] = verdict
 
     money = costs.money(offer, spec, launches, figures)
@@ -267,7 +275,7 @@ def _appraise(
         figures,
         sign_off.cost_rows(name, offer, figures, spec),
         sign_off.judged_files(name, offer, launches),
-        sign_off.qualified_cards(name, offer, launches),
+        sign_off.card_rows(name, cards, launches),
         verdicts,
         [*notes, *faults],
     )

@@ -1,7 +1,7 @@
 """What a buyer signs with a procurement: the files that were judged with their SHA-256, the cards
 by serial number, and all that the price of a million tokens rests on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,7 +12,7 @@ from reports.advice.candidates import PER_MILLION, Figure, FigureKey, Offer, Spe
 from reports.advice.costs import POWER, work_s
 from reports.advice.reduce_times import AllReduceLaunches
 from reports.advice.specs import convert
-from reports.tables.sentences import counted, exact, number
+from reports.tables.sentences import counted, exact, number, some
 from wiretax.common.program import REPORTS, RUN
 from wiretax.common.untrusted import printable, printable_in
 from wiretax.record.archive import digest
@@ -20,7 +20,8 @@ from wiretax.record.packed import archive_of
 from wiretax.record.result import NOT_JSON, ResultError, content_of
 
 MOST_LINES_BYTES = 1 << 24
-STATUSES = {0: "PASS", 1: "FAIL"}  # of bench.qualify; another one is undecided
+UNDECIDED = "UNDECIDED"
+STATUSES = {0: "PASS", 1: "FAIL"}  # of bench.qualify; another one is UNDECIDED
 
 
 class MachineName(msgspec.Struct):
@@ -36,6 +37,10 @@ class QualifiedCard(msgspec.Struct):
     serial: str | None
     gpu: str | None
     machine: MachineName | None
+
+    @property
+    def word(self) -> str:
+        return STATUSES.get(self.status, UNDECIDED)
 
 
 def judged_files(name: str, offer: Offer, launches: AllReduceLaunches) -> list[dict[str, str]]:
@@ -66,23 +71,46 @@ def doubtful_archives(launches: AllReduceLaunches) -> list[str]:
     return sentences
 
 
-def qualified_cards(name: str, offer: Offer, launches: AllReduceLaunches) -> list[dict[str, str]]:
-    """A row for each card that `bench.qualify` judged. Raises ResultError."""
+def qualified_cards(offer: Offer) -> list[QualifiedCard]:
+    """The cards that `bench.qualify` judged. Raises ResultError."""
+    return [card for path in map(Path, offer.qualified) for card in _cards(path)]
+
+
+def rejected(cards: Sequence[QualifiedCard]) -> str:
+    """Which of the cards `bench.qualify` rejected; empty if none."""
+    return _said_of(cards, "FAIL", "rejected")
+
+
+def left_open(cards: Sequence[QualifiedCard]) -> str:
+    """Which of the cards `bench.qualify` could not judge; empty if none."""
+    return _said_of(cards, UNDECIDED, "could not judge")
+
+
+def _said_of(cards: Sequence[QualifiedCard], word: str, verb: str) -> str:
+    serials = [card.serial or "unknown" for card in cards if card.word == word]
+    if not serials:
+        return ""
+    return f"bench.qualify {verb} {len(serials)} of {counted(len(cards), 'card')}: {some(serials)}"
+
+
+def card_rows(
+    name: str, cards: Sequence[QualifiedCard], launches: AllReduceLaunches
+) -> list[dict[str, str]]:
+    """A row for each card, by its serial number."""
     machines = {run.run.machine_id for run in launches.runs}
     return [
         {
             "serial number": card.serial or "unknown",
             "card": card.gpu or "-",
             "candidate": name,
-            "bench.qualify": STATUSES.get(card.status, "UNDECIDED"),
+            "bench.qualify": card.word,
             "when": card.date,
             "machine": "of the runs"
             if card.machine and card.machine.id in machines
             else "other than that of the runs",
             "SHA-256 of its archive": card.archive,
         }
-        for path in map(Path, offer.qualified)
-        for card in _cards(path)
+        for card in cards
     ]
 
 

@@ -114,6 +114,23 @@ def test_the_cards_are_those_that_qualify_judged(launches, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        ([0, 0], ("PASS", "")),
+        ([0, 1], ("FAIL", "bench.qualify rejected 1 of 2 cards: card1")),
+        ([3, 0], ("UNDECIDED", "bench.qualify could not judge 1 of 2 cards: card0")),
+    ],
+)
+def test_a_card_that_qualify_rejected_fails(launches, statuses, expected):
+    """A page said "meets every requirement" above the card that goes back to the seller."""
+    lines = [CARD | {"serial": f"card{at}", "status": each} for at, each in enumerate(statuses)]
+    (launches / "box.lines").write_text("\n".join(map(json.dumps, lines)))
+    path = spec(launches, ["16K <= 8 us"], ONE_BOX + 'qualified = ["box.lines"]\n')
+    word, reason = verdict_of(evaluate(path))
+    assert (word, reason[: len(expected[1])]) == expected
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
         ("", "is empty: bench.qualify prints a line for each card"),
@@ -152,8 +169,10 @@ def test_the_throughput_of_several_users_is_judged_and_its_nodes_are_counted(tmp
     )
     limit = f"chat >= {1.5 * of_all:.0f} tok/s"
     procurement = evaluate(spec(tmp_path, [limit], text))
-    assert verdict_of(procurement)[0] == "FAIL"
     nodes = figure(procurement, f"nodes for {limit}")
+    word, reason = verdict_of(procurement)
+    assert word == "FAIL"
+    assert reason.endswith(f"; it takes {nodes.limit_text}")
     assert nodes.value > 1
     assert nodes.text.startswith(f"at least {nodes.value:.0f} nodes")
     assert nodes.note.split(", likely")[0] == f"{nodes.value * 5200:.0f} EUR"

@@ -122,7 +122,7 @@ def build(store: Store, command: str) -> list[Page]:
 def plan_pages(store: Store) -> Iterator[Job]:
     """Each page but the overview. Pages of their own have the newest runs of each machine and
     benchmark, the runs on both sides of a change, the newest whose wrong results no correct run has
-    followed, and the newest run of a node to look at."""
+    followed, and of a node to look at the newest run, and the newest with wrong results."""
     keys = dict.fromkeys(map(KEY, store.history.series))
     for key in keys:
         part = part_of(store.history, key)
@@ -139,6 +139,8 @@ def plan_pages(store: Store) -> Iterator[Job]:
     if len(newest) > 1:
         fleet = fleet_of(store.contents)
         sides |= {newest[node] for node in fleet_page.named_in(fleet) if node in newest}
+        bad = [runs for of_node in fleet.bad.values() for runs in of_node.values()]
+        sides |= {runs[-1] for runs in bad}  # to which the page of the fleet links
         yield fleet_page.FLEET, "Fleet", partial(fleet_page.fleet_page, fleet, store.contents)
 
     for key, entries in store.groups.items():

@@ -100,6 +100,16 @@ def test_a_store_of_several_nodes_has_a_page_of_the_fleet(tmp_path, monkeypatch)
     assert "16 KiB library" not in index  # of one of five nodes
 
 
+def test_the_fleet_links_to_the_run_with_wrong_results(tmp_path, monkeypatch):
+    """Of the runs of twenty nodes only the newest had pages, and the wrong one was an old one."""
+    monkeypatch.setattr(overview, "MOST_RUNS", 1)  # with a page
+    paths = write_fleet(tmp_path / "many", [f"n{number}" for number in range(5)])
+    mark_wrong(paths[0])
+    site = make_site(tmp_path / "many", tmp_path / "site")
+    links = [attrs["href"] for attrs in Read(site / "fleet.html").all("a")]
+    assert page_of(site, f"run-{paths[0].stem}").name in links
+
+
 def test_a_suspect_node_comes_before_what_is_too_early(tmp_path):
     """One run of each of ten nodes finds a slow one, long before a history says anything."""
     write_fleet(tmp_path / "runs", [f"n{number}" for number in range(10)], 1, slower={"n3": 0.2})

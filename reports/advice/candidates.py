@@ -181,7 +181,7 @@ class Figure:
         if self.unit == NODES:
             return f"at least {counted(round(self.low or self.value), 'node')}"
 
-        if self.name == PRICE:
+        if self.name == PRICE and self.unit != "tok/s":  # of a model that has this name
             return f"{exact(self.value)} {self.unit}"
         interval = ""
         if self.low != self.high:

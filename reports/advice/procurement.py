@@ -255,15 +255,15 @@ def _appraise(
 
     for requirement in requirements:
         verdict = judge(requirement, figures[requirement.figure], hardware)
+        nodes = figures.get((NODES, requirement.text))
+        if verdict[0] == "FAIL" and nodes and nodes.value:
+            verdict = "FAIL", f"{verdict[1]}; it takes {nodes.limit_text}"
         if launches.wrong:
             verdict = "FAIL", f"wrong results in {', '.join(launches.wrong)}"
         elif rejected:
             verdict = "FAIL", rejected
         elif faults and verdict[0] in ("PASS", "UNVERIFIED"):
             verdict = "UNDECIDED", faults[0]
-        nodes = figures.get((NODES, requirement.text))
-        if verdict[0] == "FAIL" and not rejected and nodes and nodes.value:
-            verdict = "FAIL", f"{verdict[1]}; it takes {nodes.limit_text}"
         verdicts[requirement] = verdict
 
     money = costs.money(offer, spec, launches, figures)

@@ -53,7 +53,7 @@ def judged_files(name: str, offer: Offer, launches: AllReduceLaunches) -> list[d
 
 
 def doubtful_archives(launches: AllReduceLaunches) -> list[str]:
-    """A sentence on each archive that contradicts itself. Raises ResultError."""
+    """A sentence on each archive against which something speaks. Raises ResultError."""
     sentences = list[str]()
     for path in dict.fromkeys(filter(None, (archive_of(run.path) for run in launches.runs))):
         name = printable(path.name)
@@ -62,7 +62,7 @@ def doubtful_archives(launches: AllReduceLaunches) -> list[str]:
         except DamagedArchive as error:
             reasons = [printable(str(error))]
         if reasons:
-            text = f"{name} contradicts itself: {reasons[0]}"
+            text = f"{name} is doubtful: {reasons[0]}"
             if more := len(reasons) - 1:
                 text += (
                     f"; and {counted(more, 'more reason')} ({RUN}{REPORTS} references check {name})"

@@ -218,10 +218,10 @@ def shorter(line):
     ("change", "verdict", "said"),
     [
         (lambda _: None, "PASS", ""),
-        (shorter, "UNDECIDED", "seller.tar.gz contradicts itself: results/allreduce/"),
+        (shorter, "UNDECIDED", "seller.tar.gz is doubtful: results/allreduce/"),
     ],
 )
-def test_an_archive_that_contradicts_itself_passes_nothing(tmp_path, change, verdict, said):
+def test_a_doubtful_archive_passes_nothing(tmp_path, change, verdict, said):
     """A seller who divided all times by three, and wrote the hashes anew, had the best machine."""
     packed(tmp_path / "seller.tar.gz", edited(change))
     path = spec(tmp_path, ["16K <= 60 us"], ONE_BOX.replace("box/*.jsonl", "seller.tar.gz"))

@@ -7,12 +7,14 @@ the checkout is not touched."""
 
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 from bench import __name__ as PACKAGE
 from bench.campaigns.campaign_options import Stop, launching_parser
@@ -20,7 +22,7 @@ from bench.campaigns.ending import run_command
 from bench.campaigns.open_campaign import check_new
 from bench.campaigns.processes import run_to_end
 from bench.campaigns.revisions import git
-from bench.gate import STATUS, read_options
+from bench.gate import FILES, read_options
 from bench.gate import __name__ as GATE
 from bench.harness.console import FINE, INTERRUPTED, USAGE, WRONG, print_out, say
 from reports.verdicts.gate_rule import INCONCLUSIVE, PASS, REGRESSION, STATUSES
@@ -33,6 +35,7 @@ TREE, TEST = "{tree}", "--test-of-git-bisect"
 # What a test's status tells `git bisect run`; above 127 it gives up.
 GOOD, BAD, SKIP, GIVE_UP = 0, 1, 125, 255
 UNBUILT = -1  # in place of a gate's status
+JUDGED = re.compile("[0-9a-f]{12}: ")  # a line of `judge_commit`
 EPILOG = f"""\
 further options, such as --budget, --min-effect, --pairs or --wall, are those of {BENCH}gate
 
@@ -119,8 +122,7 @@ def find(bisection: Bisection, commits: Sequence[str], n_between: int) -> int:
     if status != REGRESSION:
         told = "is not slower than GOOD"
         if status != PASS:
-            why = "it cannot be built" if status == UNBUILT else STATUSES[status]
-            told = f"cannot be called slower than GOOD: {why}"
+            told = "cannot be called slower than GOOD: the line above says why"
         sentence = f"BAD, {commits[1][:12]}, {told} ({bisection.folder})"
         ending = {PASS: WRONG, UNBUILT: USAGE}.get(status, status)
         raise Stop(ending, sentence)
@@ -133,13 +135,21 @@ def find(bisection: Bisection, commits: Sequence[str], n_between: int) -> int:
         status, last_line = run_to_end(
             line, bisection.tested, os.environ | {"LC_ALL": "C"}, log=log
         )
-        output = read_bytes(log.with_suffix(".out.txt")).decode(errors="replace")
+        output, errors = (
+            read_bytes(log.with_suffix(suffix)).decode(errors="replace")
+            for suffix in (".out.txt", ".err.txt")
+        )
+        print_out("".join(line for line in output.splitlines(True) if JUDGED.match(line)))
         if "only 'skip'ped commits left" in output:  # git's words
             say(f"{BENCH}bisect", "only commits that cannot be judged are left")
             print_out(f"the gates: {bisection.folder}\n")
             return INCONCLUSIVE
         if status:
-            raise Stop(USAGE, f"git bisect gave up: {last_line} ({log}.out.txt)")
+            # The last line is git's, with the whole line of our test.
+            prefix = f"{BENCH}bisect: "
+            said = [line for line in errors.splitlines() if line.startswith(prefix)]
+            last_line = said[-1].removeprefix(prefix) if said else last_line
+            raise Stop(USAGE, f"git bisect gave up: {last_line} (the gates: {bisection.folder})")
     shown = ["-C", str(bisection.tested), "log", "-1", "--format=%h %s (%an, %as)"]
     first = git("bisect", *shown, "refs/bisect/bad").decode(errors="replace").strip()
     print_out(f"first bad commit: {first}\nthe gates: {bisection.folder}\n")
@@ -181,9 +191,21 @@ def judge_commit(bisection: Bisection) -> int:
         [*words, *bisection.gate_options], None, os.environ, log=bisection.folder / commit
     )
     if status == USAGE or status not in range(len(STATUSES)):
-        raise Stop(INTERRUPTED if status == INTERRUPTED else USAGE, last_line)
-    print_out(f"{commit}: {STATUSES[status]} ({folder / STATUS})\n")
+        raise Stop(
+            INTERRUPTED if status == INTERRUPTED else USAGE,
+            f"{commit}: {last_line.removeprefix(f'{BENCH}gate: ')}",
+        )
+    print_out(f"{commit}: {headline_in(folder) or STATUSES[status]}\n")
     return status
+
+
+def headline_in(folder: Path) -> str:
+    """The verdict in the JUnit file of a gate's folder, or "" if the disk had no room for it."""
+    file = folder / FILES["junit"]
+    if not file.exists():
+        return ""
+    text = ElementTree.fromstring(read_bytes(file)).findtext("system-out") or ""
+    return text.partition("\n")[0]
 
 
 def answer_git(words: Sequence[str] | None) -> int:

@@ -90,7 +90,8 @@ def run_gate(argv: Sequence[str] | None) -> int:
         if values.control:
             outcome = beside_control(outcome, judge(sides[0], str(folder / "control")))
         write_answer(inside, status_file, outcome)
-        print_out(f"{as_text(outcome)}\n{annotation(outcome)}")
+        page = folder / FILES["html"]
+        print_out(f"{as_text(outcome)}\nthe page: {page}\n{annotation(outcome)}")
         return outcome.status
 
 

@@ -21,7 +21,10 @@ def read_output(options: CampaignOptions, variant: Variant, log: Path) -> tuple[
     file = log.with_suffix(".file.txt")
     if not file.is_file():
         file = log.with_suffix(".out.txt")
-    found = find_tests(Path("its output"), content_of(file))
+    content = content_of(file)
+    if not content.strip():
+        raise ResultError("it printed nothing (--wall times a program without timings)")
+    found = find_tests(Path("its output"), content)
     tests = [test for test in found if test.rows]
     if not tests:
         raise ResultError("its output has no timings, only the head of a table")

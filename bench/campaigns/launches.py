@@ -55,9 +55,13 @@ def retry_launch(campaign: OpenCampaign, pair: int, place: int, name: str) -> No
         raise Stop(
             WRONG,
             f"variant {name} cannot run: it died {ATTEMPTS} times{got}, the last time with: "
-            f"{record.reason}{f'; its output is in {record.output}' if record.output else ''}",
+            f"{record.reason}{where_output_is(campaign, record)}",
             True,
         )
+
+
+def where_output_is(campaign: OpenCampaign, record: Launch) -> str:
+    return f"; its output is in {campaign.options.folder / record.output}" if record.output else ""
 
 
 def launch_once(campaign: OpenCampaign, record: Launch) -> None:
@@ -140,7 +144,9 @@ def launch_foreign(campaign: OpenCampaign, record: Launch, log: Path) -> None:
     if record.stage == "pilot" and record.status == "finished" and unread:
         raise Stop(WRONG, f"variant {variant.name}: {'; '.join(unread)}", True)
     if run is None and status == FINE:
-        raise Stop(USAGE, f"variant {variant.name}: {last_line}", True)
+        # The folder of a first launch that is refused is removed.
+        where = where_output_is(campaign, record) if campaign.finished("pilot") else ""
+        raise Stop(USAGE, f"variant {variant.name}: {last_line}{where}", True)
 
 
 def seed_of(campaign: OpenCampaign, record: Launch) -> str:

@@ -61,6 +61,7 @@ def test_the_first_slow_commit_is_found_and_the_checkout_stays(repository, capsy
     assert bisect(["HEAD~2", "HEAD", *OPTIONS]) == 0
     printed = capsys.readouterr()
     assert "Commit 2 (T, " in printed.out.split("first bad commit: ")[1]
+    assert printed.out.count(": REGRESSION: SLOWER ") == 2, "BAD, and the commit between"
     assert "uncommitted changes are not measured" in printed.err
     commit = git("rev-parse", "HEAD~1")[:12]
     assert (folder / "bisect" / commit / "status").read_text() == "1\n"
@@ -74,6 +75,10 @@ def test_no_commit_is_blamed_without_a_measurement(repository, capsys):
     assert "is not slower than GOOD (" in capsys.readouterr().err
     assert bisect(["HEAD~2", "HEAD", *OPTIONS, "--out=broken"]) == 3
     assert "only commits that cannot be judged are left" in capsys.readouterr().err
+    assert bisect(["HEAD~3", "HEAD~1", *OPTIONS, "--out=dead"]) == 5
+    printed = capsys.readouterr()
+    assert ": UNUSABLE: variant head cannot run: it died 3 times" in printed.out
+    assert "cannot be called slower than GOOD: the line above says why (" in printed.err
     words = "--build", "false", "--out=unbuilt"
     assert bisect(["HEAD~3", "HEAD", *OPTIONS, *words]) == 2
     assert "--build fails at GOOD" in capsys.readouterr().err
@@ -84,6 +89,18 @@ def test_no_commit_is_blamed_without_a_measurement(repository, capsys):
     assert "HEAD is not an ancestor of HEAD~3" in capsys.readouterr().err
     assert bisect(["HEAD~3", "HEAD", "--command", "true", "--out=tree"]) == 2
     assert "--command has no {tree}" in capsys.readouterr().err
+    assert_as_it_was(folder)
+
+
+def test_a_search_that_cannot_go_on_says_why(repository, capsys):
+    """git's own last sentence is the whole command line of our test."""
+    folder = repository(1, 1, 1.3)
+    commit = git("rev-parse", "HEAD~1")[:12]
+    theirs = folder / "bisect" / commit / "theirs"  # a gate refuses a folder that is in use
+    build = f"git log -1 --format=%s | grep -v 'Commit 2' || mkdir -p {theirs}"
+    assert bisect(["HEAD~2", "HEAD", *OPTIONS, "--build", build]) == 2
+    error = capsys.readouterr().err
+    assert f"git bisect gave up: {commit}: {theirs.parent} is there already: remove it" in error
     assert_as_it_was(folder)
 
 

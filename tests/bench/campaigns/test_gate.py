@@ -79,7 +79,9 @@ def test_the_gate_answers_with_a_status_and_files(tmp_path, side, capsys):
     assert judged(folder, side(), side(1.1), "--min-effect", "3", pairs=8) == 1
     assert all("SLOWER" in text for text in said(folder))
     assert {path.name for path in folder.iterdir()} >= {"base", "head"}
-    assert "REGRESSION: SLOWER" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "REGRESSION: SLOWER" in printed
+    assert f"\nthe page: {tmp_path}/gate/index.html\n" in printed
     assert judged(tmp_path / "same", side(), side(1.0, "more"), "--min-effect", "5") == 0
     assert "new in head, and not judged: moe program" in said(tmp_path / "same")[0]
 
@@ -162,6 +164,7 @@ def test_what_cannot_be_judged_has_status_5_and_a_bad_command_line_2(tmp_path, s
         "dead-base": (dead, side(), 5, "variant base cannot run"),
         "lost-size": (side(), side(1, "lose"), 5, "head lacks 1 MiB program, which base has"),
         "failed-later": (side(), side(1, "fail", 4), 5, " is incomplete"),
+        "silent": (side(), "true", 5, "variant head: it printed nothing (--wall times"),
         "no-benchmark": ("echo hello", side(), 2, "variant base: its output has no timings"),
     }
     for name, (base, head, status, sentence) in cases.items():
@@ -183,7 +186,7 @@ def test_a_side_that_cannot_run_is_named_with_its_output_and_what_it_was(
     for text in said(folder):
         assert "base: abcdef1 (v1.0): " in text
         assert "head: 0123456789ab (fix:" in text
-        assert "its output is in head/launch-" in text
+        assert f"its output is in {folder}/head/launch-" in text
     (first, *_) = sorted((folder / "head").glob("launch-*.output/launch.out.txt"))
     assert (first.stat().st_size, first.read_text()[-6:]) == (64 << 10, "99999\n")
     (error,) = [line for line in capsys.readouterr().out.splitlines() if "::error" in line]

@@ -109,16 +109,18 @@ def test_a_slower_build_fails_by_the_verdict_and_one_launch_is_skipped(tmp_path)
     slow = {"effect": lambda case: 1.5, "seed": 1}
     baseline = write_launches(tmp_path / "baseline", 6)
     same = write_launches(tmp_path / "same", 6, seed=2)
-    judge(same, str(baseline), min_effect=0.2)
+    lines = []
+    judge(same, str(baseline), lines, min_effect=0.2)
     with pytest.raises(pytest.skip.Exception, match=r"slowdown of 5\.0% could hide"):
-        judge(same, str(baseline))
+        judge(same, str(baseline), lines)
+    assert [line.split(":")[0] for line in lines] == ["  PASS", "  INCONCLUSIVE"]
     slower = r"^REGRESSION: SLOWER up to 50\.\d% .*estimated at 1\.0% or more \(exit status 1\)\n"
     with pytest.raises(pytest.fail.Exception, match=slower):
-        judge(write_launches(tmp_path / "slow", 6, **slow), str(baseline))
+        judge(write_launches(tmp_path / "slow", 6, **slow), str(baseline), lines)
     with pytest.raises(pytest.skip.Exception, match=r"^INCONCLUSIVE: "):
-        judge(write_launches(tmp_path / "one", 1, **slow), str(baseline))
+        judge(write_launches(tmp_path / "one", 1, **slow), str(baseline), lines)
     with pytest.raises(pytest.fail.Exception, match=r"^no run file at .*/nowhere$"):
-        judge(baseline, str(tmp_path / "nowhere"))
+        judge(baseline, str(tmp_path / "nowhere"), lines)
 
 
 def test_a_bad_command_line_is_one_sentence(tmp_path):

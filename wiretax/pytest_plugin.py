@@ -151,7 +151,7 @@ def measure(node: pytest.Item, command: str, baseline: str | None = None) -> "pd
         fail(f"wiretax {command}: {error}")
     session.benchmarks += rows_of(node, folder)
     if baseline:
-        judge(folder, baseline, config.getoption("wiretax_min_effect"))
+        judge(folder, baseline, lines, config.getoption("wiretax_min_effect"))
     from wiretax import load
 
     return load(folder)
@@ -332,8 +332,9 @@ def row_of(node: pytest.Item, launches: Sequence[Measured]) -> Any:
     return row
 
 
-def judge(folder: Path, baseline: str, min_effect: float | None = None) -> None:
-    """Fails the test with the verdict of `regress`, or skips it if that is not enough data."""
+def judge(folder: Path, baseline: str, lines: list[str], min_effect: float | None = None) -> None:
+    """Fails the test with the verdict of `regress`, or skips it if that is not enough data. Adds
+    its headline to `lines` of pytest's summary, which `pytest -q` hides of a skipped test."""
     from reports.verdicts import regress
     from reports.verdicts.gate_rule import INCONCLUSIVE, PASS
     from wiretax.record.result import ResultError
@@ -342,6 +343,7 @@ def judge(folder: Path, baseline: str, min_effect: float | None = None) -> None:
         outcome = regress.judge(baseline, str(folder), min_effect=min_effect)
     except ResultError as error:
         fail(str(error))
+    lines.append(f"  {outcome.headline}")
     sentence = "\n".join([outcome.headline, *outcome.findings])
     if outcome.status == INCONCLUSIVE:
         pytest.skip(sentence)

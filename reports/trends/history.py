@@ -50,6 +50,7 @@ KEY = attrgetter("machine_id", "benchmark")  # of a run or a series
 # The picture: its panels.
 PANEL_IN = 4.5, 2.4
 MOST_PANELS = 6
+MOST_ROWS = 8  # of an event's table
 LABEL_SHARE = 0.1  # of its height, a line of words
 
 
@@ -68,6 +69,8 @@ class History:
     events: list[Event] = field(default_factory=list)  # those of links first, then the largest
     judged: list[Judgement] = field(default_factory=list)  # of series that were tested together
     quantile: str = ""  # one of QUANTILES
+    since: str = ""  # the run or day from which on changes count
+    earlier: int = 0  # changes for the worse before it that still stand
     tails: list[Event] = field(default_factory=list)  # of the P99, beside medians
 
     @property
@@ -253,6 +256,7 @@ def history(arguments: argparse.Namespace) -> int:
         raise ResultError("; ".join([problem, *history.skipped]))
     later = runs_since(history, arguments.since)
     if arguments.since:
+        history.since = arguments.since
         keep_since(history, later)
     status = status_of(history, later)
 
@@ -308,6 +312,8 @@ def runs_since(history: History, since: str | None) -> set[str]:
 
 def keep_since(history: History, later: Collection[str]) -> None:
     """Leaves out of a history what did not happen in the runs `later`."""
+    is_worse = [event for event in history.standing if event.is_alarm and event.word == "worse"]
+    history.earlier = sum(event.run not in later for event in is_worse)
     history.events = [event for event in history.events if event.run in later]
     history.series = [each for each in history.series if each.since(each.last_step) in later]
     history.links = [each for each in history.links if each.since(each.last_step) in later]
@@ -336,6 +342,9 @@ def headline(history: History) -> str:
         suspects = [f", but: {event.finding}" for event in history.events if event.is_suspect]
         runs = counted(len(history.runs), "complete run" if history.failed else "run")
         of_tail = f" of P{history.quantile}" if history.quantile else ""
+        if history.earlier:
+            older = f"changes for the worse before {history.since}: {history.earlier}"
+            return f"no newer change{of_tail} over {runs}; {older}{''.join(suspects)}"
         return f"no change{of_tail} over {runs}{''.join(suspects)}"
 
     which = ""
@@ -422,8 +431,11 @@ def text_of(history: History, status: int) -> str:
     tables = []
     for event in history.events:
         place = f"{event.series.place}, first at {event.run}."
-        rows = [change.series.row(change.step) for change in event.changes[:8]]
-        said = "\n".join([event.finding, place, *event.sentences])
+        rows = [change.series.row(change.step) for change in event.changes[:MOST_ROWS]]
+        shown = []
+        if len(event.changes) > MOST_ROWS:
+            shown = [f"The first {MOST_ROWS} of {len(event.changes)} cases; --json has all."]
+        said = "\n".join([event.finding, place, *event.sentences, *shown])
         tables.append((said, plain_table(rows[0], rows)))
 
     hidden = []

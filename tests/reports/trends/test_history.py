@@ -124,6 +124,9 @@ def test_a_pipeline_asks_what_became_worse_since_a_run(store, history):
         assert low < estimate < high
     status, answer = ask("--since", run_id(STEP + 1))
     assert (status, answer["series"], answer["events"]) == (0, [], [])
+    _, text, _ = history(store, "--since", run_id(STEP + 1))
+    headline = rf"no newer change over {RUNS} runs; changes for the worse before .*: 2 runs"
+    assert re.match(headline, text), "the store did get slower"
     assert ask("--since", run_id(STEP)[:10])[0] == 1  # a day, as cron has it
     status, _, err = history(store, "--since", "yesterday")
     assert status == 2

@@ -259,7 +259,7 @@ def counts(comparison: Comparison) -> str:
     words = Counter(words_of(comparison))
     found = ", ".join(f"{word} {count}" for word, count in words.most_common())
     cells, margin = counted(len(comparison.cells), "cell"), f"{comparison.margin:.1%}"
-    return f"{found}; of {cells}; SLOWER, FASTER: different from 0, estimated beyond {margin}"
+    return f"{found}; of {cells}; SLOWER, FASTER: beyond chance, estimated beyond {margin}"
 
 
 def summary(comparison: Comparison, slowdown: float, exclusion: str | None = None) -> str:
@@ -289,9 +289,10 @@ def summary(comparison: Comparison, slowdown: float, exclusion: str | None = Non
     if len(faster):
         found.append(difference(comparison, faster))
     if exclusion is None and others.high.notna().any():
-        exclusion = (
-            f"no {comparison.slowdown} of {max(others.high.max() - 1, 0):.1%} or more{where}"
-        )
+        excluded = others.high.max() - 1
+        exclusion = f"no {comparison.slowdown} of {excluded:.1%} or more{where}"
+        if excluded <= 0:
+            exclusion = f"no {comparison.slowdown}{where}"
     if exclusion:
         found.append(exclusion)
     if len(moved):

@@ -158,13 +158,14 @@ def sentence_of(status: int, comparison: Comparison, rule: Rule, cells: pd.DataF
     slower, undecided = (int((cells.outcome == each).sum()) for each in (SLOWER_CELL, OPEN_CELL))
     found = summary(comparison, rule.must_rule_out, exclusion_in(comparison, cells))
     if (judged.verdict == SLOWER).any():
-        beyond = f"different from 0 and estimated at {rule.fails_from:.1%} or more"
+        beyond = f"beyond chance and estimated at {rule.fails_from:.1%} or more"
         found += f"; {slower} {of_cells} {beyond}"
     if status == INCONCLUSIVE:
         can_hide = f"a {comparison.slowdown} of {rule.must_rule_out:.1%} could hide"
         return f"in {undecided} {of_cells} {can_hide}; {found}{_blindness(comparison)}"
     if status == PASS and comparison.is_interleaved:
-        return f"{found}; smaller ones could hide{_blindness(comparison)}"
+        can_hide = "; smaller ones could hide" if comparison.excluded > 0 else ""
+        return f"{found}{can_hide}{_blindness(comparison)}"
     return found
 
 
@@ -212,7 +213,10 @@ def within_margin(min_effect: float, margin: float) -> str:
     """A sentence if no gate can exclude a slowdown as small as this; otherwise ""."""
     if min_effect >= margin:
         return ""
-    return f"--min-effect {min_effect:.2%} is within the margin, {margin:.2%}"
+    return (
+        f"--min-effect {min_effect:.2%} is within the margin, {margin:.2%}: "
+        "differences up to it count as none"
+    )
 
 
 def exclusion_of(outcome: Outcome) -> dict[str, float | int | None]:
@@ -263,7 +267,7 @@ def _remedy(comparison: Comparison, cells: pd.DataFrame, slowdown: float) -> str
     # It is at most 100 %, and no interval of any length ends where there is none.
     can_be_larger = slowdown < 1 and np.isfinite(cells.log_high).any()
     if not comparison.is_interleaved:
-        in_turn = f"launches in turn decide more: {RUN}{BENCH}campaign"
+        in_turn = f"launches in turn decide more: {RUN}{BENCH}gate"
         return f"{in_turn}; so does a larger {larger}" if can_be_larger else in_turn
 
     needed = _pairs_needed(cells, slowdown)

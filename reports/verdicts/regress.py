@@ -288,8 +288,8 @@ def to_markdown(
     rows: Sequence[Mapping[str, str]] = (),
 ) -> str:
     """A verdict: the beginning of its title as a heading, and the whole, if that is longer;
-    sentences; the first rows of a table, by their headings; and folded, details and all rows. At
-    most 20 lines are in view."""
+    sentences; the first rows of a table, by their headings; and folded, details and, if not all
+    are in view, the rows. At most 20 lines are in view."""
     first, *rest = textwrap.wrap(title, MOST_LETTERS - len(" ..."), break_on_hyphens=False)
     lines = [f"## {markdown_text(first)}"]
     if rest:
@@ -298,8 +298,11 @@ def to_markdown(
     if rows:
         hidden = len(rows) - MOST_ROWS
         more = [f"{hidden} more rows do not fit here"] if hidden > 0 else []
-        lines += [*_table_of(rows[:MOST_SHOWN]), "", "<details><summary>all rows</summary>", ""]
-        lines += [*_listed([*details, *more]), "", *_table_of(rows[:MOST_ROWS]), "", "</details>"]
+        folded, summary = [*_listed([*details, *more]), ""], "notes"
+        if len(rows) > MOST_SHOWN:
+            folded, summary = [*folded, *_table_of(rows[:MOST_ROWS]), ""], "all rows"
+        lines += [*_table_of(rows[:MOST_SHOWN]), "", f"<details><summary>{summary}</summary>", ""]
+        lines += [*folded, "</details>"]
 
     return "\n".join([*lines, ""])
 

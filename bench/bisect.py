@@ -29,7 +29,6 @@ from reports.verdicts.gate_rule import INCONCLUSIVE, PASS, REGRESSION, STATUSES
 from wiretax.common.interpreter import module_command
 from wiretax.common.owners import private_folder
 from wiretax.common.program import BENCH, RUN
-from wiretax.common.untrusted import read_bytes
 
 TREE, TEST = "{tree}", "--test-of-git-bisect"
 # What a test's status tells `git bisect run`; above 127 it gives up.
@@ -51,14 +50,16 @@ exit status:
 
 class Bisection(NamedTuple):
     """The trees of the good commit and of the one in question, the line that builds either, the
-    command with {tree}, the gate's further options, and the folder of the gates' folders."""
+    command with {tree}, the folder of the gates' folders, the folder in which the commands run, as
+    its user is in it, and the gate's further options."""
 
     good: Path
     tested: Path
     build: str
     command: str
-    gate_options: Sequence[str]
     folder: Path
+    started_in: Path
+    gate_options: Sequence[str]
 
 
 def run_bisect(argv: Sequence[str] | None) -> int:
@@ -98,7 +99,13 @@ def run_bisect(argv: Sequence[str] | None) -> int:
     with TemporaryDirectory("-bisect", dir=private_folder()) as trees:
         good, tested = Path(trees, "good"), Path(trees, "tested")
         bisection = Bisection(
-            good, tested, values.build, values.command, gate_options, values.out.resolve()
+            good,
+            tested,
+            values.build,
+            values.command,
+            values.out.resolve(),
+            Path.cwd(),
+            gate_options,
         )
         try:
             for tree, commit in zip((good, tested), commits, strict=True):
@@ -129,18 +136,17 @@ def find(bisection: Bisection, commits: Sequence[str], n_between: int) -> int:
     log = bisection.folder / "bisect"
     git("bisect", "-C", str(bisection.tested), "bisect", "start", commits[1], commits[0])
     if n_between > 1:
-        words = [*module_command(f"{PACKAGE}.bisect"), TEST, *map(str, bisection[:4])]
-        words += [str(bisection.folder), *bisection.gate_options]
+        words = [*module_command(f"{PACKAGE}.bisect"), TEST, *map(str, bisection[:-1])]
+        words += bisection.gate_options
         line = ["git", "bisect", "run", *words]
-        status, last_line = run_to_end(
-            line, bisection.tested, os.environ | {"LC_ALL": "C"}, log=log
-        )
+        status, last_line = run_to_end(line, bisection.tested, os.environ, log=log)
         output, errors = (
             read_bytes(log.with_suffix(suffix)).decode(errors="replace")
             for suffix in (".out.txt", ".err.txt")
         )
         print_out("".join(line for line in output.splitlines(True) if JUDGED.match(line)))
-        if "only 'skip'ped commits left" in output:  # git's words
+        record = git("bisect", "-C", str(bisection.tested), "bisect", "log")
+        if b"# only skipped commits left to test" in record:  # git's words, in any language
             say(f"{BENCH}bisect", "only commits that cannot be judged are left")
             print_out(f"the gates: {bisection.folder}\n")
             return INCONCLUSIVE
@@ -188,7 +194,10 @@ def judge_commit(bisection: Bisection) -> int:
     )
     words = [*module_command(GATE), "--base", base, "--head", head, "--out", str(folder)]
     status, last_line = run_to_end(
-        [*words, *bisection.gate_options], None, os.environ, log=bisection.folder / commit
+        [*words, *bisection.gate_options],
+        bisection.started_in,  # not the tree in which git runs this test
+        os.environ,
+        log=bisection.folder / commit,
     )
     if status == USAGE or status not in range(len(STATUSES)):
         raise Stop(
@@ -210,8 +219,10 @@ def headline_in(folder: Path) -> str:
 
 def answer_git(words: Sequence[str] | None) -> int:
     """The test of `git bisect run`: the gate's status as git reads it."""
-    good, tested, build, command, folder, *options = words or ()
-    bisection = Bisection(Path(good), Path(tested), build, command, options, Path(folder))
+    good, tested, build, command, folder, started_in, *options = words or ()
+    bisection = Bisection(
+        Path(good), Path(tested), build, command, Path(folder), Path(started_in), options
+    )
     status = judge_commit(bisection)
     return {PASS: GOOD, REGRESSION: BAD}.get(status, SKIP)
 

@@ -19,6 +19,10 @@ for size in 1024, 65536:
     time_us = {} * random.gauss(50, 0.1)
     print(json.dumps({{"name": "layer", "ranks": 2, "size_bytes": size, "time_us": time_us}}))
 """
+OWN_SCRIPT = """import os, runpy, sys
+assert os.environ["LC_ALL"] == "C.UTF-8"
+runpy.run_path(sys.argv[1] + "/program.py")
+"""
 OPTIONS = "--command", f"{sys.executable} {{tree}}/program.py", "--pairs=6", "--min-effect=5"
 
 
@@ -56,9 +60,13 @@ def assert_as_it_was(folder):
     assert (folder / "notes").read_text() == "mine"
 
 
-def test_the_first_slow_commit_is_found_and_the_checkout_stays(repository, capsys):
+def test_the_first_slow_commit_is_found_and_the_checkout_stays(repository, capsys, monkeypatch):
+    """Each commit is judged in the folder and with the locale of the user."""
     folder = repository(1, 1.3, 1.3)
-    assert bisect(["HEAD~2", "HEAD", *OPTIONS]) == 0
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    (folder / "mine.py").write_text(OWN_SCRIPT)
+    command = f"{sys.executable} mine.py {{tree}}"
+    assert bisect(["HEAD~2", "HEAD", *OPTIONS, "--command", command]) == 0
     printed = capsys.readouterr()
     assert "Commit 2 (T, " in printed.out.split("first bad commit: ")[1]
     assert printed.out.count(": REGRESSION: SLOWER ") == 2, "BAD, and the commit between"

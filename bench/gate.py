@@ -204,6 +204,7 @@ def write_answer(folder: Path, status_file: BinaryIO, outcome: Outcome) -> None:
     that fitted onto a full disk could tell of another outcome."""
     # Signals wait: once its import is interrupted, the library that draws cannot be loaded again.
     with signals_wait():
+        remove_files(folder)  # a side may have put links or pipes in their places
         try:
             write_files(outcome, **{form: folder / name for form, name in FILES.items()})
         except ResultError:

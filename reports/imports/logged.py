@@ -28,6 +28,7 @@ CUT_OFF = "the log ends before the test does"
 TWO_RUNS = "two runs wrote into each other's lines"
 UNITS_US = {"us": 1, "usec": 1, "ms": 1e3, "msec": 1e3, "s": 1e6}
 LONGEST_LINE, LEAST_SEPARATORS = 2000, 5
+MOST_SEPARATORS = 200  # each cell becomes 20 letters: a line of separators alone would fill memory
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 # What people, launchers and schedulers put before a line, with at most one blank after it.
 # Repetitions have limits, otherwise a hostile line takes quadratic time.
@@ -209,12 +210,14 @@ def clean_lines(raw: Sequence[str]) -> list[str]:
 def clean_line(text: str) -> str:
     """A line without escapes, labels, messages and control characters, in the same columns.
 
-    Of a spreadsheet or a web page the cells stand in columns: `1024,4,5.5,0,a,b`, with at least
-    LEAST_SEPARATORS of `,`, `;` or `|`, reaches a parser as words with blanks between them, without
-    quotes, and an empty cell leaves no word. A line with fewer separators, such as a row of a CSV
-    that is cut off, or one of a table with few columns, keeps them: `1024,4`. A parser of such a
-    table splits these itself, or takes a row of one word for one that it cannot read."""
-    text = ESCAPES.sub("", text[:LONGEST_LINE]).rstrip("\r").rpartition("\r")[2].expandtabs()
+    Of a spreadsheet or a web page the cells stand in columns: `1024,4,5.5,0,a,b`, with
+    LEAST_SEPARATORS to MOST_SEPARATORS of `,`, `;` or `|`, reaches a parser as words with blanks
+    between them, without quotes, and an empty cell leaves no word. A line with fewer separators,
+    such as a row of a CSV that is cut off, or one of a table with few columns, keeps them:
+    `1024,4`. A parser of such a table splits these itself, or takes a row of one word for one that
+    it cannot read."""
+    text = ESCAPES.sub("", text[:LONGEST_LINE]).rstrip("\r").rpartition("\r")[2]
+    text = text.expandtabs()[:LONGEST_LINE]
     if not text.isprintable():
         text = "".join(
             " " if char.isspace() else char for char in text if char.isspace() or char.isprintable()
@@ -235,7 +238,8 @@ def clean_line(text: str) -> str:
 
 def separator_of(text: str) -> str | None:
     """What separates the cells of a line of a spreadsheet or a web page; None for another line."""
-    mark = next((mark for mark in ";|," if text.count(mark) >= LEAST_SEPARATORS), None)
+    usual = range(LEAST_SEPARATORS, MOST_SEPARATORS + 1)
+    mark = next((mark for mark in ";|," if text.count(mark) in usual), None)
     # Other lines with commas begin with several words; a unit, as in `size (B)`, is none.
     first = text.strip(" #|").partition(mark or " ")[0].partition("(")[0]
     return None if " " in first.strip() else mark

@@ -248,6 +248,20 @@ def test_a_gate_that_is_stopped_while_it_writes_has_written_all(tmp_path, side, 
     assert len(drawn) == 2  # of the verdict, and of the interruption
 
 
+def test_links_and_pipes_in_place_of_the_answer_are_replaced(tmp_path, side):
+    """The gate wrote through a link, and waited for a reader of a pipe for ever."""
+    folder, own = tmp_path / "gate", tmp_path / "own"
+    own.write_text("mine")
+    base, head = side(), side()
+    inside = f"import os; os.path.exists('{folder}/index.html') or "
+    plant = f"(os.symlink('{own}', '{folder}/summary.md'), os.mkfifo('{folder}/index.html'))"
+    script = tmp_path / "head.sh"
+    script.write_text(f'{sys.executable} -c "{inside}{plant}"\n{head}\n')
+    assert judged(folder, base, f"sh {script}", "--min-effect", "10") == 0
+    assert own.read_text() == "mine"
+    assert all("PASS" in text for text in (said(folder)[0], said(folder)[2]))
+
+
 def test_a_gate_that_is_killed_takes_everything_along(tmp_path, side):
     """Also what its command has started, and what has left its process group."""
     hangs = "sh -c 'setsid sleep 300 & sleep 301'"

@@ -29,7 +29,10 @@ from reports.verdicts.gate_rule import INCONCLUSIVE, PASS, REGRESSION, STATUSES
 from wiretax.common.interpreter import module_command
 from wiretax.common.owners import private_folder
 from wiretax.common.program import BENCH, RUN
+from wiretax.common.untrusted import read_bytes
 
+# With these, which its hooks have, git takes another repository's HEAD and index for a tree's own.
+ELSEWHERE = "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"
 TREE, TEST = "{tree}", "--test-of-git-bisect"
 # What a test's status tells `git bisect run`; above 127 it gives up.
 GOOD, BAD, SKIP, GIVE_UP = 0, 1, 125, 255
@@ -87,6 +90,8 @@ def run_bisect(argv: Sequence[str] | None) -> int:
         raise Stop(USAGE, f"--command has no {TREE}: every commit would run the same files")
     gate_options = [word for word in gate_options if word != "--"]
     read_options(["--base=true", "--head=true", *gate_options])  # before anything is made
+    if variable := next((name for name in ELSEWHERE if name in os.environ), None):
+        raise Stop(USAGE, f"{variable} is set, as in a hook of git: unset it")
     commits = [commit_of(name) for name in (values.good, values.bad)]
     between = git("commits", "rev-list", f"{commits[0]}..{commits[1]}").split()
     is_later = not subprocess.run(["git", "merge-base", "--is-ancestor", *commits]).returncode

@@ -112,6 +112,15 @@ def test_a_search_that_cannot_go_on_says_why(repository, capsys):
     assert_as_it_was(folder)
 
 
+def test_a_hook_of_git_cannot_search(repository, capsys, monkeypatch):
+    """git moved the HEAD of the checkout: `GIT_DIR` outweighs the folder of a tree."""
+    folder = repository(1, 1)
+    monkeypatch.setenv("GIT_DIR", str(folder / ".git"))
+    assert bisect(["HEAD~1", "HEAD", *OPTIONS]) == 2
+    assert "GIT_DIR is set, as in a hook of git: unset it" in capsys.readouterr().err
+    assert_as_it_was(folder)
+
+
 def test_an_interrupted_search_leaves_nothing(repository):
     folder = repository(1, 1, 1)
     words = [sys.executable, "-m", "bench.bisect", "HEAD~2", "HEAD", *OPTIONS]

@@ -109,7 +109,7 @@ def test_a_slower_build_fails_by_the_verdict_and_one_launch_is_skipped(tmp_path)
     slow = {"effect": lambda case: 1.5, "seed": 1}
     baseline = write_launches(tmp_path / "baseline", 6)
     same = write_launches(tmp_path / "same", 6, seed=2)
-    lines = []
+    lines: list[str] = []
     judge(same, str(baseline), lines, min_effect=0.2)
     with pytest.raises(pytest.skip.Exception, match=r"slowdown of 5\.0% could hide"):
         judge(same, str(baseline), lines)

@@ -276,7 +276,7 @@ def test_shapes_of_own_work_have_names_in_histories_charts_and_plots(tmp_path):
         size = "4 KiB " if size_bytes else ""
         assert series[0].label == f"{size}gemm program m 2, n 8 timing-lines"
         rows = sweep_sections(read(path))[1].rows
-        assert [row["case"].split("m ")[-1] for row in rows] == ["2, n 8", "10, n 8"]
+        assert [str(row["case"]).split("m ")[-1] for row in rows] == ["2, n 8", "10, n 8"]
     drawn, _ = drawn_of(read(path))
     assert {line.name for line in drawn if line.is_shown} == {
         "program m 2, n 8",

@@ -203,8 +203,8 @@ def test_a_run_whose_wrong_results_stand_keeps_its_page(tmp_path, monkeypatch):
         if name == "wrong":
             mark_wrong(path)
     site = make_site(tmp_path / "results", tmp_path / "site")
-    names = sorted(page.name.split("-")[7] for page in site.glob("run-*.html"))
-    assert names == ["newest", "wrong"]
+    kept = sorted(page.name.split("-")[7] for page in site.glob("run-*.html"))
+    assert kept == ["newest", "wrong"]
 
 
 def test_the_vendored_library_is_the_one_that_was_looked_at():

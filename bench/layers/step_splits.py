@@ -29,6 +29,7 @@ from collectives.registry import LIBRARY
 from kernels.devices.device import Step
 from kernels.devices.shared_memory import available_bytes
 from reports.tables.sentences import number
+from wiretax.common.program import typed
 from wiretax.record.case import TENSOR, TENSOR_LIBRARY, TENSOR_STABLE
 from wiretax.record.lateness_file import Lateness as LateUs
 
@@ -103,7 +104,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
         session.flight.note("plan the splits", text=f"{tokens} tokens")
         with communicator.all_or_none():
             batch = TokenBatch(weights, tokens)
-        require_time(session, batch)
+        require_time(session, batch, len(batches) - batches.index(tokens))
         if late_us is not None:
             require_room(late_us, len(LAYERS) * layers, FIRST_STEPS, session.options.max_time_s)
         draw = np.random.default_rng([session.options.seed, tokens])
@@ -121,9 +122,9 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
     return suite
 
 
-def require_time(session: Session, batch: TokenBatch) -> None:
+def require_time(session: Session, batch: TokenBatch, n_batches: int) -> None:
     """Raises Refusal if the time would be over before a split is timed, by the time of one layer:
-    a model can be too large for a slow device."""
+    a model can be too large for a slow device. So many batches are to come, with this one."""
     first = batch.weights.shares[: len(LAYERS)]
     layer = run_sequence(session.world, batch.layers_alone(first))
     if isinstance(layer, Unsupported):  # each split says so
@@ -131,12 +132,17 @@ def require_time(session: Session, batch: TokenBatch) -> None:
     layer_us = session.world.device.time_us(layer.step, 3, session.world.watch)
     own_s = batch.weights.layers * layer_us / 1e6, time.monotonic() - STARTED_S
     step_s, passed_s = np.max(session.communicator.all_gather(own_s), axis=0)
-    left_s = session.options.max_time_s + session.uncounted_s() - passed_s
+    counted_s = passed_s - session.uncounted_s()
+    left_s = session.options.max_time_s - counted_s
     if left_s < FIRST_STEPS * step_s:
+        # Each batch is planned as this one was; pilots and blocks take about twice as long. On two
+        # busy cores 10 s were over before the first of two: of 40 s the second had none, of 60 s
+        # both had blocks.
+        enough_s = np.ceil(3 * n_batches * (counted_s + FIRST_STEPS * step_s))
         raise Refusal(
             f"time ran out: a step takes about {number(step_s)} s here, {FIRST_STEPS} or more come "
             f"before the first timed one, and {max(0, left_s):.0f} s are left: shrink the matrices "
-            "with --scale, or give it more --max-time"
+            f"with --scale, or give it about {typed('--max-time', f'{enough_s:.0f}')}"
         )
 
 

@@ -66,6 +66,8 @@ def show(arguments: argparse.Namespace) -> int:
         draw_sweep(result, arguments.plot)
 
     run, said = msgspec.to_builtins(result.run), text(result, arguments.long)
+    if arguments.plot:
+        said = f"{said.rstrip()}\nthe picture: {arguments.plot}"
     del run["cases"]  # the plan of the cases that follow
     answer(arguments, said, run=run, cases=result.cases, end=result.end)
     return 0

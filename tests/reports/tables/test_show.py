@@ -161,8 +161,11 @@ def test_an_incomplete_run_starts_with_a_warning(tmp_path):
 
 def test_show_prints_the_stored_table_and_refuses_in_one_line(tmp_path, result, reports):
     picture = tmp_path / "a.svg"
-    assert reports("show", result.path, "--plot", picture) == (0, render(read(result.path)), "")
+    said = f"{render(read(result.path)).rstrip()}\nthe picture: {picture}\n"
+    assert reports("show", result.path, "--plot", picture) == (0, said, "")
     assert picture.exists()
+    json = reports("show", result.path, "--plot", picture, "--json")
+    assert json == reports("show", result.path, "--json")
     (tmp_path / "other.jsonl").write_text("[1, 2]\n")
     for words in (
         [tmp_path / "other.jsonl"],

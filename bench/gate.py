@@ -9,7 +9,7 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,18 @@ from typing import BinaryIO
 from msgspec.structs import replace
 
 from bench.campaign import run_launches
-from bench.campaigns.campaign_options import CampaignOptions, Stop, launching_parser, parse
+from bench.campaigns.campaign_options import (
+    CampaignOptions,
+    Stop,
+    Variant,
+    launching_parser,
+    parse,
+    parse_variant,
+)
 from bench.campaigns.ending import FAILURES, ending_of, run_command, signals_wait
 from bench.campaigns.open_campaign import OpenCampaign, check_new
 from bench.campaigns.sources import source_of
-from bench.harness.console import INTERRUPTED, USAGE, print_out
+from bench.harness.console import INTERRUPTED, USAGE, print_out, say
 from reports.tables.sentences import counted
 from reports.verdicts.gate_rule import (
     INCONCLUSIVE,
@@ -74,6 +81,8 @@ def run_gate(argv: Sequence[str] | None) -> int:
         if mistake:
             raise mistake
         campaign = OpenCampaign(campaign_options, "gate")
+        if alike := same_commit(campaign_options.variants):
+            say(f"{BENCH}gate", alike)
         try:
             run_launches(campaign, values.allow, values.min_effect)
         except NothingInCommon as error:
@@ -89,6 +98,8 @@ def run_gate(argv: Sequence[str] | None) -> int:
         outcome = judge(*sides, values.allow, values.min_effect)
         if values.control:
             outcome = beside_control(outcome, judge(sides[0], str(folder / "control")))
+        if alike:
+            outcome = replace(outcome, findings=[alike, *outcome.findings])
         write_answer(inside, status_file, outcome)
         page = folder / FILES["html"]
         print_out(f"{as_text(outcome)}\nthe page: {page}\n{annotation(outcome)}")
@@ -105,8 +116,14 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, argparse.
         EPILOG + meanings + "  130 interrupted",
     )
     option = parser.add_argument
-    option("--base", metavar="COMMAND", required=True, help="the command as it was")
-    option("--head", metavar="COMMAND", required=True, help="the command as it is now")
+    for name, when in ("base", "was"), ("head", "is now"):
+        option(
+            f"--{name}",
+            metavar="COMMAND",
+            required=True,
+            type=partial(check_command, name),
+            help=f"the command as it {when}",
+        )
     option("--budget", metavar="TIME", default="10m", help="time for all launches (10m)")
     option("--out", metavar="DIR", default="gate", help="a new folder for runs and pages (gate)")
     for name in ("base", "head"):
@@ -149,6 +166,24 @@ def read_options(argv: Sequence[str] | None) -> tuple[CampaignOptions, argparse.
     if sentence := within_margin(values.min_effect or margin, margin):
         raise Stop(USAGE, sentence)
     return campaign_options, values
+
+
+def check_command(name: str, text: str) -> str:
+    """The command of a side, whose own option refuses it, as --variant would."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it has no command")
+    variant = parse_variant(f"{name}={text}")
+    if program := variant.missing_program():
+        raise argparse.ArgumentTypeError(f"{program} was not found")
+    return text
+
+
+def same_commit(variants: Mapping[str, Variant]) -> str:
+    """A sentence on two sides of one commit, such as a branch and its tag; "" for others."""
+    commit, other = (variants[name].source.commit for name in ("base", "head"))
+    if not commit or commit != other:
+        return ""
+    return f"base and head are the same commit, {commit[:12]}: only their commands can differ"
 
 
 def beside_control(outcome: Outcome, control: Outcome) -> Outcome:

@@ -119,6 +119,11 @@ class Variant:
             environment |= {"PYTHONPATH": modules, "PYTHONDONTWRITEBYTECODE": "1"}
         return environment | {"PATH": os.pathsep.join(programs), QUIET: "1"} | self.variables
 
+    def missing_program(self) -> str:
+        """The program that the command starts, if there is none of this name; or else ""."""
+        program = [*self.launcher, *self.arguments][0]
+        return "" if shutil.which(program, path=self.environment(None)["PATH"]) else program
+
     def recorded(self) -> manifest.VariantRecord:
         """The variant for the manifest. Before the benchmark's own words only options and counts
         stay: a launcher's other values can hold host names or secrets."""
@@ -406,10 +411,9 @@ def check_variants(
     if twice := [name for name in revised if revised.count(name) > 1]:
         parser.error(f"--revision: {twice[0]} is given twice, and a variant has one revision")
     for variant in variants:
-        program = [*variant.launcher, *variant.arguments][0]
         if names.count(variant.name) > 1:
             parser.error(f"two variants are named {variant.name}")
-        if not shutil.which(program, path=variant.environment(None)["PATH"]):
+        if program := variant.missing_program():
             parser.error(f"variant {variant.name}: {program} was not found")
     if len(names) < 2:
         parser.error("a campaign compares at least two variants: give --variant twice")

@@ -9,7 +9,7 @@ import pytest
 
 from bench.campaigns import wall_timer
 from bench.campaigns.campaign_options import Stop
-from bench.gate import beside_control, read_options
+from bench.gate import beside_control, read_options, same_commit
 from bench.gate import main as gate
 from reports.verdicts.regress import gate_junit, judge
 from reports.verdicts.verdict_pages import next_command
@@ -61,6 +61,32 @@ def test_what_wall_time_cannot_mean_is_refused(words, sentence):
     ours = "mpirun -n 2 wiretax allreduce"
     with pytest.raises(Stop, match=f"^{sentence}$"):
         read_options([f"--base={ours}", f"--head={ours}", "--budget=10m", *words])
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("head", "sentence"),
+    [
+        ("true && true", "argument --head: variant head: no shell runs it, so && would be"),
+        ("", "argument --head: it has no command"),
+        ("no-such-program", "argument --head: no-such-program was not found"),
+    ],
+)
+def test_a_mistake_in_a_command_names_the_option_that_was_typed(head, sentence):
+    with pytest.raises(Stop, match=f"^{sentence}"):
+        read_options(["--base=true", f"--head={head}"])
+
+
+@pytest.mark.unit
+def test_two_sides_of_one_commit_are_told():
+    def sentence(base, head):
+        names = ["--base-name", f"{base} v1.0", "--head-name", f"{head} main"]
+        return same_commit(read_options(["--base=true", "--head=true", *names])[0].variants)
+
+    assert sentence("a" * 40, "a" * 40).startswith(
+        "base and head are the same commit, aaaaaaaaaaaa:"
+    )
+    assert sentence("a" * 40, "b" * 40) == ""
 
 
 def controlled(folder, head, control):

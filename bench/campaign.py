@@ -40,8 +40,9 @@ from wiretax.common.grouped import grouped
 from wiretax.common.owners import private_folder
 from wiretax.common.program import BENCH, typed
 from wiretax.record.manifest import CampaignEnd
-from wiretax.record.observations import entry_of, in_one_state
+from wiretax.record.observations import MIN_BLOCKS, entry_of, in_one_state
 from wiretax.record.result import read
+from wiretax.record.schema import Result
 
 EVENT = np.log(1.5)  # what slows a launch by more is no noise: an interrupt, a neighbour, swapping
 
@@ -175,8 +176,8 @@ def announce(
     if logs.empty:
         raise Stop(
             CANNOT,
-            "no pilot has five blocks of a case in one state of the link: a launch "
-            "needs more time (--budget, --max-time) or fewer cases",
+            "no pilot has five blocks of a case in one state of the link: a launch needs fewer "
+            f"cases, or more time: {more_time(campaign, pilots[0].launches)}",
         )
     effects, twice = (resolvable_effects(logs, n * pairs, head.margin, n_cells) for n in (1, 2))
     needed = pairs_needed(n_cells)
@@ -204,6 +205,26 @@ def announce(
                 f"{why}: that takes about {n} pairs in place of {pairs}, or cells stay undecided "
                 f"({options})"
             )
+
+
+def more_time(campaign: OpenCampaign, runs: Sequence[Result]) -> str:
+    """The options that give a launch the time for enough blocks, by the blocks that these pilots
+    had. A budget alone would go into more pairs first."""
+    variant, *_ = campaign.options.variants.values()
+    rounds = list[float]()
+    for run in runs:
+        blocks = [*map(len, run.counted.by_case.values())]
+        most = max(blocks, default=0)
+        rounds.append(most if most > 1 else sum(blocks) / len(run.cases))
+    took_s = max(run.end.elapsed_s or 0.0 for run in runs if run.end)
+    # Twice the blocks, as launches differ. Of a pilot with hardly any, the start took most.
+    enough_s = np.ceil(took_s * 2 * MIN_BLOCKS / np.clip(min(rounds), 0.5, MIN_BLOCKS))
+    budget_s = campaign.options.budget_s
+    if not budget_s or any(word.startswith("--max-time") for word in variant.arguments):
+        return f"about {typed('--max-time', f'{enough_s:.0f}')} in each command"
+    launches = MORE_PILOTS + len(campaign.options.variants) * (1 + campaign.pairs)
+    budget = f"{np.ceil(enough_s * launches / 60):.0f}m"
+    return f"about {typed('--pairs', campaign.pairs)} {typed('--budget', budget)}"
 
 
 def check_steps(campaign: OpenCampaign, pilots: Sequence[Side]) -> None:

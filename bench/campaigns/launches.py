@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.campaigns import wall_timer
-from bench.campaigns.campaign_options import PLACEHOLDER, Stop, Variant
+from bench.campaigns.campaign_options import PLACEHOLDER, Stop, Variant, time_text
 from bench.campaigns.foreign_output import read_output
 from bench.campaigns.open_campaign import OpenCampaign
 from bench.campaigns.processes import run_to_end, with_status
 from bench.harness.console import CANNOT, FINE, USAGE, WRONG, say
 from bench.machine import environment
 from reports.imports.runs import content_of_run
+from reports.verdicts.verdict import MIN_PAIRS
 from wiretax.common.owners import opened
 from wiretax.common.untrusted import open_file
 from wiretax.record.manifest import Launch
@@ -155,10 +156,17 @@ def seed_of(campaign: OpenCampaign, record: Launch) -> str:
 
 
 def limit_of(campaign: OpenCampaign, record: Launch) -> float:
-    """The time limit of a launch in seconds: a pilot may take the whole budget, and tells how long
-    the others may take."""
+    """The time limit of a launch in seconds. A pilot tells how long the others may take, and may
+    take the whole budget. The only pilot of another harness's variant may take as long as the
+    fewest pairs of such launches fit beside it; the baseline has three, and the first may be
+    cold."""
+    options = campaign.options
     if record.stage == "pilot":
-        return campaign.options.budget_s or LONGEST_PILOT_S
+        if not options.budget_s:
+            return LONGEST_PILOT_S
+        names = [*options.variants]
+        is_only = options.variants[record.variant].is_foreign and record.variant != names[0]
+        return options.budget_s / (1 + min(campaign.pairs, MIN_PAIRS) if is_only else 1)
     return 5 * max(pilot.elapsed_s for pilot in campaign.finished("pilot")) + GRACE_S
 
 
@@ -196,13 +204,17 @@ def note_outcome(
 
 
 def check_pilot_time(campaign: OpenCampaign, record: Launch) -> None:
-    """Raises Stop for a pilot that took the whole budget."""
+    """Raises Stop for a pilot that took all the time that the budget has for it."""
     budget_s = campaign.options.budget_s
-    if record.stage == "pilot" and budget_s and record.elapsed_s >= budget_s:
+    if record.stage != "pilot" or not budget_s:
+        return
+    limit_s = limit_of(campaign, record)
+    if record.elapsed_s >= limit_s:
+        share = "" if limit_s == budget_s else f" of {time_text(budget_s)}"
         raise Stop(
             USAGE,
-            f"--budget: variant {record.variant} has not ended in {budget_s:.0f} s: it hangs, or "
-            "needs a longer budget",
+            f"--budget: variant {record.variant} has not ended in {limit_s:.0f} s{share}: it "
+            "hangs, or needs a longer budget",
             True,
         )
 

@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import campaign
+from bench.campaigns import launches
 from bench.campaigns.campaign_options import LEAST_LAUNCH_S, Stop, parse
 from bench.campaigns.open_campaign import OpenCampaign
 from tests.bench.campaigns.test_campaign_command import QUICK, named
+from tests.reports.synthetic_run import write_run
 from wiretax.record.manifest import Launch
 
 pytestmark = pytest.mark.unit
@@ -58,6 +60,24 @@ def test_pairs_without_a_common_state_of_the_link_are_replaced_over_faked_launch
     assert [pair for _, pair in ends] == list(range(1, made[-1] + 1))
 
 
+@pytest.mark.parametrize(
+    ("n_blocks", "options", "said"),
+    [
+        (4, ["--budget", "90s"], "--pairs 9 --budget 4m"),  # 10 s for each of 22 launches
+        (0, ["--budget", "90s"], "--pairs 9 --budget 30m"),
+        (4, [], "--max-time 10 in each command"),
+    ],
+)
+def test_pilots_that_are_too_short_name_the_budget_that_would_do(tmp_path, n_blocks, options, said):
+    """Longer budgets went into more pairs of launches that were as short."""
+    run = write_run(tmp_path / "results", n_blocks=n_blocks)
+    assert run.end
+    run.end.elapsed_s = 4.0
+    command = QUICK.replace(" --max-time 20", "")
+    argv = [*named(a=command, b=command), "--out", str(tmp_path / "c"), *options]
+    assert campaign.more_time(OpenCampaign(parse(argv)), [run]) == f"about {said}"
+
+
 @pytest.mark.parametrize(("compile_s", "pairs"), [(0.5, 27), (60.0, 27), (450.0, 14)])
 def test_the_time_of_the_pilots_compilers_is_taken_from_the_pairs(tmp_path, compile_s, pairs):
     """Three pilots and 27 pairs of two share ten minutes: 10.5 s each; below 4 s pairs are left
@@ -79,3 +99,15 @@ def test_the_time_of_the_pilots_compilers_is_taken_from_the_pairs(tmp_path, comp
         assert whole_s + compile_s == pytest.approx(600)
     with pytest.raises(Stop, match=r"--budget: compilers took 550 s of it, and 6 pairs do not"):
         campaign.share_budget(opened, 550.0)
+
+
+def test_a_foreign_pilot_may_take_as_long_as_the_fewest_pairs_of_it_fit_the_budget(tmp_path):
+    """A head that hung took ten minutes, beside a base of 0.3 s."""
+    argv = ["--out", str(tmp_path / "c"), *named(a="true", b="true"), "--budget", "7m"]
+    opened = OpenCampaign(parse(argv))
+    first, other = (finished(name, 0) for name in ("a", "b"))
+    first.stage = other.stage = "pilot"
+    assert [launches.limit_of(opened, each) for each in (first, other)] == [420, 60]
+    other.elapsed_s = 60.0
+    with pytest.raises(Stop, match="variant b has not ended in 60 s of 7 min: it hangs, or"):
+        launches.check_pilot_time(opened, other)

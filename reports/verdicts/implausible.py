@@ -51,20 +51,29 @@ def implausible(found: Match, cells: pd.DataFrame, among: Collection[str]) -> li
 
 def stalled_shares(found: Match) -> Floats:
     """The share of the blocks of each common case that are stalled, in the launches of each pair:
-    (cases, pairs, 2). NaN of a launch without a block of it."""
+    (cases, pairs, 2). NaN of a launch without a block of it.
+
+    One limit for all pairs of a case: by a pair's own baseline, a slow launch would count against
+    the variant alone, and of equal sides never against the baseline."""
     shares = np.full((len(found.cases), len(found.judged.pairs), 2), np.nan)
     places = {key: place for place, key in enumerate(found.cases)}
-    for number_of_pair, pair in enumerate(found.judged.pairs):
+    of_pairs = list[list[dict[int, Floats]]]()
+    for pair in found.judged.pairs:
         blocks = [dict[int, Floats](), dict[int, Floats]()]
         for own, launch in zip(blocks, pair, strict=True):
             for case in launch.cases:
                 costs_us = launch.counted.costs_us.get(case.case)
                 if costs_us and (place := places.get(key_of(case, found.without))) is not None:
                     own[place] = np.array([*costs_us.values()])
-        for place in blocks[0].keys() & blocks[1].keys():
-            limit_us = STALLED * np.median(blocks[0][place])
-            of_sides = [np.mean(own[place] > limit_us) for own in blocks]
-            shares[place, number_of_pair] = of_sides
+        of_pairs.append(blocks)
+
+    for place in range(len(found.cases)):
+        medians_us = [np.median(base[place]) for base, _ in of_pairs if place in base]
+        limit_us = STALLED * np.median(medians_us) if medians_us else np.inf
+        for number_of_pair, blocks in enumerate(of_pairs):
+            if all(place in own for own in blocks):
+                of_sides = [np.mean(own[place] > limit_us) for own in blocks]
+                shares[place, number_of_pair] = of_sides
     return shares
 
 

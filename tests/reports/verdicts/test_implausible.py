@@ -21,14 +21,19 @@ def outcome_of(folder):
 
 def stall(folder, name):
     """Makes two of the six blocks of each case of a launch a hundred times as slow."""
+    for run in (folder / name).glob("*.jsonl"):
+        slow_down(run, rounds=2, factor=100)
+
+
+def slow_down(run, rounds, factor):
+    """Makes the blocks of the first rounds of a launch slower."""
 
     def change(line):
-        if line.get("kind") == "block" and line["round"] < 2:
+        if line.get("kind") == "block" and line["round"] < rounds:
             for figure in ("time_us", "total_us", "mean_us"):
-                line[figure] *= 100
+                line[figure] *= factor
 
-    for run in (folder / name).glob("*.jsonl"):
-        rewrite(run, change)
+    rewrite(run, change)
 
 
 def forms_of(outcome):
@@ -56,6 +61,17 @@ def test_a_head_that_stalls_in_half_of_its_blocks_is_said(tmp_path):
             form.split()
         )
         assert "33% (main 0%)" in " ".join(form.split())
+
+
+def test_slow_launches_of_equal_sides_are_no_stalls_of_the_variant(tmp_path):
+    """By each pair's own baseline, a slow launch counted against the variant alone."""
+    one = {"sizes": [16384], "algorithms": ["two_shot"]}
+    both = {"main": no_effect, "new": no_effect}
+    folder = write_campaign(tmp_path / "c", both, pairs=18, **one)
+    for place, name in enumerate(both):
+        for run in sorted((folder / name).glob("*.jsonl"))[place::3]:
+            slow_down(run, rounds=6, factor=20)
+    assert not [said for said in outcome_of(folder).findings if said.startswith("stalls")]
 
 
 def test_all_cells_within_the_margin_that_was_set_before_are_said(tmp_path):

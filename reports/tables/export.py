@@ -16,7 +16,7 @@ from wiretax.common.program import complain
 from wiretax.common.untrusted import spreadsheet_cell
 from wiretax.record.case import CASE_KEY
 from wiretax.record.frame import CELLS, read_rows
-from wiretax.record.result import FUTURE, ResultError, content_of
+from wiretax.record.result import FUTURE, ResultError, content_of, is_future
 from wiretax.record.schema import FIGURES
 from wiretax.record.writing import write_whole
 
@@ -68,7 +68,7 @@ def export(arguments: argparse.Namespace) -> int:
     rows = read_rows(arguments.runs, unreadable, None if arguments.csv else rows_with_steps)
     future = set[Path]()
     for row in rows:
-        if textfile and row["left_out"] == FUTURE:  # it would stay the newest
+        if textfile and is_future(row["run_id"]):  # it would stay the newest, also a wrong one
             future.add(Path(row["path"]))
         del row["path"]  # readers elsewhere need not know the author's folders
 
@@ -114,7 +114,7 @@ def as_openmetrics(rows: Iterable[dict[str, Any]], is_textfile: bool = False) ->
     for row in rows:
         if row["started"] is None or row.get("suspect") or row["status"] == "unsupported":
             continue
-        if is_textfile and row["left_out"] == FUTURE:
+        if is_textfile and is_future(row["run_id"]):
             continue
         at_s = int(row["started"].timestamp())
         row["is_complete"] = row["run_status"] == "complete"

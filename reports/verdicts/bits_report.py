@@ -174,8 +174,8 @@ def check_comparable(one: Bits, other: Bits, place: str, other_place: str) -> No
 def baseline_for(records: Sequence[Bits], path: Path) -> Bits:
     """The record to compare with: the file, or of a folder the best record without a failed row.
     In this order: one that measured the same, on the same machine, that `accept` stored, that is
-    none of these records, at as many ranks, and the newest. Raises ResultError, Incomparable if
-    even the best measured something else."""
+    none of these records, that is not dated in the future, at as many ranks, and the newest. Raises
+    ResultError, Incomparable if even the best measured something else."""
     record, own = records[0], {each.run_id: each.every_row for each in records}
     files = [path]
     if path.is_dir():
@@ -190,6 +190,7 @@ def baseline_for(records: Sequence[Bits], path: Path) -> Bits:
             each.machine_id == record.machine_id,
             bool(reasons_of(each)),
             each.run_id not in own,
+            not is_future(each.run_id),
             each.ranks == record.ranks,
             each.run_id,
         ),

@@ -10,6 +10,7 @@ from tests.reports.synthetic_archive import packed
 from tests.reports.synthetic_candidates import ask, spec, write_launches
 from tests.reports.synthetic_run import ONE, rewrite_head, run_id, write_run
 from wiretax import load
+from wiretax.record import result
 from wiretax.record.manifest import files_of
 
 pytestmark = pytest.mark.unit
@@ -129,6 +130,14 @@ def test_a_damaged_archive_is_one_sentence(tmp_path, reports, line, kind, senten
 def test_a_run_that_the_archive_lacks_is_named(surveyed, reports):
     status, _, err = reports("show", surveyed / "box.tar.gz/results/nope.jsonl")
     assert (status, "box.tar.gz has no file results/nope.jsonl" in err) == (2, True)
+
+
+def test_a_run_in_an_archive_that_is_too_large_is_told_so(surveyed, monkeypatch, reports):
+    """It read "cannot be read: Not a directory"."""
+    monkeypatch.setattr(result, "MOST_RUN_BYTES", 1000)
+    [file, *_] = files_of(surveyed / "box.tar.gz")
+    status, _, err = reports("show", file)
+    assert (status, "MB are more than the 0 MB that are read" in err) == (2, True), err
 
 
 @pytest.mark.parametrize("line", ["show", "expect", "history", "export --csv"])

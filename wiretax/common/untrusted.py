@@ -30,11 +30,17 @@ def read_bytes(path: Path, follow: bool = True, most_bytes: int = MOST_BYTES) ->
     something else, a file that is too large, or, unless `follow`, a link."""
     with open_file(path, follow) as file:
         n_bytes = os.fstat(file.fileno()).st_size
-        if n_bytes > most_bytes:
-            size = f"{n_bytes / 1e6:.0f} MB are more than the {most_bytes / 1e6:.0f} MB"
-            raise OSError(0, f"its {size} that are read", str(path))
+        if reason := too_large(n_bytes, most_bytes):
+            raise OSError(0, reason, str(path))
 
         return file.read()
+
+
+def too_large(n_bytes: int, most_bytes: int) -> str:
+    """Why a file of so many bytes is not read; "" if it is."""
+    if n_bytes <= most_bytes:
+        return ""
+    return f"its {n_bytes / 1e6:.0f} MB are more than the {most_bytes / 1e6:.0f} MB that are read"
 
 
 def open_file(path: Path, follow: bool = True) -> BinaryIO:

@@ -64,8 +64,10 @@ def content_of(path: Path, most_bytes: int = untrusted.MOST_BYTES) -> bytes:
         from wiretax.record import packed  # not at the top: archives are read by this
 
         inside = packed.content_in(path) if isinstance(error, NotADirectoryError) else None
-        if inside is None or len(inside) > most_bytes:
+        if inside is None:
             raise ResultError(f"{path} cannot be read: {error.strerror}") from error
+        if reason := untrusted.too_large(len(inside), most_bytes):
+            raise ResultError(f"{path} cannot be read: {reason}") from error
         content = inside
 
     if content.count(b"\n") > MOST_LINES:

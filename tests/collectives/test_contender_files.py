@@ -197,6 +197,24 @@ def test_a_function_or_a_kernel_that_writes_elsewhere_is_wrong(tmp_path):
     assert re.search(r"block 0: rank \d (wrote|changed) .*; .* expected\n", done.stderr)
 
 
+def test_a_store_into_a_peers_result_that_comes_after_its_check_is_wrong(tmp_path):
+    """Rank 1 has left its call, with the right sum, and has compared it before rank 0 stores."""
+    (tmp_path / "late.cu").write_text(
+        '// wiretax: all_reduce registered\n#include "include/exchange.h"\n\n'
+        "RANK_KERNEL(late) { exchange_and_reduce<PULL, ALL>(a); }\n"
+        "RANK_KERNEL(late_registered) {\n  exchange_and_reduce<REGISTERED, ALL>(a);\n"
+        "  if (a.rank != 0) return;\n"
+        "  for (u64 start = clock_ns(); clock_ns() - start < 2000000;) {}\n"
+        "  ((float*)a.receives[1])[4] += 1;\n}\n"
+    )
+    done = launch(tmp_path, SHORT, "--kernel", tmp_path / "late.cu")
+    assert done.returncode == 1
+    place = r"case \d \(late 16384 B isolated\), block 0: rank 1 got .* at offset 16, element 4"
+    assert re.fullmatch(f"wiretax: {place}; .*\n", done.stderr), done.stderr
+    statuses = {case.variant: case.status for case in of_contender(stored(tmp_path), "late")}
+    assert sorted(statuses.values()) == ["ok", "wrong"], statuses
+
+
 def test_a_contender_that_hangs_in_its_first_call_is_named_after_one_time_out(tmp_path):
     """It is no compilation, which has ten."""
     sleeper = contender(tmp_path, faulty("import time; time.sleep(60)"))

@@ -130,7 +130,7 @@ def kept_baselines(
     found = {0.0: (0.0, 0.05), DEFAULT_EFFECT: (0.0, 1.0)}
     if heavy:  # a known limit, which the page names
         found[0.0] = (0.0, 0.20)
-    limits = found.get(effect, ({1: 0.9, 5: 0.8, 10: 0.85}[n_days], 1.0))
+    limits = found.get(effect, ({1: 0.9, 5: 0.8}.get(n_days, 0.85), 1.0))
     return [
         Figure(f"{name}: status 1", np.array(statuses) == 1, *limits),
         Figure(f"{name}: pass", np.array(statuses) == 0, most=0.05 if effect else 1.0),

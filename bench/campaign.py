@@ -31,6 +31,7 @@ from reports.verdicts.verdict import (
     MIN_PAIRS,
     MOST_PAIRS,
     MOST_PLANNED,
+    excludable_effects,
     pairs_despite_events,
     pairs_needed,
     resolvable_effects,
@@ -132,7 +133,7 @@ def pairs_by_pilots(
         place = bisect_left(
             planned,
             -min_effect,
-            key=lambda n: -max(resolvable_effects(calm, n, margin, n_cells), default=0.0),
+            key=lambda n: -max(excludable_effects(calm, n, margin, n_cells), default=0.0),
         )
         needed = planned[place] if place < len(planned) else None
         found.append((needed, f"to exclude {typed('--min-effect', f'{100 * min_effect:g}')}"))

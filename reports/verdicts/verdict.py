@@ -165,12 +165,21 @@ def detectable(cells: pd.DataFrame, alpha: float, margin: float, power: float = 
 def resolvable_effects(log_costs: pd.DataFrame, pairs: int, margin: float, cells: int) -> Floats:
     """The slowdowns, as shares, one for each size, that a campaign with a pilot of these
     `log_costs` finds in one cell, and excludes from all cells of equal variants, each with power
-    0.8; empty if unknown. The variance between launches is pooled over the cases of a size."""
+    0.8; empty if unknown."""
+    is_found = detectable(_pilot_errors(log_costs, pairs), FAMILY_P / 2 / cells, margin)
+    return np.asarray(np.maximum(is_found, excludable_effects(log_costs, pairs, margin, cells)))
+
+
+def excludable_effects(log_costs: pd.DataFrame, pairs: int, margin: float, cells: int) -> Floats:
+    """Those that it excludes from all cells of equal variants."""
+    return detectable(_pilot_errors(log_costs, pairs), INTERVAL_P, margin, POWER ** (1 / cells))
+
+
+def _pilot_errors(log_costs: pd.DataFrame, pairs: int) -> pd.DataFrame:
+    """The standard error of each size's log ratios over so many pairs. The variance between
+    launches is pooled over the cases of a size."""
     logs = log_costs.groupby(["size_bytes", "key"]).log_cost
     variances = logs.var().dropna().groupby("size_bytes").mean()
     # For normal log ratios the signed-rank test has 3 / pi of the efficiency of Student's.
     error = np.sqrt(2 * variances / pairs / (3 / np.pi))
-    sizes = pd.DataFrame({"standard_error": error, "pairs": pairs})
-    is_found = detectable(sizes, FAMILY_P / 2 / cells, margin)
-    is_excluded = detectable(sizes, INTERVAL_P, margin, POWER ** (1 / cells))
-    return np.asarray(np.maximum(is_found, is_excluded))
+    return pd.DataFrame({"standard_error": error, "pairs": pairs})

@@ -142,7 +142,8 @@ def test_the_call_of_a_token_is_held_to_the_break_even_of_these_cards(tmp_path, 
     made = owners(tmp_path / "survey", share * even_token_us(CARD), wide=wide)
     library, *_ = thresholds.judged(made)
     assert library.word == word
-    assert library.us.value == pytest.approx(share * even_token_us(CARD), rel=0.03)
+    # Three of five launches are slow ones.
+    assert library.us.value == pytest.approx(wide * share * even_token_us(CARD), rel=0.03)
     said = thresholds.sentences(made)
     assert said[0] == (
         "Transport: RCCL 2.27.7 through peer access (P2P/IPC); our kernels through peer access "

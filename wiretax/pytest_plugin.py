@@ -299,7 +299,7 @@ def row_of(node: pytest.Item, launches: Sequence[Measured]) -> Any:
     case, name, iterations, _, result = launches[-1]
     benchmark, ranks = result.run.benchmark, result.run.world_size
     if result.run.imported_from:  # a run of all collectives that the command printed
-        benchmark = case.collective.replace("all_", "all")
+        benchmark = re.sub("^all_", "all", case.collective)
     test = benchmark if isinstance(node, LaunchedItem) else node.name
     size = size_text(case.size_bytes)
     title = f"{size} {name}"

@@ -170,7 +170,7 @@ def run_of(
             blocks.append(block)
 
     harness = first.format.split()[0]
-    names = {(test.collective or UNKNOWN).replace("all_", "all") for test in tests}
+    names = {re.sub("^all_", "all", test.collective or UNKNOWN) for test in tests}  # not wall_time
     ranks = range(min(sizes[0], 4096))  # so that a hostile number fills no memory
     run = Run(
         run_id=run_id,

@@ -45,7 +45,7 @@ def test_a_program_that_prints_nothing_is_gated(tmp_path):
     folder = tmp_path / "gate"
     words = ["--wall", "--base=sleep 0.01", "--head=sleep 0.02", "--out", str(folder), "--quiet"]
     assert gate([*words, "--pairs=6", "--min-effect=20"]) == 1
-    assert "\nwall_time: program " in (folder / "summary.md").read_text()
+    assert "- wall_time: program " in (folder / "summary.md").read_text()
     assert json.loads((folder / "campaign.jsonl").open().readline())["wall"]
 
 

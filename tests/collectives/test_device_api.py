@@ -20,8 +20,9 @@ def measured(folder, kernel, device):
     """The process and the run of this kernel alone."""
     folder.mkdir(exist_ok=True)
     (folder / "one_shot.cu").write_text(kernel)
+    sizes = "4,16K,9M" if device == "cpu" else "4,16K"
     words = (
-        f"--sizes 4,16K{',9M' * (device == 'cpu')} -n 4 -w 0 --mode isolated "
+        f"--sizes {sizes} -n 4 -w 0 --mode isolated "
         f"--algorithm library --max-time 60 --device {device} --kernel"
     )
     environment = {} if device == "cpu" else fake_gpu.environment(vendor=device)

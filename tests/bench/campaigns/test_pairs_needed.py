@@ -20,7 +20,7 @@ import json, pathlib, random, sys, time
 counter, spread, *slow = sys.argv[1:]
 count = pathlib.Path(counter)
 number = len(count.read_text()) if count.exists() else 0
-count.write_text("x" * (number + 1))
+count.open("a").write("x")
 draw = random.Random(number)
 launch = draw.gauss(1, float(spread)) * (5 if str(number) in slow else 1)
 for size in (16384, 1048576):

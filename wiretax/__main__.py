@@ -24,13 +24,8 @@ from wiretax.common.arguments import unknown, whole_number
 from wiretax.common.launched import RANK_VARIABLES, TORCHRUN_VARIABLES, in_slurm_step
 from wiretax.common.program import speaks
 
-STARTERS = (
-    "campaign",
-    "gate",
-    "bisect",
-    "survey",
-    "qualify",
-)  # which start mpirun themselves, several times
+# They start mpirun themselves, several times.
+STARTERS = "campaign", "gate", "bisect", "survey", "qualify"
 GROUPS = {
     "Collectives": {
         "allreduce": "times all-reduce beside the library's",

@@ -46,10 +46,9 @@ MOST_LISTED, NEAREST = 50, 5  # names in a sentence: all of so many, or else so 
 
 def unknown(kind: str, text: str, names: Sequence[str]) -> str:
     """A sentence that suggests which of the names the text may mean, or that there is none."""
+    # Of one_shot these are one_shot_push, one_shot_pull ...
     longer = [name for name in names if text and name.startswith(text.lower())]
-    near = get_close_matches(
-        text.lower(), longer, NEAREST, cutoff=0
-    )  # one_shot: one_shot_push, ...
+    near = get_close_matches(text.lower(), longer, NEAREST, cutoff=0)
     near = near or get_close_matches(text.lower(), names, 1)
     either = " or ".join(filter(None, (", ".join(near[:-1]), *near[-1:])))
     hint = f"did you mean {either}?" if near else f"choose from {', '.join(names)}"

@@ -39,6 +39,7 @@ REQUESTED_ROUNDS = 12  # of -n
 # during some blocks, give an interval.
 LEAST_ROUNDS = 16
 CLOSING_S = 1.0  # for cases and table
+BLOCKS_SHARE = 0.85  # of the time that is left
 # Of --max-time, for the parts of steps, where there are some: the least, and the most, which a slow
 # machine needs for TRACED_TURNS, a step with and one without notes of each.
 TRACED_SHARE, MOST_TRACED_SHARE = 0.1, 0.2
@@ -224,8 +225,7 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
     if run.interrupted:
         return
     run.deadline_s -= traced_s(run)
-    unknown = [each.number for each in suite.iterations.values() if not each.duration_s]
-    iterations = affordable(run, iterations, unknown)
+    iterations = affordable(run, iterations)
     cases = [each.number for each in iterations if each.number >= 0]
     rounds = REQUESTED_ROUNDS if options.iterations else policy.rounds * suite.others_every
     plan_blocks(run, iterations, rounds)
@@ -263,17 +263,15 @@ def measure_all(run: RunInProgress, policy: RunPolicy) -> None:
             plan_blocks(run, iterations, rounds - 1)
 
 
-def affordable(
-    run: RunInProgress, iterations: list[Iteration], unknown: Sequence[int]
-) -> list[Iteration]:
-    """The parts of the link, and the cases of the first works that were all piloted, not `unknown`;
-    in a run of several types only as many as MIN_PRECISE_BLOCKS short blocks of each fit. At least
-    one work stays. All ranks call it."""
+def affordable(run: RunInProgress, iterations: list[Iteration]) -> list[Iteration]:
+    """The parts of the link, and the cases of the first works of which all were piloted; in a run
+    of several types only as many as MIN_PRECISE_BLOCKS short blocks of each fit. At least one work
+    stays. All ranks call it."""
     suite, checks = run.suite, run.session.options.checks
-    left_s = 0.85 * (run.deadline_s - time.monotonic()) / MIN_PRECISE_BLOCKS
+    left_s = time_for_blocks_s(run) / MIN_PRECISE_BLOCKS
     several = len({(header.datatype, header.redop) for header in suite.headers}) > 1
     spent_s = np.cumsum([block_cost_s(each, checks, 0.0) for each in iterations])
-    ends = {suite.iterations[number].work for number in unknown}
+    ends = {each.work for each in suite.iterations.values() if not each.duration_s}
     if several and not run.session.options.iterations:
         pairs = zip(iterations, spent_s, strict=True)
         ends |= {each.work for each, end_s in pairs if each.number >= 0 and end_s > left_s}
@@ -284,12 +282,16 @@ def affordable(
     return [each for each in iterations if each.number < 0 or each.work < first]
 
 
+def time_for_blocks_s(run: RunInProgress) -> float:
+    """The time that is left for blocks, without a reserve for what takes longer than planned."""
+    return BLOCKS_SHARE * (run.deadline_s - time.monotonic())
+
+
 def plan_blocks(run: RunInProgress, iterations: Sequence[Iteration], rounds: int) -> None:
     """Makes the blocks of these iterations so long that `rounds` rounds, or as many as fit, take
     the time that is left. All ranks call it."""
     options = run.session.options
-    left_s = 0.85 * (run.deadline_s - time.monotonic())
-    budget_s = run.session.communicator.broadcast(left_s)
+    budget_s = run.session.communicator.broadcast(time_for_blocks_s(run))
     warm_up_alike(iterations)
     if not options.iterations:
         rounds = fit_rounds(iterations, options.checks, budget_s, rounds)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reports.advice import candidates, costs, sign_off
-from reports.advice.appraisal import WORST_LAST, Appraisal, Procurement, table_rows
+from reports.advice.appraisal import SAID, WORST_LAST, Appraisal, Procurement, table_rows
 from reports.advice.call_percentiles import FIELDS
 from reports.advice.candidates import NODES, Figure, FigureKey, Offer, Requirement, Spec
 from reports.advice.likely import reached_text
@@ -27,14 +27,6 @@ from wiretax.record.writing import write_named
 
 # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model.
 ALWAYS: list[FigureKey] = [("us", 16384), ("GB/s", 33554432)]
-# UNVERIFIED is a figure of a data sheet or of other machines: nobody measured this one.
-SAID = {
-    "N/A": "",  # nothing is required of it
-    "PASS": " meets every requirement",
-    "UNVERIFIED": " may meet every requirement, but nobody measured {}",
-    "UNDECIDED": " may meet every requirement, UNDECIDED: {}",
-    "FAIL": " fails {}",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from reports.breakdown.breakdown_page import cell
 from reports.breakdown.served import Served
 from reports.breakdown.step_parts import interval_fields
 from reports.kit.page import Banner, Page, Section
-from reports.tables.sentences import interval_text, number, size_text
+from reports.tables.sentences import capitalised, interval_text, number, size_text
 
 UNDIVIDED = "compute and idle"
 REST = "launch, waiting, smaller kernels"
@@ -50,7 +50,7 @@ def served_page(served: Served, bars: Sequence[Bar]) -> Page:
         Section("What the files do not say", [f"Unknown: {text}." for text in served.asked]),
         Section(
             "Noticed",
-            [cell(f"{note[:1].upper()}{note[1:].removesuffix('.')}.") for note in served.notes],
+            [cell(f"{capitalised(note).removesuffix('.')}.") for note in served.notes],
         ),
     ]
     banner = Banner(

@@ -73,11 +73,12 @@ def import_logs(arguments: argparse.Namespace) -> int:
         try:
             tests = find_tests(path, content := content_of(path))
             unread = sorted({line for test in tests for line in test.unread})
+            refusal = next((test.refusal for test in tests if test.refusal), "")
             if unread and not any(test.rows for test in tests):
                 raise ResultError(
                     f"{path}: none of its {len(unread)} rows can be read, from line {unread[0]} "
                     f"on: wanted are the figures below their heading as {tests[0].format} prints "
-                    f"them; {next((test.refusal for test in tests if test.refusal), '')}"
+                    f"them{refusal and f'; {refusal}'}"
                 )
             records += store(tests, path, content, arguments)
         except ResultError as error:
@@ -86,7 +87,7 @@ def import_logs(arguments: argparse.Namespace) -> int:
             continue
         if unread:
             numbers = ", ".join(map(str, unread[:20]))
-            reason = next((f"; the first: {test.refusal}" for test in tests if test.refusal), "")
+            reason = refusal and f"; the first: {refusal}"
             listed = f"rows that could not be read: {numbers} ({len(unread)} in all){reason}"
             complain(f"{path}: {listed}")
 

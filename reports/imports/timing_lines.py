@@ -91,10 +91,10 @@ KNOWN = {name.replace("_", ""): name for name in TimingLine.__struct_fields__ if
 
 def parse_timing_lines(lines: Sequence[str]) -> tuple[list[LoggedTest], list[int], str]:
     """A test for each collective or name, and number of ranks, in the order of their first line;
-    the lines that cannot be read, and why the first of these is none; a last row without its end,
-    as on a full disk, is told alone. Raises ResultError for an
-    unknown field that looks like one that its line lacks, for correctness that is told otherwise
-    than by `n_wrong`, for a field that stands twice in a line, and for too many rows."""
+    the lines that cannot be read, and why the first of these is none. A last row without its end,
+    as on a full disk, is none of them, but has a reason. Raises ResultError for an unknown field
+    that looks like one that its line lacks, for correctness that is told otherwise than by
+    `n_wrong`, for a field that stands twice in a line, and for too many rows."""
     tests: dict[tuple[str, int | None], LoggedTest] = {}
     unread, fault, n_bytes, n_rows = list[int](), "", 0, 0
     seen = {*KNOWN_FIELDS}

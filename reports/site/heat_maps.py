@@ -10,7 +10,7 @@ from markupsafe import Markup
 from reports.kit.chart import heat
 from reports.kit.page import Cell, Row, Section
 from reports.tables import link_table, tune_table
-from reports.tables.sentences import algorithm_of, number, size_text
+from reports.tables.sentences import algorithm_of, capitalised, number, size_text
 from wiretax.common.grouped import grouped
 from wiretax.record.schema import Case, Result
 
@@ -41,11 +41,7 @@ def link_sections(result: Result) -> Iterator[Section]:
                 times = figure / best if is_latency else best / figure
                 row[str(dst)] = text if src == dst else shade(times, text, hottest)
             rows.append(row)
-        yield Section(sentence(title), [key(hottest)], rows=rows, is_matrix=True)
-
-
-def sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+        yield Section(capitalised(title), [key(hottest)], rows=rows, is_matrix=True)
 
 
 def hottest_of(times: Collection[float]) -> float:
@@ -76,7 +72,7 @@ def tune_sections(result: Result) -> Iterator[Section]:
         for size, *cells in [tune_table.cells_of(winner)]
     ]
     notes = tune_table.NOTES if winners else [tune_table.NO_WINNER]
-    yield Section("What auto takes", [f"{sentence(note)}." for note in notes], rows=winners)
+    yield Section("What auto takes", [f"{capitalised(note)}." for note in notes], rows=winners)
 
     cases = [case for case in result.cases if case.status == "ok" and not case.library]
     several = len({case.memory for case in cases}) > 1

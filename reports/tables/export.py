@@ -66,15 +66,17 @@ def export(arguments: argparse.Namespace) -> int:
         check_textfile(textfile, arguments.openmetrics)
     unreadable = list[str]()
     rows = read_rows(arguments.runs, unreadable, None if arguments.csv else rows_with_steps)
-    future = set[Path]()
+    future = list[dict[str, Any]]()
+    if textfile:  # each would stay the newest, also a wrong one
+        future = [row for row in rows if is_future(row["run_id"])]
+        rows = [row for row in rows if not is_future(row["run_id"])]
+    paths = sorted({Path(row["path"]) for row in future})
     for row in rows:
-        if textfile and is_future(row["run_id"]):  # it would stay the newest, also a wrong one
-            future.add(Path(row["path"]))
         del row["path"]  # readers elsewhere need not know the author's folders
 
     for sentence in unreadable:
         complain(f"left out: {sentence}")
-    complain(*left_out_lines((path, FUTURE) for path in sorted(future)))
+    complain(*left_out_lines((path, FUTURE) for path in paths))
 
     content = (as_csv(rows) if arguments.csv else as_openmetrics(rows, bool(textfile))).encode()
     if textfile:
@@ -113,8 +115,6 @@ def as_openmetrics(rows: Iterable[dict[str, Any]], is_textfile: bool = False) ->
     cases, lines = [], list[str]()
     for row in rows:
         if row["started"] is None or row.get("suspect") or row["status"] == "unsupported":
-            continue
-        if is_textfile and is_future(row["run_id"]):
             continue
         at_s = int(row["started"].timestamp())
         row["is_complete"] = row["run_status"] == "complete"

@@ -106,6 +106,11 @@ def interval_text(interval: Interval | None, text_of: Callable[[Any], str] = num
     return middle + (f" [{ends[0]} {ends[1]}]" if ends else "")
 
 
+def capitalised(text: str) -> str:
+    """The text with a capital first; unlike `str.capitalize` it keeps all other letters."""
+    return text[:1].upper() + text[1:]
+
+
 def counted(n: int, noun: str) -> str:
     """`1 run`, `2 launches`."""
     if n == 1:

@@ -84,11 +84,16 @@ def read_newest(path: Path, fits: Callable[[Result], object] = bool) -> Result:
         raise ResultError(f"{path} holds no run yet: type {on_ranks(2, 'allreduce')}")
 
     if is_folder:
-        present = [file for file in files if not is_future(file.name)]
-        future = [(file, FUTURE) for file in files if is_future(file.name)]
-        complain(*left_out_lines(future))
-        files = present or files
+        files = without_future(files)
     return next(filter(fits, map(read, reversed(files))), None) or read(files[-1])
+
+
+def without_future(files: list[Path]) -> list[Path]:
+    """The runs or records whose names date them until now, and complains of the others; all of them
+    if there are no such."""
+    present = [file for file in files if not is_future(file.name)]
+    complain(*left_out_lines((file, FUTURE) for file in files if is_future(file.name)))
+    return present or files
 
 
 def headline_of(*results: Result) -> str:

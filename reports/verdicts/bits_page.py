@@ -13,6 +13,7 @@ from reports.tables.layer_bits_table import (
     orders_of_layers,
     rows_of_layers,
 )
+from reports.tables.sentences import capitalised
 from reports.verdicts.bits_checks import Check
 from reports.verdicts.layer_checks import findings_of
 from wiretax.common.program import REPORTS, RUN, on_ranks
@@ -108,7 +109,7 @@ def of_layers(layers: Sequence[LayerBits]) -> Section:
 
 def head_of(head: str, rows: Sequence[SubjectBits]) -> list[str]:
     same = ", ".join(steady_in(rows)) or "-"
-    return [f"Same in every row: {same}.", f"{head[0].upper()}{head[1:]}."]
+    return [f"Same in every row: {same}.", f"{capitalised(head)}."]
 
 
 def heated(texts: dict[str, str], compared: Mapping[str, Sequence[Difference]]) -> Row:

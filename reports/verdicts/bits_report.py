@@ -11,8 +11,8 @@ import msgspec
 
 from reports.tables.bits_table import MOST_LINES, headline, said_of, table_of, text
 from reports.tables.layer_bits_table import tps_of
-from reports.tables.sentences import counted, left_out_lines, some, that_fit, wrapped
-from reports.tables.show import NEWEST
+from reports.tables.sentences import counted, some, that_fit, wrapped
+from reports.tables.show import NEWEST, without_future
 from reports.verdicts.bits_checks import Check, compared, required_of
 from reports.verdicts.bits_page import page_of
 from reports.verdicts.judge import Incomparable
@@ -20,7 +20,7 @@ from reports.verdicts.layer_checks import findings_of, layer_compared, required_
 from reports.verdicts.regress import JunitCase, add_files, as_junit, to_markdown, write_page
 from wiretax.common.arguments import unknown
 from wiretax.common.grouped import grouped
-from wiretax.common.program import BENCH, answer, complain, on_ranks
+from wiretax.common.program import BENCH, answer, on_ranks
 from wiretax.record.bits_record import (
     ACCEPTED_BITS,
     ACCEPTED_NOTE,
@@ -31,7 +31,7 @@ from wiretax.record.bits_record import (
     read_bits,
     unequal,
 )
-from wiretax.record.result import FUTURE, ResultError, is_future
+from wiretax.record.result import ResultError, is_future
 from wiretax.record.writing import write_named
 
 
@@ -144,9 +144,7 @@ def newest(path: Path) -> Path:
         return path
     if not (files := sorted(path.glob(f"*{SUFFIX}"))):
         raise ResultError(f"{path} holds no record yet: type {on_ranks(4, 'bits')}")
-    present = [file for file in files if not is_future(file.name)]
-    complain(*left_out_lines((file, FUTURE) for file in files if file not in present))
-    return (present or files)[-1]
+    return without_future(files)[-1]
 
 
 def with_all_rows(records: Sequence[Bits]) -> Bits:

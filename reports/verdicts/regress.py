@@ -218,7 +218,7 @@ def gate_junit(outcome: Outcome) -> str:
         f"{side.name}.{name}": value
         for side in outcome.sides
         for name, value in {
-            "commit": side.revision or side.commit,
+            "commit": side.known_commit,
             "branch": side.branch,
             "command": shlex.join(side.argv),
         }.items()

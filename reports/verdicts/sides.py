@@ -130,7 +130,7 @@ class Side(msgspec.Struct):
 
 def source_text(record: VariantRecord) -> str:
     """The commit and the branch of a variant, as far as they are known."""
-    commit = (record.revision or record.commit)[:12]
+    commit = record.known_commit[:12]
     branch = f"({record.branch})" if commit and record.branch else record.branch
     return " ".join(filter(None, [commit, branch]))
 

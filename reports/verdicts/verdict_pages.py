@@ -119,7 +119,7 @@ def next_command(outcome: Outcome) -> str:
 
     sides = comparison.baseline, comparison.variant
     if status == REGRESSION:
-        old, new = ((side.commit or side.command.commit)[:9] for side in sides)
+        old, new = (side.command.known_commit[:9] for side in sides)
         return f"git log --oneline {old}..{new}" if old and new and old != new else ""
 
     base, head = (GateSide(side.commit[:9], side.typed) for side in sides)
@@ -219,7 +219,7 @@ def _differences(*variants: Side) -> Section:
     facts = pd.DataFrame(
         {
             side.label: {
-                "commit": side.commit or side.command.commit,
+                "commit": side.command.known_commit,
                 "branch": side.command.branch,
                 "command": side.typed,
                 **recorded_facts(side.launches[-1].run),

@@ -31,6 +31,11 @@ class VariantRecord(msgspec.Struct, kw_only=True):
     commit: str = ""
     branch: str = ""
 
+    @property
+    def known_commit(self) -> str:
+        """The commit of its code; "" where nobody named one."""
+        return self.revision or self.commit
+
 
 class Campaign(Line, kw_only=True):
     schema: int = SCHEMA

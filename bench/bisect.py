@@ -8,6 +8,7 @@ the checkout is not touched."""
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -195,7 +196,8 @@ def judge_commit(bisection: Bisection) -> int:
         return UNBUILT
     folder = bisection.folder / commit
     base, head = (
-        bisection.command.replace(TREE, str(tree)) for tree in (bisection.good, bisection.tested)
+        bisection.command.replace(TREE, shlex.quote(str(tree)))
+        for tree in (bisection.good, bisection.tested)
     )
     words = [*module_command(GATE), "--base", base, "--head", head, "--out", str(folder)]
     status, last_line = run_to_end(

@@ -1,6 +1,7 @@
 """Tests the search for a slow commit on repositories of git, with real gates of a program that
 prints timing lines."""
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,7 +24,12 @@ OWN_SCRIPT = """import os, runpy, sys
 assert os.environ["LC_ALL"] == "C.UTF-8"
 runpy.run_path(sys.argv[1] + "/program.py")
 """
-OPTIONS = "--command", f"{sys.executable} {{tree}}/program.py", "--pairs=6", "--min-effect=5"
+OPTIONS = (
+    "--command",
+    f"{shlex.quote(sys.executable)} {{tree}}/program.py",
+    "--pairs=6",
+    "--min-effect=5",
+)
 
 
 def git(*words):
@@ -61,11 +67,13 @@ def assert_as_it_was(folder):
 
 
 def test_the_first_slow_commit_is_found_and_the_checkout_stays(repository, capsys, monkeypatch):
-    """Each commit is judged in the folder and with the locale of the user."""
+    """Each commit is judged in the folder and with the locale of the user, whose cache, where the
+    trees are, has a blank in its name."""
     folder = repository(1, 1.3, 1.3)
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "a cache"))
     (folder / "mine.py").write_text(OWN_SCRIPT)
-    command = f"{sys.executable} mine.py {{tree}}"
+    command = f"{shlex.quote(sys.executable)} mine.py {{tree}}"
     assert bisect(["HEAD~2", "HEAD", *OPTIONS, "--command", command]) == 0
     printed = capsys.readouterr()
     assert "Commit 2 (T, " in printed.out.split("first bad commit: ")[1]
